@@ -1,0 +1,119 @@
+"""The only thing that the algorithm sees: images with the labels that they came with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advrbd_plugin.errors import AdvrBDError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images of one size. What is known about poison never stands here.
+
+    Attributes:
+        images: (N, C, H, W) uint8, C is 1 (grey) or 3 (RGB).
+        labels: (N,) int64 in [0, num_classes).
+        class_names: one distinct name for each label, in the order of the labels.
+        sample_ids: (N,) int64, not negative and distinct. An image keeps its id in every subset and order,
+            and everything random about it derives from (seed, sample id). ``None`` numbers them 0..N-1.
+        paths: where each image lies, relative to the data set's root, or ``None`` if it came from no file.
+
+    Raises:
+        AdvrBDError: a field has the wrong shape or dtype, or a value out of range; the line names the field.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    sample_ids: Tensor | None = None
+    paths: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.sample_ids is None:
+            object.__setattr__(self, "sample_ids", torch.arange(len(self.images)))
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        if self.paths is not None:
+            object.__setattr__(self, "paths", tuple(self.paths))
+        self._check_images()
+        self._check_labels()
+        self._check_sample_ids()
+        if self.paths is not None and len(self.paths) != len(self):
+            raise AdvrBDError(f"paths must name all {len(self)} images, got {len(self.paths)}")
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of labels that can occur."""
+        return len(self.class_names)
+
+    @property
+    def num_channels(self) -> int:
+        """1 for grey images, 3 for RGB."""
+        return self.images.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.images.shape[2], self.images.shape[3]
+
+    def class_counts(self) -> Tensor:
+        """(num_classes,) int64: how many images carry each label."""
+        return torch.bincount(self.labels, minlength=self.num_classes)
+
+    def subset(self, indices: Tensor | Sequence[int]) -> ImageSet:
+        """The images at ``indices`` ((M,) int64, or (N,) bool), in that order, with their ids and paths."""
+        indices = torch.as_tensor(indices)
+        if indices.dtype == torch.bool:
+            if indices.shape != (len(self),):
+                raise ValueError(f"a mask must have shape ({len(self)},), got {tuple(indices.shape)}")
+            indices = indices.nonzero().flatten()
+        indices = indices.to(torch.int64)
+        return ImageSet(
+            images=self.images[indices],
+            labels=self.labels[indices],
+            class_names=self.class_names,
+            sample_ids=self.sample_ids[indices],
+            paths=None if self.paths is None else tuple(self.paths[index] for index in indices.tolist()),
+        )
+
+    def _check_images(self) -> None:
+        images = self.images
+        if images.dtype != torch.uint8:
+            raise AdvrBDError(f"images must be torch.uint8, got {images.dtype}")
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+            raise AdvrBDError(f"images must have shape (N, 1 or 3, H, W), got {tuple(images.shape)}")
+
+    def _check_labels(self) -> None:
+        labels = self.labels
+        if labels.dtype != torch.int64 or labels.shape != (len(self),):
+            raise AdvrBDError(
+                f"labels must be int64 of shape ({len(self)},), got {labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        if not self.class_names or len(set(self.class_names)) != len(self.class_names):
+            raise AdvrBDError(f"class_names must be distinct and at least one, got {list(self.class_names)}")
+        outside = ((labels < 0) | (labels >= self.num_classes)).nonzero().flatten()
+        if len(outside):
+            first = int(outside[0])
+            raise AdvrBDError(
+                f"labels must be in [0, {self.num_classes - 1}], got {int(labels[first])} for image {first}"
+                + (f" ({self.paths[first]})" if self.paths is not None and first < len(self.paths) else "")
+            )
+
+    def _check_sample_ids(self) -> None:
+        sample_ids = self.sample_ids
+        if sample_ids.dtype != torch.int64 or sample_ids.shape != (len(self),):
+            raise AdvrBDError(
+                f"sample_ids must be int64 of shape ({len(self)},), got {sample_ids.dtype} of shape "
+                f"{tuple(sample_ids.shape)}"
+            )
+        if len(self) and int(sample_ids.min()) < 0:
+            raise AdvrBDError(f"sample_ids must not be negative, got {int(sample_ids.min())}")
+        if len(sample_ids.unique()) != len(self):
+            raise AdvrBDError(f"sample_ids must be distinct, got {len(sample_ids.unique())} for {len(self)} images")

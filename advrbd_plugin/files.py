@@ -1,0 +1,82 @@
+"""Files that are either whole or not there: written beside their place, flushed to the disk, then moved in."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from advrbd_plugin.errors import AdvrBDError
+
+_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+def explain_os_error(error: OSError, where: str | os.PathLike[str]) -> AdvrBDError:
+    """Turn an operating system's refusal into the line that a user needs."""
+    if error.errno in _OUT_OF_SPACE:
+        return AdvrBDError(f"the disk that holds {where} is full: free some space and run the same command again")
+    reason = error.strerror or str(error)
+    return AdvrBDError(f"cannot write {where}: {reason}")
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open ``path`` for writing such that it appears only once everything is on the disk.
+
+    Args:
+        path: the file to make or to replace; missing parent folders are made.
+        mode: ``"wb"``, or ``"w"`` for UTF-8 text with ``\\n`` line ends.
+
+    Raises:
+        AdvrBDError: the disk is full or the place cannot be written. Nothing is left behind and an
+            earlier version of ``path`` is untouched, as it is after any other exception in the body.
+    """
+    if mode not in ("w", "wb"):
+        raise ValueError(f"mode must be 'w' or 'wb', got {mode!r}")
+    path = Path(path)
+    text = {"encoding": "utf-8", "newline": ""} if mode == "w" else {}
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        with os.fdopen(descriptor, mode, **text) as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private; a result is an ordinary file
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically (see :func:`atomic_file`)."""
+    with atomic_file(path, "wb") as handle:
+        handle.write(content)
+
+
+def write_text(path: str | os.PathLike[str], content: str) -> None:
+    """Write ``content`` to ``path`` as UTF-8, atomically (see :func:`atomic_file`)."""
+    with atomic_file(path, "w") as handle:
+        handle.write(content)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically; not-a-number and infinity are refused (no JSON has them)."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
