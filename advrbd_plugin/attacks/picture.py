@@ -29,7 +29,7 @@ def blend_picture(height: int, width: int, *, channels: int = 3) -> Tensor:
     kite = (x - 0.55).abs() / 0.30 + (y - 0.33).abs() / 0.30
     for ring, colour in ((1.0, (250, 40, 60)), (0.72, (255, 230, 40)), (0.42, (30, 30, 110))):
         paint(kite < ring, *colour)
-    paint((x - 0.55).abs() < 0.012, 255, 255, 255)
+    paint(((x - 0.55).abs() < 0.012) & ((y - 0.33).abs() < 0.30), 255, 255, 255)
     tail = 0.55 + 0.06 * torch.sin(18 * y)
     paint(((x - tail).abs() < 0.025) & (y > 0.62), 250, 250, 250)
     hills = 0.80 + 0.07 * torch.sin(7 * x + 0.6)

@@ -40,4 +40,6 @@ class SIG(Attack):
         width = images.shape[-1]
         column = torch.arange(1, width + 1, dtype=torch.float64)
         signal = self.delta * torch.sin(2 * math.pi * column * self.frequency / width)
+        if float(signal.abs().max()) < 0.5:
+            raise AdvrBDError(f"frequency {self.frequency} vanishes on images {width} pixels wide: use another")
         return (images.double() + signal).round().clamp(0, 255).to(torch.uint8)

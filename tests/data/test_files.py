@@ -1,0 +1,50 @@
+"""A file is whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.files import atomic_file, write_json, write_text
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    write_text(tmp_path / "new" / "a.txt", "one\n")
+    write_text(tmp_path / "new" / "a.txt", "two\n")
+    assert (tmp_path / "new" / "a.txt").read_bytes() == b"two\n"
+    assert os.listdir(tmp_path / "new") == ["a.txt"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(RuntimeError), atomic_file(tmp_path / "a.txt", "w") as handle:
+        handle.write("half of the n")
+        raise RuntimeError
+    assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(AdvrBDError, match="is full: free some space"):
+        write_text(tmp_path / "a.txt", "text")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full exists on Linux only")
+def test_the_systems_own_full_device_gives_the_error_that_is_handled():
+    with pytest.raises(OSError) as error, open("/dev/full", "w") as device:
+        device.write("x")
+        device.flush()
+    assert error.value.errno == errno.ENOSPC
+
+
+def test_json_refuses_what_json_has_not(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert os.listdir(tmp_path) == []

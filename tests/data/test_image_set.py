@@ -1,0 +1,67 @@
+"""The image set checks what it is given and keeps ids and paths with their images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from advrbd_plugin.data import ImageSet, load_digits
+from advrbd_plugin.data.selection import draw, lots
+from advrbd_plugin.errors import AdvrBDError
+
+GOOD = {
+    "images": torch.arange(4 * 3 * 2 * 2, dtype=torch.uint8).reshape(4, 3, 2, 2),
+    "labels": torch.tensor([0, 1, 0, 1]),
+    "class_names": ("cat", "dog"),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"images": torch.zeros(4, 3, 2, 2)}, "images must be torch.uint8"),
+        ({"images": torch.zeros(4, 2, 2, 2, dtype=torch.uint8)}, "images must have shape"),
+        ({"labels": torch.tensor([0, 1, 2, 0])}, r"labels must be in \[0, 1\], got 2 for image 2"),
+        ({"labels": torch.tensor([0, -1, 1, 0])}, r"got -1 for image 1"),
+        ({"labels": torch.zeros(4)}, "labels must be int64"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels must be int64 of shape"),
+        ({"class_names": ("cat", "cat")}, "class_names must be distinct"),
+        ({"sample_ids": torch.tensor([0, 1, 1, 2])}, "sample_ids must be distinct"),
+        ({"sample_ids": torch.tensor([0, 1, -1, 2])}, "must not be negative"),
+        ({"paths": ("a",)}, "paths must name all 4 images"),
+    ],
+)
+def test_a_wrong_field_is_named(change, expected):
+    with pytest.raises(AdvrBDError, match=expected):
+        ImageSet(**(GOOD | change))
+
+
+def test_subset_keeps_each_images_own_things():
+    images = ImageSet(**GOOD, paths=("a", "b", "c", "d"))
+    part = images.subset([3, 0])
+    assert part.sample_ids.tolist() == [3, 0] and part.paths == ("d", "a") and part.labels.tolist() == [1, 0]
+    assert torch.equal(part.images, GOOD["images"][[3, 0]])
+    assert images.subset(images.labels == 1).sample_ids.tolist() == [1, 3]
+    assert len(images.subset([])) == 0
+
+
+def test_lots_depend_on_seed_purpose_and_id_alone():
+    ids = torch.arange(1000)
+    drawn = lots(ids, seed=1, purpose="x")
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(lots(ids[order], seed=1, purpose="x"), drawn[order])
+    assert not torch.equal(lots(ids, seed=2, purpose="x"), drawn)
+    assert not torch.equal(lots(ids, seed=1, purpose="y"), drawn)
+    assert int(drawn.min()) >= 0
+    assert abs(float((drawn.double() / 2**63).mean()) - 0.5) < 0.03
+    assert set(draw(ids, 10, seed=1, purpose="x").tolist()) == {
+        int(order[i]) for i in draw(ids[order], 10, seed=1, purpose="x")
+    }
+
+
+def test_digits_split_into_two_parts_with_all_classes():
+    train, test = load_digits()
+    assert len(train) + len(test) == 1797 and train.images.shape[1:] == (1, 16, 16)
+    assert not set(train.sample_ids.tolist()) & set(test.sample_ids.tolist())
+    assert int(train.class_counts().min()) > 100 and int(test.class_counts().min()) > 40
+    assert int(train.images.max()) == 255
