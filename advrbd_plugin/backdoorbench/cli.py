@@ -1,0 +1,89 @@
+"""The commands that meet BackdoorBench: register, unregister, backdoorbench install|run|data, compare.
+
+Only argparse and the standard library are imported until a command is carried out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+
+def add_commands(subparsers: argparse._SubParsersAction) -> None:
+    """Add the commands to a parser's subparsers. Each sets ``run``: a function from the namespace to an exit status."""
+    _add_toolbox(subparsers)
+
+
+def _add_toolbox(subparsers: argparse._SubParsersAction) -> None:
+    toolbox = subparsers.add_parser(
+        "backdoorbench", help="get BackdoorBench, and run its scripts on today's PyTorch", description=__doc__
+    )
+    commands = toolbox.add_subparsers(dest="backdoorbench_command", required=True, metavar="COMMAND")
+
+    install = commands.add_parser("install", help="clone BackdoorBench v2.2 into the user cache")
+    install.add_argument("--source", metavar="URL_OR_PATH", help="another repository to clone from")
+    install.add_argument("--into", metavar="FOLDER", type=Path, help="another folder than the user cache")
+    install.set_defaults(run=_install)
+
+    run = commands.add_parser(
+        "run",
+        help="run a script of the checkout, unchanged, with the mends that today's libraries call for",
+        epilog="example: advrbd backdoorbench run defense/clp.py --result_file badnet --device cpu",
+    )
+    add_checkout_options(run)
+    run.add_argument("--report", metavar="FILE", type=Path, help="write time, peak memory and mends there as JSON")
+    run.add_argument("script", metavar="SCRIPT", help="for example attack/badnet.py or defense/ft.py")
+    run.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="what the script is given")
+    run.set_defaults(run=_run)
+
+    data = commands.add_parser("data", help="make a small CIFAR-10, in torchvision's layout, from class folders")
+    data.add_argument("images", metavar="IMAGES", type=Path, help="a folder that holds train.zip and test.zip")
+    data.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="for example CHECKOUT/data/cifar10")
+    data.add_argument("--train", metavar="N", type=int, default=2000, help="training images (default 2000)")
+    data.add_argument("--test", metavar="N", type=int, default=500, help="test images (default 500)")
+    data.add_argument("--seed", type=int, default=0, help="which images are drawn (default 0)")
+    data.set_defaults(run=_data)
+
+
+def add_checkout_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that works on a checkout."""
+    parser.add_argument("--backdoorbench", metavar="PATH", type=Path, help="the checkout (see `backdoorbench install`)")
+    parser.add_argument("--any-version", action="store_true", help="accept a checkout that is not v2.2")
+    parser.add_argument(
+        "--trust-record",
+        action="store_true",
+        help="unpickle whatever the record holds; it can run any code that its maker put there",
+    )
+    parser.add_argument(
+        "--local-data", action="store_true", help="take data/ as it is: no download and no checksum (a subset, say)"
+    )
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.checkout import COMMIT, VERSION, install
+
+    checkout, absent = install(arguments.source, arguments.into)
+    print(f"BackdoorBench {VERSION} (commit {COMMIT[:7]}, CC BY-NC 4.0) is at {checkout}")
+    if absent:
+        print(f"left out, since the source lacks their contents: {', '.join(absent)}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.run import RunOptions, run_script
+
+    checkout = find_checkout(arguments.backdoorbench, any_version=arguments.any_version)
+    report = Path(os.path.abspath(arguments.report)) if arguments.report else None
+    options = RunOptions(trust_record=arguments.trust_record, local_data=arguments.local_data, report=report)
+    run_script(checkout, arguments.script, arguments.arguments, options)
+    return 0
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.small_cifar10 import write_cifar10
+
+    write_cifar10(arguments.images, arguments.out, train=arguments.train, test=arguments.test, seed=arguments.seed)
+    print(f"{arguments.train} training and {arguments.test} test images are at {arguments.out}")
+    return 0

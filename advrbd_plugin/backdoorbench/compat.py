@@ -1,0 +1,285 @@
+"""Mends that let BackdoorBench's scripts, written for torch 1.11 and NumPy 1.19, run on today's libraries.
+
+Each mend is named with what broke the toolbox and since which version. They change this process alone: the
+checkout stays as it is. ``advrbd backdoorbench run`` puts them in place and then runs the script as Python would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Mend:
+    """One repair of this process.
+
+    Attributes:
+        name: what the command line and the tests call it.
+        broken_by: the library and the version since which the toolbox's code fails, or why it never ran.
+        symptom: what stops without it.
+        apply: puts it in place; harmless when called twice.
+        needed: whether this installation needs it.
+    """
+
+    name: str
+    broken_by: str
+    symptom: str
+    apply: Callable[[], None]
+    needed: Callable[[], bool] = lambda: True
+
+
+def apply_mends(names: Iterable[str] | None = None) -> list[Mend]:
+    """Put the mends that this installation needs in place, all or those of ``names``; return them."""
+    chosen = MENDS if names is None else [MEND_OF[name] for name in names]
+    applied = [mend for mend in chosen if mend.needed()]
+    for mend in applied:
+        mend.apply()
+    return applied
+
+
+def trust_every_pickle() -> None:
+    """Make ``torch.load`` build whatever a file says, as it did before torch 2.6: the user vouches for the record."""
+    import torch
+
+    load = getattr(torch.load, "__wrapped__", torch.load)
+
+    def load_all(*arguments: Any, **options: Any) -> Any:
+        if options.get("weights_only") is None:
+            options["weights_only"] = False
+        return load(*arguments, **options)
+
+    load_all.__wrapped__ = load
+    torch.load = load_all
+
+
+def take_data_as_it_is() -> None:
+    """Let torchvision read the CIFAR and MNIST files that are on disk: no download, no checksum.
+
+    For a subset or a re-encoded copy. Its batches are pickles, so they are read with an allow-list.
+    """
+    import os
+
+    from torchvision.datasets import cifar, mnist
+
+    from advrbd_plugin.backdoorbench.safe_pickle import NumbersUnpickler
+
+    def read_numbers(handle: Any, **options: Any) -> Any:
+        return NumbersUnpickler(handle, **options).load()
+
+    def exists(path: Any, md5: str | None = None) -> bool:
+        return os.path.isfile(path)
+
+    cifar.pickle = types.SimpleNamespace(load=read_numbers)
+    cifar.check_integrity = exists
+    mnist.check_integrity = exists
+
+
+def _allow_record_types() -> None:
+    import torch
+
+    from advrbd_plugin.backdoorbench.safe_pickle import record_types
+
+    torch.serialization.add_safe_globals(record_types())
+
+
+def _numpy_lacks_old_names() -> bool:
+    import numpy
+
+    return any(not hasattr(numpy, name) for name in _NUMPY_NAMES)
+
+
+# Aliases of Python's own types went in NumPy 1.24, the second spellings of constants in 2.0.
+_NUMPY_NAMES: dict[str, Any] = {
+    "float": float,
+    "int": int,
+    "object": object,
+    "infty": float("inf"),
+    "Inf": float("inf"),
+    "NaN": float("nan"),
+}
+
+
+def _restore_numpy_names() -> None:
+    import numpy
+
+    for name, value in _NUMPY_NAMES.items():
+        if name not in vars(numpy):
+            setattr(numpy, name, value)
+
+
+def _lacks_pkg_resources() -> bool:
+    return "pkg_resources" not in sys.modules and importlib.util.find_spec("pkg_resources") is None
+
+
+def _stand_in_for_pkg_resources() -> None:
+    """Offer the two functions that the toolbox's dependencies use, on top of importlib.resources."""
+    from importlib.resources import files
+
+    module = types.ModuleType("pkg_resources", "advrbd_plugin's stand-in for setuptools' pkg_resources")
+
+    def package_of(name: str) -> str:
+        spec = importlib.util.find_spec(name)
+        return name if spec is None or spec.submodule_search_locations else name.rpartition(".")[0]
+
+    module.resource_stream = lambda package, name: files(package_of(package)).joinpath(name).open("rb")
+    module.resource_filename = lambda package, name: str(files(package_of(package)).joinpath(name))
+    sys.modules["pkg_resources"] = module
+
+
+def _accept_float_num_workers() -> None:
+    from torch.utils.data import DataLoader
+
+    original = DataLoader.__init__
+    if original.__name__ == "with_whole_workers":
+        return
+
+    def with_whole_workers(self: Any, *arguments: Any, **options: Any) -> None:
+        if isinstance(options.get("num_workers"), float):
+            options["num_workers"] = int(options["num_workers"])
+        original(self, *arguments, **options)
+
+    DataLoader.__init__ = with_whole_workers
+
+
+def _no_cuda() -> bool:
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def _names_cuda(device: Any) -> bool:
+    return str(device).startswith("cuda") if device is not None else False
+
+
+def _cpu_mode() -> Any:
+    """A mode in which tensors that ask for CUDA by name stay on, or are made on, the CPU."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class CpuInsteadOfCuda(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+            options = options or {}
+            if function is torch.Tensor.cuda:
+                return arguments[0]
+            if "device" in options and _names_cuda(options["device"]):
+                options = options | {"device": "cpu"}
+            elif function is torch.Tensor.to and len(arguments) > 1 and _is_cuda_device(arguments[1]):
+                arguments = (arguments[0], "cpu", *arguments[2:])
+            return function(*arguments, **options)
+
+    return CpuInsteadOfCuda()
+
+
+def _is_cuda_device(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, (str, torch.device)) and _names_cuda(value)
+
+
+class _NoStream:
+    """Stands where the scripts ask for a CUDA stream: the CPU does everything in order."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        pass
+
+    def wait_stream(self, stream: Any) -> None:
+        """Nothing to wait for."""
+
+
+_cpu_mode_entered: list[Any] = []
+
+
+def _serve_cuda_calls_on_cpu() -> None:
+    import torch
+
+    if _cpu_mode_entered:
+        return
+    mode = _cpu_mode()
+    mode.__enter__()
+    _cpu_mode_entered.append(mode)
+    torch.cuda.synchronize = lambda device=None: None
+    torch.cuda.Stream = _NoStream
+    torch.cuda.current_stream = lambda device=None: _NoStream()
+    torch.cuda.stream = lambda stream: contextlib.nullcontext()
+    # The mixed-precision calls are without effect here and say so at every batch.
+    warnings.filterwarnings("ignore", message=".*CUDA is not available.*")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator.*")
+
+
+def _quiet_old_amp() -> None:
+    warnings.filterwarnings("ignore", message=r".*torch\.cuda\.amp\..* is deprecated.*", category=FutureWarning)
+
+
+def _pandas_lacks_append() -> bool:
+    import pandas
+
+    return not hasattr(pandas.DataFrame, "append")
+
+
+def _restore_dataframe_append() -> None:
+    import pandas
+
+    def append(self: Any, other: Any, ignore_index: bool = False) -> Any:
+        frame = other if isinstance(other, pandas.DataFrame) else pandas.DataFrame([other])
+        return pandas.concat([self, frame], ignore_index=ignore_index)
+
+    pandas.DataFrame.append = append
+
+
+MENDS: tuple[Mend, ...] = (
+    Mend(
+        name="record-types",
+        broken_by="torch 2.6",
+        symptom="torch.load reads weights only, so every defense stops at load_attack_result",
+        apply=_allow_record_types,
+    ),
+    Mend(
+        name="numpy-names",
+        broken_by="NumPy 1.24 and 2.0",
+        symptom="np.float stops badnet's siblings lf, trojannn and ftrojann; np.infty stops clp's plots",
+        apply=_restore_numpy_names,
+        needed=_numpy_lacks_old_names,
+    ),
+    Mend(
+        name="pkg-resources",
+        broken_by="setuptools 81",
+        symptom="pytorch_wavelets imports pkg_resources, so every attack script stops at import",
+        apply=_stand_in_for_pkg_resources,
+        needed=_lacks_pkg_resources,
+    ),
+    Mend(
+        name="dataframe-append",
+        broken_by="pandas 2.0",
+        symptom="DataFrame.append is gone, so dbd stops at its first log line",
+        apply=_restore_dataframe_append,
+        needed=_pandas_lacks_append,
+    ),
+    Mend(
+        name="float-num-workers",
+        broken_by="every torch: the defenses read --num_workers as a float",
+        symptom="DataLoader(num_workers=2.0) stops with a TypeError",
+        apply=_accept_float_num_workers,
+    ),
+    Mend(
+        name="cuda-on-cpu",
+        broken_by="every machine without CUDA: .cuda() and device='cuda' are written into scripts",
+        symptom="abl, d-st, i-bau, rnp, dbd, lira, strip and others stop although --device cpu was given",
+        apply=_serve_cuda_calls_on_cpu,
+        needed=_no_cuda,
+    ),
+    Mend(
+        name="quiet-amp",
+        broken_by="torch 2.4",
+        symptom="torch.cuda.amp warns of its deprecation at every batch and buries the log",
+        apply=_quiet_old_amp,
+    ),
+)
+MEND_OF = {mend.name: mend for mend in MENDS}
