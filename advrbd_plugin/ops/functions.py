@@ -1,0 +1,166 @@
+"""The ops as Python functions. The same ops are `torch.ops.advrbd.*`; their meaning is in `reference.py`."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .library import NAMESPACE
+
+PerChannel = float | Sequence[float]
+
+
+class ScoreStep(NamedTuple):
+    """What ``score_step`` gives; the part whose half was absent is None."""
+
+    perturbed: Tensor | None  # (num_masks, N, C, H, W): this batch, ready for the forward pass
+    divergence: Tensor | None  # (num_masks of the previous batch, N of the previous batch) float32
+
+
+def patch_origins(
+    sample_ids: Tensor, image_size: int | tuple[int, int], patch_size: int, num_masks: int = 1, seed: int = 0
+) -> Tensor:
+    """Top-left corners of the patches that ``perturb`` uses.
+
+    Each is uniform over the positions where a square of side ``patch_size`` lies inside the image, and is derived by
+    Philox4x32-10 from (seed, sample id, mask) alone: the same on every device, whatever the batch, its size and order.
+
+    Args:
+        sample_ids: (N,) int64.
+        image_size: side of a square image, or (height, width), in pixels.
+        patch_size: side of the patch in pixels, in [1, min(height, width)].
+        num_masks: patches per sample, in [1, 4096].
+        seed: any integer of 64 bits; all of them count.
+
+    Returns:
+        (num_masks, N, 2) int64, (row, column).
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, (int, torch.SymInt)) else image_size
+    return torch.ops.advrbd.patch_origins(sample_ids, height, width, patch_size, num_masks, _signed(seed))
+
+
+def perturb(
+    images: Tensor,
+    grad: Tensor,
+    *,
+    epsilon: PerChannel,
+    patch_size: int,
+    num_masks: int = 1,
+    seed: int = 0,
+    sample_ids: Tensor | None = None,
+    low: PerChannel = 0.0,
+    high: PerChannel = 1.0,
+) -> Tensor:
+    """Step along the gradient's sign inside random patches (AdvrBD, Algorithm 1: x + m * epsilon * sign(grad)).
+
+    For each sample and mask: clamp(image + epsilon * sign(grad), low, high) inside the patch at ``patch_origins``,
+    the image unchanged outside. Computed in float32 and rounded once. sign(0) and sign(NaN) are 0; a NaN pixel stays
+    NaN. The inputs are not changed.
+
+    Args:
+        images: (N, C, H, W) float32, bfloat16 or float16, any strides.
+        grad: like ``images``: gradient of the loss with respect to them.
+        epsilon, low, high: step and bounds in the units of ``images`` (pixel scale, or normalised); a number or one
+            per channel.
+        patch_size, num_masks, seed: as in ``patch_origins``.
+        sample_ids: (N,) int64 on the same device; by default 0 to N - 1.
+
+    Returns:
+        (num_masks, N, C, H, W) of the images' dtype. Each [k] is channels_last where the images are, contiguous
+        otherwise; so is ``.flatten(0, 1)``, which is a view.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    return torch.ops.advrbd.perturb(
+        images,
+        grad,
+        epsilon=_values(epsilon),
+        patch_size=patch_size,
+        num_masks=num_masks,
+        seed=_signed(seed),
+        sample_ids=sample_ids,
+        low=_values(low),
+        high=_values(high),
+    )
+
+
+def kl_divergence(logits: Tensor, perturbed_logits: Tensor) -> Tensor:
+    """KL(softmax(logits[n]) || softmax(perturbed_logits[k, n])): higher = less consistent under perturbation.
+
+    Accurate also where it is tiny (confident rows) and for logits of +-1e4. A NaN in a row gives NaN for that row
+    only; a class of probability 0 adds nothing.
+
+    Args:
+        logits: (N, classes) float32, bfloat16 or float16.
+        perturbed_logits: (num_masks, N, classes), same dtype and device.
+
+    Returns:
+        (num_masks, N) float32, at least 0.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    return torch.ops.advrbd.kl_divergence(logits, perturbed_logits)
+
+
+def score_step(
+    logits: Tensor | None,
+    perturbed_logits: Tensor | None,
+    images: Tensor | None,
+    grad: Tensor | None,
+    *,
+    epsilon: PerChannel,
+    patch_size: int,
+    num_masks: int = 1,
+    seed: int = 0,
+    sample_ids: Tensor | None = None,
+    low: PerChannel = 0.0,
+    high: PerChannel = 1.0,
+) -> ScoreStep:
+    """Finish one batch and prepare the next, in one launch: the step of the pipelined scoring loop.
+
+    ``logits`` and ``perturbed_logits`` belong to the batch that ends (``kl_divergence``), ``images``, ``grad`` and the
+    keywords to the batch that begins (``perturb``). Either pair may be None, as in the first and the last step, or hold
+    an empty batch; the results equal those of the two ops to the bit.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    perturbed, divergence = torch.ops.advrbd.score_step(
+        logits,
+        perturbed_logits,
+        images,
+        grad,
+        epsilon=_values(epsilon),
+        patch_size=patch_size,
+        num_masks=num_masks,
+        seed=_signed(seed),
+        sample_ids=sample_ids,
+        low=_values(low),
+        high=_values(high),
+    )
+    return ScoreStep(None if images is None else perturbed, None if logits is None else divergence)
+
+
+def backend(tensor: Tensor, op: str = "perturb") -> str:
+    """Which implementation serves ``tensor``: "cuda", "cpu" (compiled kernels) or "reference" (plain PyTorch)."""
+    key = {"cuda": "CUDA", "cpu": "CPU"}.get(tensor.device.type)
+    if key and torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", key):
+        return tensor.device.type
+    return "reference"
+
+
+def _values(value: PerChannel) -> list[float]:
+    return [float(value)] if isinstance(value, (int, float)) else [float(item) for item in value]
+
+
+def _signed(seed: int) -> int:
+    """The int64 with the same 64 bits, since an op's schema knows no unsigned integer."""
+    if seed < -(2**63) or seed >= 2**64:
+        raise ValueError(f"seed must have at most 64 bits, got {seed}")
+    return seed - 2**64 if seed >= 2**63 else seed

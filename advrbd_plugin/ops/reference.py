@@ -1,0 +1,158 @@
+"""The ops in plain PyTorch: what they mean, and what serves where no compiled kernel does.
+
+The C++ and CUDA kernels (csrc/arithmetic.h) are tested against these functions.
+"""
+
+import torch
+from torch import Tensor
+
+from .checks import check_halves, check_kl_divergence, check_patch, check_perturb, check_sample_ids, is_channels_last
+
+_MASK32 = 0xFFFFFFFF
+_PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+
+
+def philox4x32_10(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
+    """Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+
+    ``counter`` holds four int64 tensors of 32-bit words, ``key`` two 32-bit words; so do the four outputs.
+    """
+    first, second, third, fourth = counter
+    key_low, key_high = key
+    for _ in range(10):
+        # A 32x32-bit product may wrap in int64, but its 64 bits are the right ones.
+        product_low = first * _PHILOX_MULTIPLIERS[0]
+        product_high = third * _PHILOX_MULTIPLIERS[1]
+        first, second, third, fourth = (
+            ((product_high >> 32) & _MASK32) ^ second ^ key_low,
+            product_high & _MASK32,
+            ((product_low >> 32) & _MASK32) ^ fourth ^ key_high,
+            product_low & _MASK32,
+        )
+        key_low = (key_low + _PHILOX_KEY_STEPS[0]) & _MASK32
+        key_high = (key_high + _PHILOX_KEY_STEPS[1]) & _MASK32
+    return [first, second, third, fourth]
+
+
+def patch_origins(
+    sample_ids: Tensor, height: int, width: int, patch_size: int, num_masks: int = 1, seed: int = 0
+) -> Tensor:
+    """Top-left corners (row, column) of the patches, (num_masks, N, 2) int64.
+
+    Key: the 64 bits of the seed. Counter: the 64 bits of the sample id, then the mask, then 0. A 32-bit word w becomes
+    a position among R by (w * R) >> 32, whose probabilities differ from 1/R by less than 2**-32.
+    """
+    check_sample_ids(sample_ids)
+    check_patch(height, width, patch_size, num_masks)
+    shape = (num_masks, sample_ids.shape[0])
+    masks = torch.arange(num_masks, device=sample_ids.device)[:, None].expand(shape)
+    counter = [
+        (sample_ids & _MASK32).expand(shape),
+        ((sample_ids >> 32) & _MASK32).expand(shape),
+        masks,
+        torch.zeros_like(masks),
+    ]
+    row_word, column_word, _, _ = philox4x32_10(counter, (seed & _MASK32, (seed >> 32) & _MASK32))
+    rows = (row_word * (height - patch_size + 1)) >> 32
+    columns = (column_word * (width - patch_size + 1)) >> 32
+    return torch.stack((rows, columns), dim=-1)
+
+
+@torch.no_grad()
+def perturb(
+    images: Tensor,
+    grad: Tensor,
+    *,
+    epsilon: list[float],
+    patch_size: int,
+    num_masks: int = 1,
+    seed: int = 0,
+    sample_ids: Tensor | None = None,
+    low: list[float] | float = 0.0,
+    high: list[float] | float = 1.0,
+) -> Tensor:
+    """Sign step inside one random patch for each mask and sample, in float32, rounded once to the images' dtype.
+
+    sign(0) = 0, and sign(NaN) = 0 as in ``torch.sign``; a NaN pixel stays NaN.
+    """
+    bounds = check_perturb(images, grad, epsilon, patch_size, num_masks, sample_ids, low, high)
+    samples, _, height, width = images.shape
+    if sample_ids is None:
+        sample_ids = torch.arange(samples, device=images.device)
+    origins = patch_origins(sample_ids, height, width, patch_size, num_masks, seed)
+    step, smallest, largest = (
+        torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None] for values in bounds
+    )
+    stepped = torch.clamp(images.float() + step * grad.float().sign(), smallest, largest).to(images.dtype)
+    inside = _inside(origins[..., 0], height, patch_size)[..., :, None]
+    inside = inside & _inside(origins[..., 1], width, patch_size)[..., None, :]
+    perturbed = empty_perturbed(images, num_masks)
+    torch.where(inside[:, :, None], stepped, images, out=perturbed)
+    return perturbed
+
+
+@torch.no_grad()
+def kl_divergence(logits: Tensor, perturbed_logits: Tensor) -> Tensor:
+    """KL(softmax(logits[n]) || softmax(perturbed_logits[k, n])), (num_masks, N) float32, never below 0.
+
+    A class of probability 0 (logit -inf, or far below the largest) adds nothing.
+    """
+    check_kl_divergence(logits, perturbed_logits)
+    # Twice the precision: the scores that matter are those of confident rows, where the divergence is tiny.
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64
+    log_p = logits.to(wide).log_softmax(-1)
+    log_q = perturbed_logits.to(wide).log_softmax(-1)
+    p = log_p.exp()
+    terms = torch.where(p == 0, torch.where(log_q.isnan(), log_q, 0), p * (log_p - log_q))
+    return terms.sum(-1).clamp(min=0).float()
+
+
+@torch.no_grad()
+def score_step(
+    logits: Tensor | None,
+    perturbed_logits: Tensor | None,
+    images: Tensor | None,
+    grad: Tensor | None,
+    *,
+    epsilon: list[float],
+    patch_size: int,
+    num_masks: int = 1,
+    seed: int = 0,
+    sample_ids: Tensor | None = None,
+    low: list[float] | float = 0.0,
+    high: list[float] | float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """(``perturb`` of one batch, ``kl_divergence`` of another); an absent half gives an empty tensor."""
+    check_halves(logits, perturbed_logits, images, grad)
+    device = (logits if images is None else images).device
+    perturbed = torch.empty(0, device=device)
+    divergence = torch.empty(0, device=device)
+    if logits is not None:
+        divergence = kl_divergence(logits, perturbed_logits)
+    if images is not None:
+        perturbed = perturb(
+            images,
+            grad,
+            epsilon=epsilon,
+            patch_size=patch_size,
+            num_masks=num_masks,
+            seed=seed,
+            sample_ids=sample_ids,
+            low=low,
+            high=high,
+        )
+    return perturbed, divergence
+
+
+def empty_perturbed(images: Tensor, num_masks: int) -> Tensor:
+    """Uninitialised (num_masks, N, C, H, W), each [k] channels_last where the images are, contiguous otherwise."""
+    samples, channels, height, width = images.shape
+    if is_channels_last(images):
+        return images.new_empty(num_masks, samples, height, width, channels).permute(0, 1, 4, 2, 3)
+    return images.new_empty(num_masks, samples, channels, height, width)
+
+
+def _inside(origin: Tensor, length: int, patch_size: int) -> Tensor:
+    position = torch.arange(length, device=origin.device)
+    return (position >= origin[..., None]) & (position < origin[..., None] + patch_size)
