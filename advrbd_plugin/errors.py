@@ -1,4 +1,4 @@
-"""The one exception that a person is meant to read."""
+"""The exceptions that a person is meant to read."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class AdvrBDError(Exception):
     The command line prints it after ``advrbd: error:`` and exits with status 1, without a traceback.
     Programming mistakes (a wrong shape handed to a function) stay ``ValueError`` and ``TypeError``.
     """
+
+
+class StorageError(AdvrBDError):
+    """A file could not be written. The work so far is kept: once there is room, the same command goes on with it."""

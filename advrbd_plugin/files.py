@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.errors import StorageError
 
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
-def explain_os_error(error: OSError, where: str | os.PathLike[str]) -> AdvrBDError:
+def explain_os_error(error: OSError, where: str | os.PathLike[str]) -> StorageError:
     """Turn an operating system's refusal into the line that a user needs."""
     if error.errno in _OUT_OF_SPACE:
-        return AdvrBDError(f"the disk that holds {where} is full: free some space and run the same command again")
+        return StorageError(f"the disk that holds {where} is full: free some space and run the same command again")
     reason = error.strerror or str(error)
-    return AdvrBDError(f"cannot write {where}: {reason}")
+    return StorageError(f"cannot write {where}: {reason}")
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def atomic_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
         mode: ``"wb"``, or ``"w"`` for UTF-8 text with ``\\n`` line ends.
 
     Raises:
-        AdvrBDError: the disk is full or the place cannot be written. Nothing is left behind and an
+        StorageError: the disk is full or the place cannot be written. Nothing is left behind and an
             earlier version of ``path`` is untouched, as it is after any other exception in the body.
     """
     if mode not in ("w", "wb"):

@@ -1,0 +1,155 @@
+"""A trained model as two files that can be opened without trust: ``model.safetensors`` and ``model.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.files import write_bytes, write_json
+
+MODEL_WEIGHTS = "model.safetensors"
+MODEL_DESCRIPTION = "model.json"
+_FORMAT = "advrbd-model"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What is needed to build a model and to feed it.
+
+    Attributes:
+        name: one of ``advrbd_plugin.models.MODELS``.
+        class_names: in the order of the model's outputs.
+        in_channels: 1 or 3.
+        image_size: (height, width) that it was trained on.
+        mean, std: per channel, in pixel scale [0, 1]; the model's first layer normalises with them.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    in_channels: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def for_images(cls, name: str, image_set: ImageSet) -> ModelDescription:
+        """The model called ``name`` for these images, normalising with their own mean and standard deviation."""
+        mean, std = channel_statistics(image_set.images)
+        return cls(name, image_set.class_names, image_set.num_channels, image_set.image_size, mean, std)
+
+    def build(self) -> nn.Module:
+        """A freshly initialised model."""
+        from advrbd_plugin.models import make_model
+
+        return make_model(
+            self.name,
+            num_classes=len(self.class_names),
+            in_channels=self.in_channels,
+            image_size=self.image_size,
+            mean=self.mean,
+            std=self.std,
+        )
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of (N, C, H, W) uint8 images, in pixel scale, to four digits."""
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(dim=1)])
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    share = counts.double() / counts.sum(dim=1, keepdim=True)
+    mean = share @ levels
+    std = (share @ levels.square() - mean.square()).clamp(min=1e-6).sqrt()
+    return tuple(round(value, 4) for value in mean.tolist()), tuple(round(max(value, 0.001), 4) for value in std.tolist())
+
+
+def save_model(folder: str | os.PathLike[str], model: nn.Module, description: ModelDescription) -> None:
+    """Write ``model.safetensors`` and ``model.json`` into ``folder``.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_bytes(Path(folder) / MODEL_WEIGHTS, save(tensors))
+    about = {"format": _FORMAT, "version": _VERSION, "input": "float (N, C, H, W) in [0, 1]"}
+    write_json(Path(folder) / MODEL_DESCRIPTION, about | asdict(description))
+
+
+def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelDescription]:
+    """The model that :func:`save_model` wrote, in eval mode on the CPU, and its description.
+
+    Nothing in the two files is executed: JSON and safetensors hold data only.
+
+    Raises:
+        AdvrBDError: a file is missing, damaged, or does not fit the other.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    for name in (MODEL_DESCRIPTION, MODEL_WEIGHTS):
+        if not (folder / name).is_file():
+            raise AdvrBDError(f"{folder} holds no {name}: give a folder that `advrbd defend` wrote")
+    description = _read_description(folder / MODEL_DESCRIPTION)
+    try:
+        tensors = load_file(folder / MODEL_WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise AdvrBDError(f"{folder / MODEL_WEIGHTS} is damaged: {error}") from error
+    model = description.build()
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise AdvrBDError(f"{folder / MODEL_WEIGHTS} does not fit {MODEL_DESCRIPTION} ({description.name})") from error
+    return model.eval(), description
+
+
+def _read_description(path: Path) -> ModelDescription:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdvrBDError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise AdvrBDError(f"{path} does not describe a model that advrbd wrote")
+    if content.get("version") != _VERSION:
+        raise AdvrBDError(f"{path} has version {content.get('version')!r}, this advrbd reads {_VERSION}")
+    return _checked_description(path, content)
+
+
+def _checked_description(path: Path, content: Mapping[str, Any]) -> ModelDescription:
+    """The fields, each of the type and range it must have: the file may come from anyone."""
+
+    def check(condition: bool, field: str, allowed: str) -> None:
+        if not condition:
+            raise AdvrBDError(f"{path}: {field} must be {allowed}, got {content.get(field)!r}")
+
+    def numbers(field: str, kind: type | tuple[type, ...], count: int, low: float, high: float) -> tuple:
+        values = content.get(field)
+        good = isinstance(values, list) and len(values) == count
+        good = good and all(isinstance(v, kind) and not isinstance(v, bool) and low <= v <= high for v in values)
+        check(good, field, f"{count} numbers in [{low}, {high}]")
+        return tuple(values)
+
+    check(isinstance(content.get("name"), str), "name", "a model's name")
+    names = content.get("class_names")
+    good_names = isinstance(names, list) and 0 < len(names) <= 1_000_000 and all(isinstance(n, str) for n in names)
+    check(good_names and len(set(names)) == len(names), "class_names", "distinct names")
+    check(content.get("in_channels") in (1, 3), "in_channels", "1 or 3")
+    channels = int(content["in_channels"])
+    return ModelDescription(
+        name=content["name"],
+        class_names=tuple(names),
+        in_channels=channels,
+        image_size=numbers("image_size", int, 2, 1, 65536),
+        mean=numbers("mean", (int, float), channels, 0, 1),
+        std=numbers("std", (int, float), channels, 0.001, 1),
+    )

@@ -1,0 +1,91 @@
+"""One finished run of the defense, with all that its report tells."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.report.environment import commit, hardware, versions
+from advrbd_plugin.report.model_file import ModelDescription
+from advrbd_plugin.report.text import one_line
+
+if TYPE_CHECKING:
+    from advrbd_plugin.advrbd import AdvrBDResult
+
+TOOL = "advrbd"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Attributes:
+    data: what was defended, as the user named it.
+    image_set: the images that were read.
+    result: what the defense found.
+    model: how the clean model is built.
+    left_out: (path, reason) of files that could not be read.
+    notes: sentences on what was done to the pictures.
+    """
+
+    data: str
+    image_set: ImageSet
+    result: AdvrBDResult
+    model: ModelDescription
+    left_out: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def path(self, index: int) -> str:
+        """The image's path, or its id where it came from no file."""
+        paths = self.image_set.paths
+        return paths[index] if paths is not None else f"sample {int(self.image_set.sample_ids[index])}"
+
+    def most_suspicious(self, count: int) -> list[int]:
+        """Positions of the images called poisoned, the most suspicious first; at most ``count``."""
+        verdicts = self.result.verdicts
+        flagged = verdicts.poisoned.nonzero().flatten()
+        order = torch.argsort(verdicts.score[flagged], descending=True, stable=True)
+        return flagged[order[:count]].tolist()
+
+
+def summarise(record: RunRecord) -> dict[str, Any]:
+    """``summary.json``: counts, accused labels, settings, and what the run was made with."""
+    image_set, result = record.image_set, record.result
+    poisoned = result.verdicts.poisoned
+    flagged = torch.bincount(image_set.labels[poisoned], minlength=image_set.num_classes).tolist()
+    names = [one_line(name) for name in image_set.class_names]
+    return {
+        "tool": TOOL,
+        "data": one_line(record.data),
+        "images": len(image_set),
+        "poisoned": int(poisoned.sum()),
+        "clean": int((~poisoned).sum()),
+        "accused_labels": [names[label] for label in result.accused_labels],
+        "classes": {
+            name: {"images": count, "poisoned": bad}
+            for name, count, bad in zip(names, image_set.class_counts().tolist(), flagged, strict=True)
+        },
+        "image_size": list(image_set.image_size),
+        "model": record.model.name,
+        "seed": result.config.seed,
+        "config": finite(dict(result.config.to_mapping())),
+        "seconds": {stage: round(seconds, 3) for stage, seconds in result.seconds.items()},
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+        "notes": list(record.notes),
+        "left_out": [{"path": one_line(path), "reason": one_line(reason)} for path, reason in record.left_out],
+    }
+
+
+def finite(content: Any) -> Any:
+    """``content`` with tuples as lists and whatever is not a finite number as ``None``, as JSON wants it."""
+    if isinstance(content, dict):
+        return {str(key): finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content

@@ -1,0 +1,64 @@
+"""The machine-readable tables: a verdict on every sample, and the curves of every stage."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from advrbd_plugin.report.record import RunRecord, finite
+from advrbd_plugin.report.text import spreadsheet_cell
+
+VERDICT_COLUMNS = ("path", "label", "score", "verdict", "suggested_label")
+
+
+def verdicts_csv(record: RunRecord) -> str:
+    """One row a sample in the order of the paths; a higher score is more suspicious.
+
+    Labels are class names. ``suggested_label`` is a guess that training can use, never the truth.
+    """
+    verdicts, labels = record.result.verdicts, record.image_set.labels
+    names = [spreadsheet_cell(name) for name in record.image_set.class_names]
+    rows = (
+        (
+            spreadsheet_cell(record.path(index)),
+            names[label],
+            f"{score:.7g}",
+            "poisoned" if poisoned else "clean",
+            names[suggested],
+        )
+        for index, (label, score, poisoned, suggested) in enumerate(
+            zip(
+                labels.tolist(),
+                verdicts.score.tolist(),
+                verdicts.poisoned.tolist(),
+                verdicts.suggested_label.tolist(),
+                strict=True,
+            )
+        )
+    )
+    return _csv(VERDICT_COLUMNS, rows)
+
+
+def curves_csv(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """All stages below one another: stage, step (from 0), then one column for each figure that any stage has."""
+    figures = list(dict.fromkeys(name for rows in curves.values() for row in rows for name in row))
+    rows = (
+        (stage, step, *(_cell(finite(row.get(name))) for name in figures))
+        for stage, steps in curves.items()
+        for step, row in enumerate(steps)
+    )
+    return _csv(("stage", "step", *figures), rows)
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()
