@@ -72,6 +72,8 @@ _implementations = torch.library.Library(NAMESPACE, "IMPL")
 for _name, _fake in zip(OPS, (_fake_patch_origins, _fake_perturb, _fake_kl_divergence, _fake_score_step)):
     # Serves every device for which no compiled kernel is registered.
     _implementations.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+    # Nothing is differentiable, and no kernel records anything.
+    _implementations.impl(_name, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=_implementations)
 
 if MISSING_EXTENSION and not reference_requested():
