@@ -12,7 +12,19 @@ from pathlib import Path
 
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
     """Add the commands to a parser's subparsers. Each sets ``run``: a function from the namespace to an exit status."""
+    _add_registration(subparsers)
     _add_toolbox(subparsers)
+
+
+def _add_registration(subparsers: argparse._SubParsersAction) -> None:
+    register = subparsers.add_parser(
+        "register", help="add AdvrBD to a BackdoorBench checkout", description="Add AdvrBD's scripts to a checkout."
+    )
+    unregister = subparsers.add_parser("unregister", help="take exactly that away again")
+    for parser, run in ((register, _register), (unregister, _unregister)):
+        parser.add_argument("path", metavar="PATH", nargs="?", type=Path, help="the checkout (default: as found)")
+        parser.add_argument("--any-version", action="store_true", help="accept a checkout that is not v2.2")
+        parser.set_defaults(run=run)
 
 
 def _add_toolbox(subparsers: argparse._SubParsersAction) -> None:
@@ -58,6 +70,39 @@ def add_checkout_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--local-data", action="store_true", help="take data/ as it is: no download and no checksum (a subset, say)"
     )
+
+
+def _register(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.registration import register
+
+    checkout = find_checkout(arguments.path, any_version=arguments.any_version)
+    written, kept = register(checkout)
+    for name in kept:
+        print(f"kept {name}: it was changed after `advrbd register` wrote it")
+    if not written:
+        print(f"AdvrBD is registered in {checkout} already: nothing to do")
+        return 0
+    print(f"written into {checkout}:")
+    for name in written:
+        print(f"  {name}")
+    print("now, in that folder: python defense/advrbd.py --result_file NAME")
+    return 0
+
+
+def _unregister(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.registration import unregister
+
+    checkout = find_checkout(arguments.path, any_version=arguments.any_version)
+    removed, kept = unregister(checkout)
+    if not removed and not kept:
+        print(f"AdvrBD is not registered in {checkout}: nothing to do")
+    for name in removed:
+        print(f"removed {name}")
+    for name in kept:
+        print(f"kept {name}: it was changed after `advrbd register` wrote it")
+    return 0
 
 
 def _install(arguments: argparse.Namespace) -> int:

@@ -90,29 +90,26 @@ def _allow_record_types() -> None:
     torch.serialization.add_safe_globals(record_types())
 
 
+def _old_numpy_names() -> dict[str, Any]:
+    """Aliases of Python's own types went in NumPy 1.24, second spellings of constants and functions in 2.0."""
+    import numpy
+
+    infinity, not_a_number = float("inf"), float("nan")
+    types_of_python = {"float": float, "int": int, "object": object}
+    return types_of_python | {"infty": infinity, "Inf": infinity, "NaN": not_a_number, "round_": numpy.round}
+
+
 def _numpy_lacks_old_names() -> bool:
     import numpy
 
-    return any(not hasattr(numpy, name) for name in _NUMPY_NAMES)
-
-
-# Aliases of Python's own types went in NumPy 1.24, the second spellings of constants in 2.0.
-_NUMPY_NAMES: dict[str, Any] = {
-    "float": float,
-    "int": int,
-    "object": object,
-    "infty": float("inf"),
-    "Inf": float("inf"),
-    "NaN": float("nan"),
-}
+    return any(name not in vars(numpy) for name in _old_numpy_names())
 
 
 def _restore_numpy_names() -> None:
     import numpy
 
-    for name, value in _NUMPY_NAMES.items():
-        if name not in vars(numpy):
-            setattr(numpy, name, value)
+    for name, value in _old_numpy_names().items():
+        vars(numpy).setdefault(name, value)
 
 
 def _lacks_pkg_resources() -> bool:
@@ -218,6 +215,18 @@ def _quiet_old_amp() -> None:
     warnings.filterwarnings("ignore", message=r".*torch\.cuda\.amp\..* is deprecated.*", category=FutureWarning)
 
 
+def _numpy_lib_lacks_pad() -> bool:
+    import numpy
+
+    return not hasattr(numpy.lib, "pad")
+
+
+def _restore_numpy_lib_pad() -> None:
+    import numpy
+
+    numpy.lib.pad = numpy.pad
+
+
 def _pandas_lacks_append() -> bool:
     import pandas
 
@@ -244,9 +253,16 @@ MENDS: tuple[Mend, ...] = (
     Mend(
         name="numpy-names",
         broken_by="NumPy 1.24 and 2.0",
-        symptom="np.float stops badnet's siblings lf, trojannn and ftrojann; np.infty stops clp's plots",
+        symptom="np.float stops lf, trojannn and ftrojann; np.round_ stops bpp; np.infty stops clp's plots",
         apply=_restore_numpy_names,
         needed=_numpy_lacks_old_names,
+    ),
+    Mend(
+        name="numpy-lib-pad",
+        broken_by="NumPy 2.0",
+        symptom="refool stops at np.lib.pad",
+        apply=_restore_numpy_lib_pad,
+        needed=_numpy_lib_lacks_pad,
     ),
     Mend(
         name="pkg-resources",

@@ -1,0 +1,87 @@
+"""BackdoorBench's architectures, made to take the pixel-scale images that AdvrBD works on, and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.errors import AdvrBDError
+
+# Those that the toolbox's own tables use; its generate_cls_model knows some more.
+COMMON_MODELS = ("preactresnet18", "resnet18", "resnet34", "vgg19_bn", "mobilenet_v2", "mobilenet_v3_large")
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class PixelScaleClassifier(nn.Module):
+    """A classifier of normalised images that takes float images (N, C, H, W) in [0, 1] and normalises them itself.
+
+    Its ``classifier`` is the toolbox's model: what ``defense_result.pt`` holds, for use behind the toolbox's own
+    transforms. Mean and standard deviation are no part of the state dict.
+    """
+
+    def __init__(self, classifier: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (N, num_classes) logits."""
+        return self.classifier((images - self.mean) / self.std)
+
+
+def normalization(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and standard deviation, per channel, that BackdoorBench's transforms use for ``dataset``."""
+    if dataset == "imagenette":
+        return _IMAGENET
+    from utils.aggregate_block.dataset_and_transform_generate import get_dataset_normalization
+
+    transform = get_dataset_normalization(dataset)
+    return tuple(float(value) for value in transform.mean), tuple(float(value) for value in transform.std)
+
+
+def model_maker(name: str, *, num_classes: int, image_size: int, dataset: str) -> Callable[[], PixelScaleClassifier]:
+    """Return a function that makes a new, untrained ``name`` of the toolbox for pixel-scale input.
+
+    Raises:
+        AdvrBDError: the toolbox has no such architecture.
+    """
+    from utils.aggregate_block.model_trainer_generate import generate_cls_model
+
+    mean, std = normalization(dataset)
+
+    def make() -> PixelScaleClassifier:
+        try:
+            classifier = generate_cls_model(name, num_classes, image_size=image_size)
+        except SystemError as error:
+            raise AdvrBDError(
+                f"--model {name} is none of BackdoorBench's architectures; take one of {', '.join(COMMON_MODELS)}"
+            ) from error
+        return PixelScaleClassifier(classifier, mean, std)
+
+    return make
+
+
+def wrap_state(state: dict[str, Tensor], make: Callable[[], PixelScaleClassifier]) -> PixelScaleClassifier:
+    """Return a new model holding ``state``, a state dict as BackdoorBench saves it.
+
+    Raises:
+        AdvrBDError: the state dict is of another architecture.
+    """
+    model = make()
+    own = model.classifier.state_dict()
+    if len(own) != len(state) or any(a.shape != b.shape for a, b in zip(own.values(), state.values(), strict=True)):
+        raise AdvrBDError("the saved model is of another architecture than --model says; leave --model out to take its")
+    # Old records name some layers otherwise; BackdoorBench itself goes by their order.
+    model.classifier.load_state_dict(dict(zip(own, state.values(), strict=True)))
+    return model.eval()
+
+
+def toolbox_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict, on the CPU, that works behind BackdoorBench's own (normalising) transforms."""
+    inner = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
+    if not isinstance(inner, PixelScaleClassifier):
+        raise TypeError(f"expected a PixelScaleClassifier, got {type(inner).__name__}")
+    return {name: value.detach().cpu().contiguous() for name, value in inner.classifier.state_dict().items()}

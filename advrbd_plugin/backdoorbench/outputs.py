@@ -1,0 +1,154 @@
+"""What BackdoorBench's users and analysis tools look for, written under its names and with its columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advrbd_plugin.backdoorbench.datasets import TestSets
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.files import write_text
+
+DETECTION_COLUMNS = ("record", "TN", "FP", "FN", "TP", "TPR", "FPR", "target")
+VERDICT_COLUMNS = ("index", "label", "score", "verdict", "suggested_label")
+
+
+@dataclass(frozen=True)
+class DetectionCounts:
+    """How many samples were rightly and wrongly called poisoned (positive) or clean (negative)."""
+
+    true_negatives: int
+    false_positives: int
+    false_negatives: int
+    true_positives: int
+
+    @property
+    def tpr(self) -> float:
+        """Share of the poisoned samples that were flagged; 0 if there are none, as the toolbox writes it."""
+        poisoned = self.true_positives + self.false_negatives
+        return self.true_positives / poisoned if poisoned else 0.0
+
+    @property
+    def fpr(self) -> float:
+        """Share of the clean samples that were flagged."""
+        clean = self.false_positives + self.true_negatives
+        return self.false_positives / clean if clean else 0.0
+
+    def to_mapping(self) -> dict[str, float]:
+        """The figures under the toolbox's column names."""
+        counts = (self.true_negatives, self.false_positives, self.false_negatives, self.true_positives)
+        return dict(zip(DETECTION_COLUMNS[1:7], (*counts, self.tpr, self.fpr), strict=True))
+
+
+def count_detection(poisoned: Tensor, flagged: Tensor) -> DetectionCounts:
+    """Compare verdicts with the truth, both (N,) bool."""
+    poisoned, flagged = poisoned.cpu().bool(), flagged.cpu().bool()
+    counts = [(~poisoned & ~flagged), (~poisoned & flagged), (poisoned & ~flagged), (poisoned & flagged)]
+    return DetectionCounts(*(int(count.sum()) for count in counts))
+
+
+def write_detection_info(folder: Path, record: str, counts: DetectionCounts, accused: tuple[int, ...]) -> None:
+    """Write ``detection_info.csv``: one header and this run's row (the siblings append both at every run)."""
+    target = " ".join(str(int(label)) for label in accused) or "None"
+    row = {"record": record, **counts.to_mapping(), "target": target}
+    write_text(folder / "detection_info.csv", _table(DETECTION_COLUMNS, [row]))
+
+
+def write_verdicts(folder: Path, train_set: ImageSet, outcome: Any) -> None:
+    """Write ``verdicts.csv``: a row for each training sample, by its index in the original dataset."""
+    verdicts = outcome.verdicts
+    names = ("clean", "poisoned")
+    rows = zip(
+        train_set.sample_ids.tolist(),
+        train_set.labels.tolist(),
+        verdicts.score.tolist(),
+        (names[flag] for flag in verdicts.poisoned.tolist()),
+        verdicts.suggested_label.tolist(),
+        strict=True,
+    )
+    write_text(folder / "verdicts.csv", _table(VERDICT_COLUMNS, [dict(zip(VERDICT_COLUMNS, row)) for row in rows]))
+
+
+def write_metrics(
+    folder: Path, outcome: Any, tests: TestSets, batch_size: int, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Write ``advrbd_df.csv``, ``advrbd_df_summary.csv`` and both plots with the toolbox's own functions.
+
+    A row stands for an epoch of the final training; the columns of the test sets are filled in the last one, since
+    AdvrBD sees no test set while it works.
+
+    Returns:
+        test_acc, test_asr, test_ra and the losses of the ``defended`` and the ``undefended`` model.
+    """
+    from utils.trainer_cls import Metric_Aggregator, plot_acc_like_metric_pure, plot_loss
+
+    defended = judge(outcome.model, tests, batch_size, device)
+    undefended = judge(outcome.backdoored_model, tests, batch_size, device)
+    epochs = _final_epochs(outcome.curves)
+    table = Metric_Aggregator()
+    for number, row in enumerate(epochs):
+        last = defended if number == len(epochs) - 1 else {}
+        table({"epoch": number, "batch": row.pop("batch", 0), **row, **last})
+    table.to_dataframe().to_csv(folder / "advrbd_df.csv")
+    table.summary().to_csv(folder / "advrbd_df_summary.csv")
+    losses = [[row.get("train_epoch_loss_avg_over_batch") for row in epochs]]
+    losses += [[defended[name]] * len(epochs) for name in ("clean_test_loss_avg_over_batch",)]
+    shares = [[row.get("train_acc") for row in epochs]]
+    shares += [[defended[name]] * len(epochs) for name in ("test_acc", "test_asr", "test_ra")]
+    plot_loss(losses[0], losses[1], [defended["bd_test_loss_avg_over_batch"]] * len(epochs), folder)
+    plot_acc_like_metric_pure(*shares, folder)
+    return {"defended": defended, "undefended": undefended}
+
+
+@torch.no_grad()
+def judge(model: nn.Module, tests: TestSets, batch_size: int, device: torch.device) -> dict[str, float]:
+    """Judge a model that takes pixel-scale images as the toolbox's trainer does, under its column names."""
+    model = model.to(device).eval()
+    clean_loss, clean_labels = _losses_and_labels(model, tests.clean_images, tests.clean_labels, batch_size, device)
+    bd_loss, bd_labels = _losses_and_labels(model, tests.triggered_images, tests.attack_labels, batch_size, device)
+    return {
+        "clean_test_loss_avg_over_batch": clean_loss,
+        "bd_test_loss_avg_over_batch": bd_loss,
+        "test_acc": _share(clean_labels == tests.clean_labels),
+        "test_asr": _share(bd_labels == tests.attack_labels),
+        "test_ra": _share(bd_labels == tests.original_labels),
+    }
+
+
+def _losses_and_labels(
+    model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, device: torch.device
+) -> tuple[float, Tensor]:
+    losses, predicted = [], []
+    for start in range(0, len(images), batch_size):
+        rows = slice(start, start + batch_size)
+        logits = model(images[rows].to(device).float() / 255).float()
+        losses.append(float(functional.cross_entropy(logits, labels[rows].to(device))))
+        predicted.append(logits.argmax(dim=1).cpu())
+    return sum(losses) / len(losses), torch.cat(predicted)
+
+
+def _final_epochs(curves: dict[str, list[dict[str, float]]]) -> list[dict[str, float]]:
+    """The last stage's curve under the toolbox's column names; one empty row if it has none."""
+    names = {"loss": "train_epoch_loss_avg_over_batch", "accuracy": "train_acc"}
+    stages = [rows for rows in curves.values() if rows and "loss" in rows[-1]]
+    rows = stages[-1] if stages else [{}]
+    return [{names[key]: value for key, value in row.items() if key in names} for row in rows]
+
+
+def _share(flags: Tensor) -> float:
+    return float(flags.double().mean())
+
+
+def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
