@@ -17,7 +17,7 @@ from torch import Tensor
 
 from advrbd_plugin.data.decoding import DecodedImage, UnreadableImage, decode, read_size
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.data.selection import draw, draw_stratified
+from advrbd_plugin.data.selection import check_samples, draw, draw_stratified
 from advrbd_plugin.data.sources import Source, open_source
 from advrbd_plugin.errors import AdvrBDError
 
@@ -160,8 +160,7 @@ def _sample_id(path: str) -> int:
 
 
 def _draw_samples(listing: _Listing, samples: int, seed: int) -> _Listing:
-    if samples < len(listing.class_names):
-        raise AdvrBDError(f"samples must be at least one for each of {len(listing.class_names)} classes, got {samples}")
+    check_samples(samples, len(listing.class_names))
     if samples >= len(listing.paths):
         return listing
     chosen = draw_stratified(listing.sample_ids, listing.labels, samples, seed=seed)

@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
 import torch
 from torch import Tensor
 
-
-def lots(sample_ids: Tensor, *, seed: int, purpose: str) -> Tensor:
-    """A uniform random number for each sample, a function of (seed, purpose, sample id) and nothing else.
-
-    Args:
-        sample_ids: (N,) int64.
-        seed: any integer.
-        purpose: what is drawn; two purposes with one seed are independent.
-
-    Returns:
-        (N,) int64, uniform over 63 bits (SplitMix64's finaliser over a keyed counter; Steele et al. 2014).
-    """
-    key = int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest(), "little")
-    state = sample_ids.cpu().numpy().astype(np.uint64)
-    with np.errstate(over="ignore"):
-        for _ in range(2):  # two rounds: neighbouring ids must not give related lots
-            state = (state ^ np.uint64(key)) + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
-    return torch.from_numpy((state >> np.uint64(1)).astype(np.int64))
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.randomness import derive_seed, shuffled
 
 
 def draw(sample_ids: Tensor, count: int, *, seed: int, purpose: str) -> Tensor:
@@ -39,14 +18,15 @@ def draw(sample_ids: Tensor, count: int, *, seed: int, purpose: str) -> Tensor:
     Args:
         sample_ids: (N,) int64.
         count: how many, in [0, N].
+        seed: any integer.
+        purpose: what is drawn; two purposes with one seed are independent.
 
     Returns:
         (count,) int64 positions in ``sample_ids``.
     """
     if not 0 <= count <= len(sample_ids):
         raise ValueError(f"count must be in [0, {len(sample_ids)}], got {count}")
-    order = torch.argsort(lots(sample_ids, seed=seed, purpose=purpose), stable=True)
-    return order[:count].sort().values
+    return shuffled(sample_ids, derive_seed(seed, purpose))[:count].sort().values
 
 
 def draw_stratified(sample_ids: Tensor, labels: Tensor, count: int, *, seed: int) -> Tensor:
@@ -73,3 +53,21 @@ def draw_stratified(sample_ids: Tensor, labels: Tensor, count: int, *, seed: int
         members = (labels == label).nonzero().flatten()
         chosen.append(members[draw(sample_ids[members], share, seed=seed, purpose="subset")])
     return torch.cat(chosen).sort().values
+
+
+def draw_images(image_set: ImageSet, samples: int | None, *, seed: int) -> ImageSet:
+    """The set cut down to ``samples`` images, each class in proportion; whole if it has no more, or for ``None``."""
+    if samples is None or samples >= len(image_set):
+        return image_set
+    check_samples(samples, image_set.num_classes)
+    return image_set.subset(draw_stratified(image_set.sample_ids, image_set.labels, samples, seed=seed))
+
+
+def check_samples(samples: int, num_classes: int) -> None:
+    """Every class must keep an image.
+
+    Raises:
+        AdvrBDError: there are more classes than samples.
+    """
+    if samples < num_classes:
+        raise AdvrBDError(f"samples must be at least one for each of {num_classes} classes, got {samples}")

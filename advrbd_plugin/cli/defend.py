@@ -1,0 +1,134 @@
+"""``advrbd defend``: a folder of images in, a clean model and a verdict on every sample out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from advrbd_plugin.cli.options import add_defense_options, check_device, check_model, image_size, make_config, positive
+
+if TYPE_CHECKING:
+    from advrbd_plugin.advrbd import AdvrBDResult
+    from advrbd_plugin.cli.progress import BarProgress, PlainProgress
+    from advrbd_plugin.config import AdvrBDConfig
+    from advrbd_plugin.data import ImageSet, LoadedImages
+    from advrbd_plugin.report import ModelDescription, OutputFolder
+
+LISTED = 10
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "defend",
+        help="find the poisoned samples of a data set and train a clean model",
+        description="DATA is a folder with one sub-folder of images for each class, or a zip of one. "
+        "A run that was stopped goes on where it was when the same command is given again.",
+    )
+    parser.add_argument("data", metavar="DATA", help="an image folder or a zip of one")
+    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder for the results")
+    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
+    parser.add_argument("--samples", type=positive, help="use only so many images, each class in proportion")
+    add_defense_options(parser)
+    parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read, defend, write, and tell."""
+    from advrbd_plugin.cli.progress import make_progress
+    from advrbd_plugin.data import load_folder
+    from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
+
+    config = make_config(arguments)
+    check_model(arguments.model)
+    check_device(arguments.device)
+    OutputFolder.check(arguments.out, data=arguments.data)
+    with make_progress() as progress:
+        loaded = load_folder(
+            arguments.data,
+            image_size=arguments.image_size,
+            samples=arguments.samples,
+            seed=config.seed,
+            on_progress=reading(progress),
+        )
+        progress.finish()
+        tell_about_reading(progress, loaded)
+        out = OutputFolder(arguments.out, data=arguments.data)
+        model = ModelDescription.for_images(arguments.model, loaded.image_set)
+        result = fit(model, config, loaded.image_set, arguments.device, out, progress)
+        record = RunRecord(arguments.data, loaded.image_set, result, model, loaded.left_out, loaded.notes)
+        summary = out.write(record)
+    _print_summary(summary, arguments.out)
+    return 0
+
+
+def fit(
+    model: ModelDescription,
+    config: AdvrBDConfig,
+    image_set: ImageSet,
+    device: str | None,
+    out: OutputFolder,
+    progress: BarProgress | PlainProgress,
+) -> AdvrBDResult:
+    """Run the defense in ``out``'s work folder; what cannot go on leaves nothing behind."""
+    from advrbd_plugin.advrbd import AdvrBD
+    from advrbd_plugin.errors import AdvrBDError, StorageError
+
+    try:
+        return AdvrBD(model.build, config, device=device, work_dir=out.work, progress=progress).fit(image_set)
+    except StorageError:
+        raise
+    except AdvrBDError:
+        out.discard()
+        raise
+
+
+def reading(progress: BarProgress | PlainProgress, stage: str = "read images"):
+    """A callback that shows files being read as a stage of ``progress``."""
+    progress.start(stage)
+
+    def report(done: int, total: int) -> None:
+        progress.advance(1, files=total)
+
+    return report
+
+
+def tell_about_reading(progress: BarProgress | PlainProgress, loaded: LoadedImages) -> None:
+    """What was read, what was changed, and the first files that could not be read."""
+    from advrbd_plugin.report.text import one_line
+
+    images = loaded.image_set
+    height, width = images.image_size
+    progress.note(f"{len(images):,} images of {height}x{width} in {images.num_classes} classes.")
+    for note in loaded.notes:
+        progress.note(note)
+    if loaded.left_out:
+        progress.note(f"{len(loaded.left_out)} files could not be read and are left out:")
+        for path, reason in loaded.left_out[:LISTED]:
+            progress.note(f"  {one_line(path)}: {one_line(reason)}")
+        if len(loaded.left_out) > LISTED:
+            progress.note(f"  ... and {len(loaded.left_out) - LISTED} more (all are in summary.json)")
+
+
+def _print_summary(summary: dict, out: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="AdvrBD", show_header=False, title_justify="left")
+    accused = ", ".join(summary["accused_labels"]) or "none"
+    for name, value in (
+        ("images", f"{summary['images']:,}"),
+        ("called poisoned", f"{summary['poisoned']:,} ({summary['poisoned'] / summary['images']:.1%})"),
+        ("labels under attack", accused),
+        ("left out (unreadable)", f"{len(summary['left_out']):,}"),
+        ("results", f"{out} (open report.html)"),
+    ):
+        table.add_row(name, _plain(value))
+    Console(file=sys.stdout).print(table)
+
+
+def _plain(value: str):
+    """Text that rich prints as it is: names may hold square brackets."""
+    from rich.text import Text
+
+    return Text(value)

@@ -1,0 +1,180 @@
+"""``advrbd demo``: poison a data set on purpose, defend it, and compare with the truth."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advrbd_plugin.cli.defend import fit, reading, tell_about_reading
+from advrbd_plugin.cli.options import add_defense_options, check_device, check_model, image_size, make_config, positive
+
+if TYPE_CHECKING:
+    from advrbd_plugin.attacks import Attack
+    from advrbd_plugin.cli.progress import BarProgress, PlainProgress
+    from advrbd_plugin.data import ImageSet, LoadedImages
+    from advrbd_plugin.report import RunRecord
+    from advrbd_plugin.report.demonstration import Demonstration
+
+ATTACK_NAMES = ("badnets", "blend", "sig", "none")
+DIGITS = "scikit-learn's digits"
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="watch AdvrBD clean a data set that is poisoned on purpose",
+        description="Poisons a data set, so that the truth is known, and shows the undefended model, AdvrBD's, and "
+        "how many of the poisoned samples were found.",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="a folder with train and test (folders or zips), or one image folder or zip (default: digits)",
+    )
+    parser.add_argument("--attack", choices=ATTACK_NAMES, default="badnets", help="default: %(default)s")
+    parser.add_argument("--target", type=int, default=1, help="label that the trigger brings about (default: 1)")
+    parser.add_argument("--poison-ratio", type=float, default=0.05, help="share that is poisoned (default: 0.05)")
+    parser.add_argument("--samples", type=positive, help="train on only so many images, each class in proportion")
+    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
+    parser.add_argument("--out", metavar="DIR", help="folder for the results (default: out/demo-DATA-ATTACK)")
+    add_defense_options(parser)
+    parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load, poison, defend, judge, write, and tell."""
+    from advrbd_plugin.attacks import make_attack, no_attack
+    from advrbd_plugin.cli.progress import make_progress
+    from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
+    from advrbd_plugin.report.demonstration import demonstration_png
+
+    config = make_config(arguments)
+    check_model(arguments.model)
+    check_device(arguments.device)
+    attack = None
+    if arguments.attack != "none":
+        attack = make_attack(arguments.attack, target_label=arguments.target, poison_ratio=arguments.poison_ratio)
+    place = arguments.out or f"out/demo-{Path(arguments.data).name if arguments.data else 'digits'}-{arguments.attack}"
+    OutputFolder.check(place, data=arguments.data)
+    with make_progress() as progress:
+        train, test, left_out, notes = _load(arguments, config.seed, progress)
+        poisoned = no_attack(train) if attack is None else attack.poison(train, seed=config.seed)
+        progress.note(_what_was_done(attack, poisoned.poisoned.sum().item(), train, test))
+        out = OutputFolder(place, data=arguments.data)
+        model = ModelDescription.for_images(arguments.model, poisoned.image_set)
+        result = fit(model, config, poisoned.image_set, arguments.device, out, progress)
+        record = RunRecord(arguments.data or DIGITS, poisoned.image_set, result, model, left_out, notes)
+        demonstration = _judge(record, train, poisoned, test, attack)
+        out.write(
+            record,
+            truth=demonstration.to_mapping(),
+            comparison=demonstration.table(),
+            more={"demo.png": demonstration_png(record, demonstration)},
+        )
+    _print_outcome(record, demonstration, place)
+    return 0
+
+
+def _load(
+    arguments: argparse.Namespace, seed: int, progress: BarProgress | PlainProgress
+) -> tuple[ImageSet, ImageSet, tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """(train, test, left-out training files, notes)."""
+    from advrbd_plugin.data import draw_images, load_digits, split
+
+    if arguments.data is None:
+        train, test = load_digits(seed=seed)
+        return draw_images(train, arguments.samples, seed=seed), test, (), ()
+    parts = _parts(Path(arguments.data))
+    if parts is None:
+        loaded = _read(arguments.data, arguments, None, seed, progress, "read images")
+        train, test = split(loaded.image_set, seed=seed)
+        train = draw_images(train, arguments.samples, seed=seed)
+    else:
+        loaded = _read(parts[0], arguments, arguments.samples, seed, progress, "read training images")
+        train = loaded.image_set
+        arguments.image_size = train.image_size
+        test = _read(parts[1], arguments, None, seed, progress, "read test images", train.class_names).image_set
+    return train, test, loaded.left_out, loaded.notes
+
+
+def _read(place, arguments, samples, seed, progress, stage, class_names=None) -> LoadedImages:
+    from advrbd_plugin.data import load_folder
+
+    loaded = load_folder(
+        place,
+        image_size=arguments.image_size,
+        class_names=class_names,
+        samples=samples,
+        seed=seed,
+        on_progress=reading(progress, stage),
+    )
+    progress.finish()
+    tell_about_reading(progress, loaded)
+    return loaded
+
+
+def _parts(data: Path) -> tuple[Path, Path] | None:
+    """The train and test parts inside a folder, if it has both."""
+    for suffix in ("", ".zip"):
+        parts = data / f"train{suffix}", data / f"test{suffix}"
+        if all(part.exists() for part in parts):
+            return parts
+    return None
+
+
+def _what_was_done(attack: Attack | None, count: int, train: ImageSet, test: ImageSet) -> str:
+    """One sentence on the attack."""
+    from advrbd_plugin.report.text import one_line
+
+    if attack is None:
+        return f"Nothing is poisoned: {len(train):,} training images, {len(test):,} test images."
+    target = one_line(train.class_names[attack.target_label])
+    return (
+        f"Poisoned {count:,} of {len(train):,} training images with {attack.name}, target {target!r}; "
+        f"{len(test):,} test images."
+    )
+
+
+def _judge(record: RunRecord, before: ImageSet, poisoned, test: ImageSet, attack: Attack | None) -> Demonstration:
+    from advrbd_plugin.metrics import evaluate, judge_detection
+    from advrbd_plugin.report.demonstration import Demonstration
+
+    result = record.result
+    triggered = None if attack is None else attack.triggered_test_set(test)
+    target = None if attack is None else attack.target_label
+    return Demonstration(
+        before=before,
+        poisoned=poisoned,
+        undefended=evaluate(result.backdoored_model, test, triggered, target),
+        defended=evaluate(result.model, test, triggered, target),
+        detection=judge_detection(poisoned.poisoned, result.verdicts.poisoned, result.verdicts.score),
+    )
+
+
+def _print_outcome(record: RunRecord, demonstration: Demonstration, place: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from advrbd_plugin.report.page import duration
+    from advrbd_plugin.report.text import one_line
+
+    outcome = demonstration.table()
+    table = Table(title=f"AdvrBD against {outcome['attack']}", title_justify="left")
+    table.add_column("model")
+    for name in outcome["columns"]:
+        table.add_column(name, justify="right")
+    for name, values in outcome["rows"]:
+        table.add_row(name, *values, style="bold" if name == "AdvrBD" else "")
+    console = Console(file=sys.stdout)
+    console.print(table)
+    accused = ", ".join(one_line(record.image_set.class_names[label]) for label in record.result.accused_labels)
+    for line in (
+        "ACC: clean accuracy. ASR: triggered images given the target label. RA: given their true label.",
+        "TPR, FPR: poisoned and clean training images flagged. AUROC: of the scores.",
+        f"Labels under attack, as AdvrBD found: {accused or 'none'}. Time: {duration(sum(record.result.seconds.values()))}.",
+        f"Results: {place} (open report.html, look at demo.png)",
+    ):
+        console.print(Text(line))

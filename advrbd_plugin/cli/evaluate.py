@@ -1,0 +1,107 @@
+"""``advrbd evaluate``: how good a model that ``advrbd defend`` wrote is on labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from advrbd_plugin.cli.options import add_device_option, check_device
+from advrbd_plugin.errors import AdvrBDError
+
+if TYPE_CHECKING:
+    from advrbd_plugin.data import ImageSet
+    from advrbd_plugin.report import ModelDescription
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="judge a cleaned model on labelled folders",
+        description="Clean accuracy on --clean; with --triggered (images that carry the trigger, in folders of their "
+        "true class) also the attack success rate and the robust accuracy. All figures are fractions.",
+    )
+    parser.add_argument("model", metavar="DIR", help="a folder that `advrbd defend` wrote")
+    parser.add_argument("--clean", metavar="FOLDER", required=True, help="clean test images, one sub-folder a class")
+    parser.add_argument("--triggered", metavar="FOLDER", help="triggered test images in folders of their true class")
+    parser.add_argument("--target", metavar="CLASS", help="the class that the trigger is to bring about")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_device_option(parser)
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load, judge, print."""
+    if (arguments.triggered is None) != (arguments.target is None):
+        arguments.usage_error("--triggered and --target belong together")
+    from advrbd_plugin.metrics import evaluate
+    from advrbd_plugin.report import load_model
+
+    check_device(arguments.device)
+    model, description = load_model(arguments.model)
+    target = _target_label(description, arguments.target)
+    clean, left_out = _load(arguments.clean, description)
+    triggered = None
+    if arguments.triggered is not None:
+        triggered, more = _load(arguments.triggered, description)
+        left_out += more
+    model.to(arguments.device or _default_device())
+    performance = evaluate(model, clean, triggered, target)
+    figures = {
+        "acc": performance.acc,
+        "asr": performance.asr,
+        "ra": performance.ra,
+        "clean_images": len(clean),
+        "triggered_images": int((triggered.labels != target).sum()) if triggered is not None else None,
+        "left_out": left_out,
+    }
+    if arguments.json:
+        print(json.dumps(figures, allow_nan=False))
+    else:
+        _print_table(figures)
+    return 0
+
+
+def _target_label(description: ModelDescription, name: str | None) -> int | None:
+    if name is None:
+        return None
+    if name not in description.class_names:
+        known = ", ".join(description.class_names[:20])
+        raise AdvrBDError(f"--target must be one of the model's classes ({known}), got {name!r}")
+    return description.class_names.index(name)
+
+
+def _load(folder: str, description: ModelDescription) -> tuple[ImageSet, int]:
+    """The labelled images as the model wants them, and how many files could not be read."""
+    import torch
+
+    from advrbd_plugin.data import ImageSet, load_folder
+
+    loaded = load_folder(folder, image_size=description.image_size, class_names=description.class_names)
+    images = loaded.image_set
+    if description.in_channels == 1:
+        grey = images.images.float().mean(dim=1, keepdim=True).round().to(torch.uint8)
+        images = ImageSet(grey, images.labels, images.class_names, images.sample_ids, images.paths)
+    return images, len(loaded.left_out)
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _print_table(figures: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("figure", "value", "images")
+    table.add_row("clean accuracy (ACC)", f"{figures['acc']:.4f}", f"{figures['clean_images']:,}")
+    if figures["asr"] is not None:
+        table.add_row("attack success rate (ASR)", f"{figures['asr']:.4f}", f"{figures['triggered_images']:,}")
+        table.add_row("robust accuracy (RA)", f"{figures['ra']:.4f}", f"{figures['triggered_images']:,}")
+    console = Console(file=sys.stdout)
+    console.print(table)
+    if figures["left_out"]:
+        console.print(f"{figures['left_out']} files could not be read and are left out.")

@@ -1,0 +1,73 @@
+"""The ``advrbd`` command: which words it knows, and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.util
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from advrbd_plugin import __version__
+from advrbd_plugin.cli import defend, demo, doctor, evaluate
+from advrbd_plugin.errors import AdvrBDError
+
+_INTERRUPTED = 130  # what shells give for a program ended by Ctrl-C
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 an error that was explained, 2 wrong usage."""
+    arguments = build_parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return arguments.run(arguments) or 0
+        except AdvrBDError as error:
+            return _fail(str(error))
+        except KeyboardInterrupt:
+            advice = getattr(arguments, "interrupted", "")
+            return _fail(f"interrupted{': ' if advice else ''}{advice}", _INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away; so do we
+            return 0
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                return _fail(f"the disk is full ({error.filename or 'no file named'}): free some space and run again")
+            return _fail(str(error))
+        except RuntimeError as error:
+            if type(error).__name__ == "OutOfMemoryError":
+                return _fail("the GPU's memory is used up: try --set batch_size=... with a smaller number")
+            raise
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands. Nothing heavy is imported until one of them runs."""
+    parser = argparse.ArgumentParser(
+        prog="advrbd",
+        description="Find the poisoned samples in a set of images and train a clean model, from that set alone.",
+    )
+    parser.add_argument("--version", action="version", version=f"advrbd {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (defend, evaluate, demo, doctor):
+        module.add_commands(commands)
+    if importlib.util.find_spec("advrbd_plugin.backdoorbench") and importlib.util.find_spec(
+        "advrbd_plugin.backdoorbench.cli"
+    ):
+        from advrbd_plugin.backdoorbench.cli import add_commands
+
+        add_commands(commands)
+    return parser
+
+
+def _fail(message: str, status: int = 1) -> int:
+    from advrbd_plugin.report.text import one_line
+
+    print(f"advrbd: error: {one_line(message)}", file=sys.stderr)
+    return status
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as one line without the source code that Python would quote."""
+    print(f"advrbd: note: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,0 +1,104 @@
+"""Options that several commands share, and the configuration that they make."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from advrbd_plugin.errors import AdvrBDError
+
+if TYPE_CHECKING:
+    from advrbd_plugin.config import AdvrBDConfig
+
+PRESETS = ("robust", "paper")
+
+
+def add_defense_options(parser: argparse.ArgumentParser) -> None:
+    """Where the configuration comes from and what overrides it, and the model to train."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--preset", choices=PRESETS, help="a built-in configuration (default: robust)")
+    source.add_argument("--config", metavar="YAML", help="a configuration file; its keys are those of configs/*.yaml")
+    parser.add_argument("--epochs", type=int, help="epochs of each training")
+    parser.add_argument("--seed", type=int, help="same seed, same result (default: the configuration's)")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        type=setting,
+        help="override any configuration key; may be given several times",
+    )
+    parser.add_argument("--model", default="resnet_narrow", help="network to train (default: %(default)s)")
+    add_device_option(parser)
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """``key=value`` with the value read as YAML."""
+    import yaml
+
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"the value of {key} is not YAML: {value!r}") from error
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """``32`` for a square or ``48x64`` for height and width."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() and 1 <= int(part) <= 4096 for part in parts):
+        raise argparse.ArgumentTypeError(f"expected a size such as 32 or 48x64, up to 4096, got {text!r}")
+    return int(parts[0]), int(parts[-1])
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def make_config(arguments: argparse.Namespace, **defaults: Any) -> AdvrBDConfig:
+    """The configuration: a file or a preset, then ``defaults``, then what the command line says.
+
+    Raises:
+        AdvrBDError: an unknown key, or a value out of its range; the line names the key.
+    """
+    from advrbd_plugin.config import AdvrBDConfig
+
+    if arguments.config is not None:
+        config, defaults = AdvrBDConfig.from_yaml(arguments.config), {}
+    else:
+        config = AdvrBDConfig.preset(arguments.preset or PRESETS[0])
+    given = {"epochs": arguments.epochs, "seed": arguments.seed}
+    changes = defaults | {key: value for key, value in given.items() if value is not None} | dict(arguments.settings)
+    return config.replace(**changes) if changes else config
+
+
+def check_model(name: str) -> None:
+    """Refuse an unknown network before any work is done."""
+    from advrbd_plugin.models import MODELS
+
+    if name not in MODELS:
+        raise AdvrBDError(f"--model must be one of {', '.join(sorted(MODELS))}, got {name!r}")
+
+
+def check_device(name: str | None) -> None:
+    """Refuse a device that is not there before any work is done."""
+    if name is None:
+        return
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise AdvrBDError(f"--device {name} cannot be used: {reason}") from error

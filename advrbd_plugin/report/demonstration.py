@@ -1,0 +1,146 @@
+"""Where the truth about the poison is known: how the defense did, as figures and as a picture."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from advrbd_plugin.attacks import PoisonedSet
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.metrics import Detection, Performance
+from advrbd_plugin.report.figures import CLEAN_COLOUR, POISONED_COLOUR, as_rgb, encode, make_figure, shorten
+from advrbd_plugin.report.record import RunRecord
+
+_EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """Attributes:
+    before: the clean images that were then poisoned, in the same order.
+    poisoned: what the defense was given, and the truth.
+    undefended: the model trained on everything.
+    defended: the clean model.
+    detection: the verdicts against the truth.
+    """
+
+    before: ImageSet
+    poisoned: PoisonedSet
+    undefended: Performance
+    defended: Performance
+    detection: Detection
+
+    def to_mapping(self) -> dict[str, Any]:
+        """All figures as fractions, ready for JSON."""
+        return {
+            "attack": self.poisoned.attack,
+            "attack_parameters": self.poisoned.parameters,
+            "poisoned": int(self.poisoned.poisoned.sum()),
+            "undefended": asdict(self.undefended),
+            "defended": asdict(self.defended),
+            "detection": asdict(self.detection),
+        }
+
+    def table(self) -> dict[str, Any]:
+        """The outcome as texts: ``attack``, ``columns`` and ``rows`` of (name, values)."""
+        return {
+            "attack": self.poisoned.attack,
+            "columns": ("ACC", "ASR", "RA", "TPR", "FPR", "AUROC"),
+            "rows": (
+                ("undefended", (*_performance_texts(self.undefended), "", "", "")),
+                (
+                    "AdvrBD",
+                    (
+                        *_performance_texts(self.defended),
+                        _percent(self.detection.tpr),
+                        _percent(self.detection.fpr),
+                        "-" if self.detection.auroc is None else f"{self.detection.auroc:.3f}",
+                    ),
+                ),
+            ),
+        }
+
+
+def demonstration_png(record: RunRecord, demonstration: Demonstration) -> bytes:
+    """Poisoned images beside what they were, the outcome as bars, and the scores by the truth."""
+    figure = make_figure(12, 8)
+    attack = demonstration.poisoned.attack
+    figure.suptitle(f"AdvrBD against {attack}" if attack != "none" else "AdvrBD on a clean set", x=0.02, ha="left")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 2.6))
+    _draw_examples(top, record, demonstration)
+    bars, scores = bottom.subplots(1, 2)
+    _draw_bars(bars, demonstration)
+    _draw_scores(scores, record, demonstration)
+    return encode(figure, "png")
+
+
+def _draw_examples(figure, record: RunRecord, demonstration: Demonstration) -> None:
+    """Three rows: before, as poisoned, and the difference made visible."""
+    truth = demonstration.poisoned
+    chosen = truth.poisoned.nonzero().flatten()[:_EXAMPLES].tolist()
+    if not chosen:
+        figure.text(0.02, 0.5, "Nothing was poisoned.")
+        return
+    grid = figure.subplots(3, _EXAMPLES, squeeze=False)
+    names, verdicts = record.image_set.class_names, record.result.verdicts
+    for axes in grid.flat:
+        axes.axis("off")
+    for column, index in enumerate(chosen):
+        original, image = demonstration.before.images[index], truth.image_set.images[index]
+        difference = (image.int() - original.int()).abs()
+        visible = (difference * 255 // max(1, int(difference.max()))).to(torch.uint8)
+        for row, shown in enumerate((original, image, visible)):
+            grid[row, column].imshow(as_rgb(shown), interpolation="nearest")
+        true, given = names[int(truth.true_labels[index])], names[int(truth.image_set.labels[index])]
+        found = bool(verdicts.poisoned[index])
+        grid[0, column].set_title(f"is {shorten(true, 10)}", fontsize=8, parse_math=False)
+        grid[1, column].set_title(f"labelled {shorten(given, 10)}", fontsize=8, parse_math=False)
+        verdict = "found" if found else "missed"
+        grid[2, column].set_title(verdict, fontsize=8, color=CLEAN_COLOUR if found else POISONED_COLOUR)
+    for row, name in enumerate(("before", "poisoned", "difference")):
+        grid[row, 0].text(-0.15, 0.5, name, transform=grid[row, 0].transAxes, rotation=90, ha="right", va="center")
+
+
+def _draw_bars(axes, demonstration: Demonstration) -> None:
+    groups = [name for name in ("acc", "asr", "ra") if getattr(demonstration.defended, name) is not None]
+    places = np.arange(len(groups))
+    for offset, performance, colour, name in (
+        (-0.2, demonstration.undefended, "#9aa5ad", "undefended"),
+        (0.2, demonstration.defended, CLEAN_COLOUR, "AdvrBD"),
+    ):
+        values = [100 * getattr(performance, group) for group in groups]
+        bars = axes.bar(places + offset, values, 0.38, color=colour, label=name)
+        axes.bar_label(bars, fmt="%.1f", fontsize=8)
+    axes.set_xticks(places, [_GROUP_NAMES[group] for group in groups])
+    axes.set_ylim(0, 125)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel("% of test images")
+    axes.legend(frameon=False, loc="upper right", ncols=2)
+
+
+_GROUP_NAMES = {"acc": "clean accuracy", "asr": "attack success rate\n(lower is better)", "ra": "robust accuracy"}
+
+
+def _draw_scores(axes, record: RunRecord, demonstration: Demonstration) -> None:
+    score = record.result.verdicts.score.double().numpy()
+    truth = demonstration.poisoned.poisoned.numpy()
+    low, high = float(score.min()), float(score.max())
+    bins = np.linspace(low, high if high > low else low + 1, 61)
+    axes.hist(score[~truth], bins=bins, color=CLEAN_COLOUR, alpha=0.75, label=f"clean ({int((~truth).sum()):,})")
+    axes.hist(score[truth], bins=bins, color=POISONED_COLOUR, alpha=0.75, label=f"poisoned ({int(truth.sum()):,})")
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_title("Scores by the truth, which AdvrBD did not see", loc="left", fontsize=10)
+    axes.set_xlabel("score (higher: more suspicious)")
+    axes.set_ylabel("samples")
+    axes.legend(frameon=False)
+
+
+def _performance_texts(performance: Performance) -> tuple[str, str, str]:
+    return _percent(performance.acc), _percent(performance.asr), _percent(performance.ra)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}%"

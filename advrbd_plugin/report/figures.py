@@ -1,0 +1,195 @@
+"""The pictures: how the scores fall, how training went, and which images are most suspicious."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advrbd_plugin.report.record import RunRecord, finite
+from advrbd_plugin.report.text import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CLEAN_COLOUR = "#2a6f97"
+POISONED_COLOUR = "#d1495b"
+_GREYS = ("#2a6f97", "#d1495b", "#3f7d4e", "#b8860b", "#6a4c93", "#555555")
+_MAX_PANELS = 6
+_THUMBNAILS = 24
+_LABEL_LENGTH = 14
+
+
+def overview_png(record: RunRecord) -> bytes:
+    """One picture of a whole run: scores, verdicts by class, curves, and the most suspicious images."""
+    figure = make_figure(12, 10)
+    figure.suptitle(_headline(record), x=0.02, ha="left", fontsize=14, fontweight="bold")
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(3, 3, 3.2))
+    left, right = top.subplots(1, 2)
+    draw_scores(left, record)
+    draw_classes(right, record)
+    draw_curves(middle, record.result.curves)
+    _draw_thumbnails(bottom, record)
+    return encode(figure, "png")
+
+
+def scores_svg(record: RunRecord) -> bytes:
+    figure = make_figure(6, 3)
+    draw_scores(figure.subplots(), record)
+    return encode(figure, "svg")
+
+
+def classes_svg(record: RunRecord) -> bytes:
+    figure = make_figure(6, 3)
+    draw_classes(figure.subplots(), record)
+    return encode(figure, "svg")
+
+
+def curves_svg(record: RunRecord) -> bytes:
+    figure = make_figure(12, 3)
+    draw_curves(figure, record.result.curves)
+    return encode(figure, "svg")
+
+
+def thumbnail_png(image: Tensor, side: int = 96) -> bytes:
+    """A (C, H, W) uint8 image enlarged or shrunk to about ``side`` pixels, its pixels kept visible when enlarged."""
+    from PIL import Image
+
+    pixels = as_rgb(image)
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize(size, method).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def as_rgb(image: Tensor) -> np.ndarray:
+    """(C, H, W) uint8 with one or three channels as (H, W, 3) for display."""
+    return image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+
+
+def draw_scores(axes: Axes, record: RunRecord) -> None:
+    """How the scores of the samples called clean and called poisoned fall."""
+    verdicts = record.result.verdicts
+    score = verdicts.score.double()
+    usable = torch.isfinite(score)
+    score, poisoned = score[usable].numpy(), verdicts.poisoned[usable].numpy()
+    low, high = (score.min(), score.max()) if len(score) else (0.0, 1.0)
+    bins = np.linspace(low, high if high > low else low + 1, 61)
+    for flag, colour, name in ((False, CLEAN_COLOUR, "called clean"), (True, POISONED_COLOUR, "called poisoned")):
+        chosen = score[poisoned == flag]
+        axes.hist(chosen, bins=bins, color=colour, alpha=0.75, label=f"{name} ({len(chosen):,})")
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_title("Scores of all samples", loc="left")
+    axes.set_xlabel("score (higher: more suspicious)")
+    axes.set_ylabel("samples")
+    axes.legend(frameon=False)
+
+
+def draw_classes(axes: Axes, record: RunRecord, limit: int = 20) -> None:
+    """Of each label, the samples called poisoned; the worst ``limit`` labels."""
+    image_set, verdicts = record.image_set, record.result.verdicts
+    flagged = torch.bincount(image_set.labels[verdicts.poisoned], minlength=image_set.num_classes)
+    totals = image_set.class_counts()
+    shown = torch.argsort(flagged, descending=True, stable=True)[:limit].sort().values.tolist()
+    names = [shorten(image_set.class_names[label]) for label in shown]
+    places = np.arange(len(shown))
+    axes.barh(places, [int(totals[label]) for label in shown], color="#d9e2e8", label="all")
+    axes.barh(places, [int(flagged[label]) for label in shown], color=POISONED_COLOUR, label="called poisoned")
+    axes.set_yticks(places, names, parse_math=False)
+    axes.invert_yaxis()
+    for tick, label in zip(axes.get_yticklabels(), shown, strict=True):
+        if label in record.result.accused_labels:
+            tick.set_color(POISONED_COLOUR)
+            tick.set_fontweight("bold")
+    axes.set_title("Samples of each label" + (" (accused: red)" if record.result.accused_labels else ""), loc="left")
+    axes.legend(frameon=False, loc="lower right")
+
+
+def draw_curves(figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """One small panel a stage; shares and other figures have a scale each."""
+    stages = [(stage, rows) for stage, rows in curves.items() if rows][:_MAX_PANELS]
+    if not stages:
+        figure.text(0.02, 0.5, "No curves were recorded.")
+        return
+    for axes, (stage, rows) in zip(np.atleast_1d(figure.subplots(1, len(stages))), stages, strict=True):
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        names = [name for name in names if name not in ("epoch", "round", "step")]
+        series = {name: [_number(row.get(name)) for row in rows] for name in names}
+        shares = [name for name in names if _is_share(series[name])]
+        others = [name for name in names if name not in shares]
+        other_axes = axes.twinx() if shares and others else axes
+        lines = []
+        for index, name in enumerate(names):
+            target = axes if name in shares else other_axes
+            style = "-" if name in shares else "--"
+            marker = "o" if len(rows) == 1 else None
+            lines += target.plot(series[name], style, color=_GREYS[index % 6], label=name.replace("_", " "), marker=marker)
+        axes.set_title(stage.replace("_", " "), loc="left", parse_math=False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(handles=lines, frameon=False, fontsize=7)
+
+
+def shorten(text: str, length: int = _LABEL_LENGTH) -> str:
+    """A class name on one line, cut where it would run over its neighbour."""
+    text = one_line(text)
+    return text if len(text) <= length else text[: length - 1] + "\u2026"
+
+
+def _draw_thumbnails(figure: Figure, record: RunRecord) -> None:
+    chosen = record.most_suspicious(_THUMBNAILS)
+    figure.text(0.02, 0.97, "Most suspicious samples (label \u2192 suggestion)", va="top", fontsize=12)
+    if not chosen:
+        figure.text(0.02, 0.5, "None: no sample was called poisoned.")
+        return
+    names, verdicts = record.image_set.class_names, record.result.verdicts
+    grid = figure.add_gridspec(2, _THUMBNAILS // 2, top=0.86, bottom=0.02)
+    for place, index in enumerate(chosen):
+        axes = figure.add_subplot(grid[place // (_THUMBNAILS // 2), place % (_THUMBNAILS // 2)])
+        axes.imshow(as_rgb(record.image_set.images[index]), interpolation="nearest")
+        label = shorten(names[int(record.image_set.labels[index])], 10)
+        suggestion = shorten(names[int(verdicts.suggested_label[index])], 10)
+        axes.set_title(f"{label}\n\u2192 {suggestion}", fontsize=7, parse_math=False)
+        axes.axis("off")
+
+
+def _headline(record: RunRecord) -> str:
+    poisoned, total = int(record.result.verdicts.poisoned.sum()), len(record.image_set)
+    accused = [shorten(record.image_set.class_names[label], 30) for label in record.result.accused_labels]
+    found = f"{poisoned:,} of {total:,} samples called poisoned"
+    return (found + (f"; accused: {', '.join(accused)}" if accused else "; no label accused")).replace("$", r"\$")
+
+
+def make_figure(width: float, height: float) -> Figure:
+    """A figure on its own canvas: no global state, no window."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=110)
+
+
+def encode(figure: Figure, kind: str) -> bytes:
+    import matplotlib
+
+    for axes in figure.get_axes():
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "advrbd"}):  # one run, one file, to the byte
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
+
+
+def _number(value: float | None) -> float:
+    value = finite(value)
+    return float("nan") if value is None else float(value)
+
+
+def _is_share(values: Sequence[float]) -> bool:
+    known = [value for value in values if value == value]
+    return bool(known) and all(0 <= value <= 1 for value in known)
