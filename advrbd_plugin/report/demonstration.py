@@ -11,10 +11,20 @@ import torch
 from advrbd_plugin.attacks import PoisonedSet
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.metrics import Detection, Performance
-from advrbd_plugin.report.figures import CLEAN_COLOUR, POISONED_COLOUR, as_rgb, encode, make_figure, shorten
+from advrbd_plugin.report.figures import (
+    CLEAN_COLOUR,
+    POISONED_COLOUR,
+    TILE_HEIGHT,
+    draw_histogram,
+    draw_tile,
+    encode,
+    frame_tiles,
+    make_figure,
+    shorten,
+)
 from advrbd_plugin.report.record import RunRecord
 
-_EXAMPLES = 8
+_EXAMPLES = 12
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ def demonstration_png(record: RunRecord, demonstration: Demonstration) -> bytes:
     figure = make_figure(12, 8)
     attack = demonstration.poisoned.attack
     figure.suptitle(f"AdvrBD against {attack}" if attack != "none" else "AdvrBD on a clean set", x=0.02, ha="left")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 2.6))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(3.2, 2.4))
     _draw_examples(top, record, demonstration)
     bars, scores = bottom.subplots(1, 2)
     _draw_bars(bars, demonstration)
@@ -84,24 +94,22 @@ def _draw_examples(figure, record: RunRecord, demonstration: Demonstration) -> N
     if not chosen:
         figure.text(0.02, 0.5, "Nothing was poisoned.")
         return
-    grid = figure.subplots(3, _EXAMPLES, squeeze=False)
+    axes = figure.subplots()
+    axes.axis("off")
     names, verdicts = record.image_set.class_names, record.result.verdicts
-    for axes in grid.flat:
-        axes.axis("off")
     for column, index in enumerate(chosen):
         original, image = demonstration.before.images[index], truth.image_set.images[index]
         difference = (image.int() - original.int()).abs()
         visible = (difference * 255 // max(1, int(difference.max()))).to(torch.uint8)
-        for row, shown in enumerate((original, image, visible)):
-            grid[row, column].imshow(as_rgb(shown), interpolation="nearest")
         true, given = names[int(truth.true_labels[index])], names[int(truth.image_set.labels[index])]
         found = bool(verdicts.poisoned[index])
-        grid[0, column].set_title(f"is {shorten(true, 10)}", fontsize=8, parse_math=False)
-        grid[1, column].set_title(f"labelled {shorten(given, 10)}", fontsize=8, parse_math=False)
-        verdict = "found" if found else "missed"
-        grid[2, column].set_title(verdict, fontsize=8, color=CLEAN_COLOUR if found else POISONED_COLOUR)
-    for row, name in enumerate(("before", "poisoned", "difference")):
-        grid[row, 0].text(-0.15, 0.5, name, transform=grid[row, 0].transAxes, rotation=90, ha="right", va="center")
+        draw_tile(axes, original, 0, column, shorten(true, 12))
+        draw_tile(axes, image, 1, column, f"\u2192 {shorten(given, 11)}")
+        verdict, colour = ("found", CLEAN_COLOUR) if found else ("missed", POISONED_COLOUR)
+        draw_tile(axes, visible, 2, column, verdict, colour)
+    for row, name in enumerate(("true label", "given label", "difference")):
+        axes.text(-0.15, TILE_HEIGHT * row + 0.5, name, rotation=90, ha="right", va="center", fontsize=8)
+    frame_tiles(axes, rows=3, columns=_EXAMPLES)
 
 
 def _draw_bars(axes, demonstration: Demonstration) -> None:
@@ -125,17 +133,8 @@ _GROUP_NAMES = {"acc": "clean accuracy", "asr": "attack success rate\n(lower is 
 
 
 def _draw_scores(axes, record: RunRecord, demonstration: Demonstration) -> None:
-    score = record.result.verdicts.score.double().numpy()
-    truth = demonstration.poisoned.poisoned.numpy()
-    low, high = float(score.min()), float(score.max())
-    bins = np.linspace(low, high if high > low else low + 1, 61)
-    axes.hist(score[~truth], bins=bins, color=CLEAN_COLOUR, alpha=0.75, label=f"clean ({int((~truth).sum()):,})")
-    axes.hist(score[truth], bins=bins, color=POISONED_COLOUR, alpha=0.75, label=f"poisoned ({int(truth.sum()):,})")
-    axes.set_yscale("symlog", linthresh=10)
+    draw_histogram(axes, record.result.verdicts.score, demonstration.poisoned.poisoned, ("clean", "poisoned"))
     axes.set_title("Scores by the truth, which AdvrBD did not see", loc="left", fontsize=10)
-    axes.set_xlabel("score (higher: more suspicious)")
-    axes.set_ylabel("samples")
-    axes.legend(frameon=False)
 
 
 def _performance_texts(performance: Performance) -> tuple[str, str, str]:

@@ -23,6 +23,7 @@ _GREYS = ("#2a6f97", "#d1495b", "#3f7d4e", "#b8860b", "#6a4c93", "#555555")
 _MAX_PANELS = 6
 _THUMBNAILS = 24
 _LABEL_LENGTH = 14
+TILE_WIDTH, TILE_HEIGHT = 1.1, 1.4  # an image is 1 wide and 1 high
 
 
 def overview_png(record: RunRecord) -> bytes:
@@ -78,16 +79,23 @@ def as_rgb(image: Tensor) -> np.ndarray:
 def draw_scores(axes: Axes, record: RunRecord) -> None:
     """How the scores of the samples called clean and called poisoned fall."""
     verdicts = record.result.verdicts
-    score = verdicts.score.double()
-    usable = torch.isfinite(score)
-    score, poisoned = score[usable].numpy(), verdicts.poisoned[usable].numpy()
-    low, high = (score.min(), score.max()) if len(score) else (0.0, 1.0)
-    bins = np.linspace(low, high if high > low else low + 1, 61)
-    for flag, colour, name in ((False, CLEAN_COLOUR, "called clean"), (True, POISONED_COLOUR, "called poisoned")):
-        chosen = score[poisoned == flag]
-        axes.hist(chosen, bins=bins, color=colour, alpha=0.75, label=f"{name} ({len(chosen):,})")
-    axes.set_yscale("symlog", linthresh=10)
+    draw_histogram(axes, verdicts.score, verdicts.poisoned, ("called clean", "called poisoned"))
     axes.set_title("Scores of all samples", loc="left")
+
+
+def draw_histogram(axes: Axes, score: Tensor, poisoned: Tensor, names: tuple[str, str]) -> None:
+    """Scores in two colours: (N,) float ``score``, (N,) bool ``poisoned``, the names of clean and of poisoned."""
+    usable = torch.isfinite(score)
+    values, flags = score[usable].double().numpy(), poisoned[usable].numpy()
+    low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
+    bins = np.linspace(low, high if high > low else low + 1, 61)
+    tallest = 0.0
+    for flag, colour, name in ((False, CLEAN_COLOUR, names[0]), (True, POISONED_COLOUR, names[1])):
+        chosen = values[flags == flag]
+        heights, _, _ = axes.hist(chosen, bins=bins, color=colour, alpha=0.75, label=f"{name} ({len(chosen):,})")
+        tallest = max(tallest, float(np.max(heights)))
+    if tallest > 50:  # else a few poisoned samples beside thousands of clean ones would not be seen
+        axes.set_yscale("symlog", linthresh=10)
     axes.set_xlabel("score (higher: more suspicious)")
     axes.set_ylabel("samples")
     axes.legend(frameon=False)
@@ -101,7 +109,7 @@ def draw_classes(axes: Axes, record: RunRecord, limit: int = 20) -> None:
     shown = torch.argsort(flagged, descending=True, stable=True)[:limit].sort().values.tolist()
     names = [shorten(image_set.class_names[label]) for label in shown]
     places = np.arange(len(shown))
-    axes.barh(places, [int(totals[label]) for label in shown], color="#d9e2e8", label="all")
+    axes.barh(places, [int(totals[label]) for label in shown], color="#c3d0d9", label="all")
     axes.barh(places, [int(flagged[label]) for label in shown], color=POISONED_COLOUR, label="called poisoned")
     axes.set_yticks(places, names, parse_math=False)
     axes.invert_yaxis()
@@ -109,12 +117,14 @@ def draw_classes(axes: Axes, record: RunRecord, limit: int = 20) -> None:
         if label in record.result.accused_labels:
             tick.set_color(POISONED_COLOUR)
             tick.set_fontweight("bold")
-    axes.set_title("Samples of each label" + (" (accused: red)" if record.result.accused_labels else ""), loc="left")
-    axes.legend(frameon=False, loc="lower right")
+    axes.set_title("Labels" + (" (accused: red)" if record.result.accused_labels else ""), loc="left")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, fontsize=8)
 
 
 def draw_curves(figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """One small panel a stage; shares and other figures have a scale each."""
+    from matplotlib.ticker import MaxNLocator
+
     stages = [(stage, rows) for stage, rows in curves.items() if rows][:_MAX_PANELS]
     if not stages:
         figure.text(0.02, 0.5, "No curves were recorded.")
@@ -123,6 +133,7 @@ def draw_curves(figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float
         names = list(dict.fromkeys(name for row in rows for name in row))
         names = [name for name in names if name not in ("epoch", "round", "step")]
         series = {name: [_number(row.get(name)) for row in rows] for name in names}
+        names = [name for name in names if not np.isnan(series[name]).all()]
         shares = [name for name in names if _is_share(series[name])]
         others = [name for name in names if name not in shares]
         other_axes = axes.twinx() if shares and others else axes
@@ -133,7 +144,8 @@ def draw_curves(figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float
             marker = "o" if len(rows) == 1 else None
             lines += target.plot(series[name], style, color=_GREYS[index % 6], label=name.replace("_", " "), marker=marker)
         axes.set_title(stage.replace("_", " "), loc="left", parse_math=False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlabel("step")
         axes.legend(handles=lines, frameon=False, fontsize=7)
 
 
@@ -145,19 +157,32 @@ def shorten(text: str, length: int = _LABEL_LENGTH) -> str:
 
 def _draw_thumbnails(figure: Figure, record: RunRecord) -> None:
     chosen = record.most_suspicious(_THUMBNAILS)
-    figure.text(0.02, 0.97, "Most suspicious samples (label \u2192 suggestion)", va="top", fontsize=12)
+    figure.suptitle("Most suspicious samples (label \u2192 suggestion)", x=0.02, ha="left", fontsize=12)
     if not chosen:
         figure.text(0.02, 0.5, "None: no sample was called poisoned.")
         return
     names, verdicts = record.image_set.class_names, record.result.verdicts
-    grid = figure.add_gridspec(2, _THUMBNAILS // 2, top=0.86, bottom=0.02)
+    axes = figure.subplots()
+    axes.axis("off")
     for place, index in enumerate(chosen):
-        axes = figure.add_subplot(grid[place // (_THUMBNAILS // 2), place % (_THUMBNAILS // 2)])
-        axes.imshow(as_rgb(record.image_set.images[index]), interpolation="nearest")
         label = shorten(names[int(record.image_set.labels[index])], 10)
         suggestion = shorten(names[int(verdicts.suggested_label[index])], 10)
-        axes.set_title(f"{label}\n\u2192 {suggestion}", fontsize=7, parse_math=False)
-        axes.axis("off")
+        row, column = divmod(place, _THUMBNAILS // 2)
+        draw_tile(axes, record.image_set.images[index], row, column, f"{label}\n\u2192 {suggestion}")
+    frame_tiles(axes, rows=2, columns=_THUMBNAILS // 2)
+
+
+def draw_tile(axes: Axes, image: Tensor, row: int, column: int, title: str, colour: str = "black") -> None:
+    """One image of a grid inside ``axes`` with a line or two above it; far faster to lay out than axes for each."""
+    left, top = column * TILE_WIDTH, row * TILE_HEIGHT
+    axes.imshow(as_rgb(image), interpolation="nearest", extent=(left, left + 1, top + 1, top))
+    axes.text(left + 0.5, top - 0.05, title, ha="center", va="bottom", fontsize=7, color=colour, parse_math=False)
+
+
+def frame_tiles(axes: Axes, rows: int, columns: int) -> None:
+    """Show the whole grid, also where it is not full."""
+    axes.set_xlim(-0.35, columns * TILE_WIDTH)
+    axes.set_ylim(rows * TILE_HEIGHT - 0.3, -0.45)
 
 
 def _headline(record: RunRecord) -> str:
@@ -178,7 +203,8 @@ def encode(figure: Figure, kind: str) -> bytes:
     import matplotlib
 
     for axes in figure.get_axes():
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines["top"].set_visible(False)
+        axes.spines["right"].set_visible(axes.yaxis.get_ticks_position() == "right")
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "advrbd"}):  # one run, one file, to the byte
         figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 from advrbd_plugin.data import ImageSet
-from advrbd_plugin.report import ModelDescription, RunRecord
+from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
 
 
 class FakeConfig(SimpleNamespace):
@@ -18,7 +20,21 @@ class FakeConfig(SimpleNamespace):
 
 
 @pytest.fixture
-def record():
+def record() -> RunRecord:
+    """A run of its own for a test that changes it."""
+    return make_record()
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory) -> Path:
+    """The folder that such a run wrote, to be read only."""
+    out = OutputFolder(tmp_path_factory.mktemp("run") / "out")
+    assert os.listdir(out.path) == [".advrbd-work"]
+    out.write(make_record(), truth={"asr": float("nan")}, more={"more.bin": b"1"})
+    return out.path
+
+
+def make_record() -> RunRecord:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(120) % 4
     images = ImageSet(

@@ -1,0 +1,250 @@
+"""Every command's way from arguments to files and exit status; the defense itself is a stand-in here."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from advrbd_plugin.cli import main
+from advrbd_plugin.errors import AdvrBDError, StorageError
+
+RESULTS = {
+    "model.safetensors",
+    "model.json",
+    "verdicts.csv",
+    "summary.json",
+    "curves.csv",
+    "curves.json",
+    "report.png",
+    "report.html",
+}
+
+
+def test_starting_is_cheap():
+    code = (
+        "import sys; from advrbd_plugin.cli.main import build_parser; build_parser().format_help(); "
+        "print(sorted({'torch', 'numpy', 'sklearn', 'matplotlib', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("advrbd 0.")
+
+
+def test_defend_writes_everything_and_evaluate_reads_it(defense, images, tmp_path, capsys):
+    out = tmp_path / "cleaned"
+    (images / "cat" / "broken.png").write_bytes(b"nonsense")
+    assert main(["defend", str(images), "--out", str(out), "--seed", "3", "--epochs", "2"]) == 0
+    assert {path.name for path in out.iterdir()} == RESULTS
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["images"], summary["poisoned"], summary["seed"]) == (24, 3, 3)
+    assert summary["config"]["epochs"] == 2 and summary["accused_labels"] == ["dog"]
+    assert summary["left_out"] == [{"path": "cat/broken.png", "reason": "not an image"}]
+    rows = list(csv.DictReader((out / "verdicts.csv").open()))
+    assert len(rows) == 24 and rows[0] == {
+        "path": "cat/00.png",
+        "label": "cat",
+        "score": "1.25",
+        "verdict": "poisoned",
+        "suggested_label": "cat",
+    }
+    shown = capsys.readouterr()
+    assert "3 (12.5%)" in shown.out and "cat/broken.png: not an image" in shown.err
+
+    assert main(["evaluate", str(out), "--clean", str(images), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert 0 <= figures["acc"] <= 1 and figures["asr"] is None and figures["clean_images"] == 24
+    both = ["--triggered", str(images), "--target", "dog"]
+    assert main(["evaluate", str(out), "--clean", str(images), *both, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["asr"] + figures["ra"] == 1 and figures["triggered_images"] == 12  # two classes: one or the other
+    assert main(["evaluate", str(out), "--clean", str(images), *both]) == 0
+    assert "attack success rate" in capsys.readouterr().out
+
+
+def test_defend_takes_a_zip_and_settings(defense, images, tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in sorted(images.rglob("*.png")):
+            archive.write(path, path.relative_to(images))
+    config = tmp_path / "own.yaml"
+    config.write_text("seed: 9\nepochs: 4\n")
+    out = tmp_path / "out"
+    arguments = ["--config", str(config), "--set", "epochs=3", "--image-size", "16", "--model", "resnet_narrow"]
+    assert main(["defend", str(tmp_path / "set.zip"), "--out", str(out), *arguments]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["seed"], summary["config"]["epochs"], summary["image_size"]) == (9, 3, [16, 16])
+
+
+def test_a_second_run_replaces_the_first(defense, images, tmp_path):
+    out = tmp_path / "out"
+    assert main(["defend", str(images), "--out", str(out)]) == 0
+    assert main(["defend", str(images), "--out", str(out), "--samples", "20"]) == 0
+    assert json.loads((out / "summary.json").read_text())["images"] == 20
+
+
+@pytest.mark.parametrize("attack", ["badnets", "none"])
+def test_demo_knows_the_truth(defense, tmp_path, capsys, attack):
+    out = tmp_path / "demo"
+    assert main(["demo", "--attack", attack, "--samples", "200", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == RESULTS | {"demo.png"}
+    truth = json.loads((out / "summary.json").read_text())["truth"]
+    assert truth["poisoned"] == (10 if attack == "badnets" else 0)
+    assert (truth["defended"]["asr"] is None) == (attack == "none")
+    assert 0 <= truth["detection"]["fpr"] <= 1
+    assert "undefended" in capsys.readouterr().out
+
+
+def test_demo_on_train_and_test_folders(defense, images, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    images.rename(data / "train")
+    with zipfile.ZipFile(data / "test.zip", "w") as archive:
+        for path in (data / "train").rglob("*.png"):
+            archive.write(path, path.relative_to(data))
+    (data / "train.zip").symlink_to(data / "test.zip")
+    (data / "train").rename(tmp_path / "elsewhere")
+    assert main(["demo", "--data", str(data), "--out", str(tmp_path / "out"), "--attack", "blend"]) == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["truth"]["poisoned"] == 1
+
+
+def test_demo_holds_out_a_test_part_where_there_is_none(defense, images, tmp_path):
+    assert main(["demo", "--data", str(images), "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["images"] == 18
+
+
+# Bad input: one line, status 1, nothing left behind.
+
+
+@pytest.mark.parametrize(
+    ("prepare", "expected"),
+    [
+        (lambda images: images.rename(images.parent / "gone"), "does not exist"),
+        (lambda images: [path.unlink() for path in images.rglob("*.png")], "class with no image"),
+        (lambda images: [path.write_bytes(b"x") for path in images.rglob("*.png")], "none of the 24 files"),
+        (lambda images: (images / "dog").rename(images.parent / "gone"), "one class only"),
+        (lambda images: (images / "empty").mkdir(), "a class with no image: 'empty'"),
+    ],
+)
+def test_bad_folders_are_explained(defense, images, tmp_path, fails, prepare, expected):
+    prepare(images)
+    assert expected in fails("defend", images, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model", "resnet_wide"], "--model must be one of"),
+        (["--set", "patch_sise=3"], "patch_sise"),
+        (["--set", "epochs=-1"], "epochs"),
+        (["--device", "abacus"], "--device abacus cannot be used"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--samples", "1"], "samples must be at least"),
+    ],
+)
+def test_bad_options_are_explained(defense, images, tmp_path, fails, arguments, expected):
+    assert expected in fails("defend", images, "--out", tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["defend", "x"],
+        ["defend", "x", "--out", "y", "--set", "novalue"],
+        ["defend", "x", "--out", "y", "--image-size", "0"],
+        ["evaluate", "x", "--clean", "y", "--target", "cat"],
+        ["demo", "--attack", "unheard-of"],
+    ],
+)
+def test_wrong_usage_has_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and "usage:" in capsys.readouterr().err
+
+
+def test_a_folder_of_others_is_not_written_to(defense, images, tmp_path, fails):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("precious")
+    assert "thesis.tex" in fails("defend", images, "--out", tmp_path / "out")
+    assert "is a file" in fails("defend", images, "--out", tmp_path / "out" / "thesis.tex")
+    assert os.listdir(tmp_path / "out") == ["thesis.tex"]
+    assert "inside the data" in fails("defend", images, "--out", images / "out")
+
+
+def test_a_defense_that_fails_leaves_nothing(defense, images, tmp_path, fails):
+    defense.failure = AdvrBDError("the model's output is not a number in stage train")
+    assert "not a number" in fails("defend", images, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_during_training_keeps_what_was_done(defense, images, tmp_path, fails):
+    defense.failure = StorageError("the disk is full")
+    assert fails("defend", images, "--out", tmp_path / "out") == "the disk is full"
+    assert (tmp_path / "out" / ".advrbd-work" / "checkpoint").exists()
+
+
+def test_a_full_disk_while_writing_leaves_the_earlier_results(defense, images, tmp_path, fails, monkeypatch):
+    out = tmp_path / "out"
+    assert main(["defend", str(images), "--out", str(out)]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr(os, "fsync", _third_call_fails())
+    fails_line = fails("defend", images, "--out", out, "--seed", "5")
+    assert "is full" in fails_line
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    assert [path.name for path in out.iterdir() if path.is_dir()] == [".advrbd-work"]
+
+
+def _third_call_fails():
+    calls = []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    return fsync
+
+
+def test_ctrl_c_says_how_to_go_on(defense, images, tmp_path, fails):
+    defense.failure = KeyboardInterrupt()
+    line = fails("defend", images, "--out", tmp_path / "out", status=130)
+    assert line == "interrupted: run the same command again to go on from here"
+    assert (tmp_path / "out" / ".advrbd-work" / "checkpoint").exists()
+
+
+def test_evaluate_explains_what_it_cannot_use(defense, images, tmp_path, fails):
+    assert "holds no model.json" in fails("evaluate", tmp_path, "--clean", images)
+    out = tmp_path / "out"
+    assert main(["defend", str(images), "--out", str(out)]) == 0
+    bad_target = ["--triggered", images, "--target", "cow"]
+    assert "--target must be one of" in fails("evaluate", out, "--clean", images, *bad_target)
+    (images / "cow").mkdir()
+    assert "does not know, 'cow'" in fails("evaluate", out, "--clean", images)
+    (images / "cow").rmdir()
+    (out / "model.safetensors").write_bytes(b"\x00" * 64)
+    assert "is damaged" in fails("evaluate", out, "--clean", images)
+    (out / "model.json").write_text('{"format": "advrbd-model", "version": 1, "name": "resnet_narrow"}')
+    assert "class_names must be distinct names" in fails("evaluate", out, "--clean", images)
+
+
+def test_nan_in_a_saved_model_is_explained(defense, images, tmp_path, fails):
+    from safetensors.torch import load_file, save_file
+
+    out = tmp_path / "out"
+    assert main(["defend", str(images), "--out", str(out)]) == 0
+    tensors = load_file(out / "model.safetensors")
+    broken = {name: tensor * float("nan") if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    save_file(broken, out / "model.safetensors")
+    assert "not a number or infinite" in fails("evaluate", out, "--clean", images)

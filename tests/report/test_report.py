@@ -1,0 +1,136 @@
+"""The files of a run: complete, machine-readable, and harmless whatever the names in them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from advrbd_plugin.attacks import make_attack
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.metrics import Detection, Performance
+from advrbd_plugin.report import OutputFolder, output
+from advrbd_plugin.report.demonstration import Demonstration, demonstration_png
+from advrbd_plugin.report.model_file import channel_statistics
+from advrbd_plugin.report.page import report_html
+from advrbd_plugin.report.record import summarise
+from advrbd_plugin.report.text import one_line, spreadsheet_cell
+
+
+def test_everything_is_written_and_nothing_else(written):
+    assert sorted(os.listdir(written)) == [
+        "curves.csv",
+        "curves.json",
+        "model.json",
+        "model.safetensors",
+        "more.bin",
+        "report.html",
+        "report.png",
+        "summary.json",
+        "verdicts.csv",
+    ]
+    assert Image.open(written / "report.png").size[0] > 800
+
+
+def test_the_summary_tells_how_it_was_made(written):
+    summary = json.loads((written / "summary.json").read_text())
+    assert (summary["images"], summary["poisoned"], summary["clean"], summary["seed"]) == (120, 10, 110, 7)
+    assert summary["classes"]["cat"] == {"images": 30, "poisoned": 0}
+    assert summary["seconds"] == {"train": 61.5, "enhance": 3.25}
+    assert {"torch", "python", "advrbd_plugin"} <= set(summary["versions"])
+    assert summary["hardware"]["cores"] >= 1 and "commit" in summary
+    assert summary["left_out"] == [{"path": "c1/broken\\n.png", "reason": "not an image"}]
+    assert summary["truth"] == {"asr": None}
+
+
+def test_verdicts_have_one_row_a_sample(written, record):
+    rows = list(csv.DictReader((written / "verdicts.csv").open()))
+    assert len(rows) == 120
+    assert [row["verdict"] for row in rows].count("poisoned") == 10
+    assert rows[9] | {"score": ""} == {
+        "path": "c1/<i>9</i>.png",
+        "label": "<b>bee</b>",
+        "score": "",
+        "verdict": "poisoned",
+        "suggested_label": "cat",
+    }
+    assert float(rows[9]["score"]) == pytest.approx(float(record.result.verdicts.score[9]), rel=1e-5)
+    assert rows[0]["label"] == "'=cmd()"  # a spreadsheet shows it and does not run it
+
+
+def test_curves_keep_gaps_as_gaps(written):
+    rows = list(csv.DictReader((written / "curves.csv").open()))
+    gaps = {"epoch": "", "loss": "", "accuracy": ""}
+    assert len(rows) == 9 and rows[8] == {"stage": "enhance", "step": "0", "kept": "0.4"} | gaps
+    assert json.loads((written / "curves.json").read_text())["enhance"] == [{"loss": None, "kept": 0.4}]
+
+
+def test_the_page_stands_alone_and_runs_nothing(written):
+    page = (written / "report.html").read_text()
+    assert "<b>bee</b>" not in page and "&lt;b&gt;bee&lt;/b&gt;" in page and "<i>9</i>" not in page
+    assert "<script" not in page and "\x1b" not in page
+    assert not re.search(r"(src|href)\s*=\s*\"(?!data:)", page) and "url(" not in page
+    assert page.count("data:image/png;base64,") == 10 and page.count("data:image/svg+xml;base64,") == 3
+
+
+def test_nothing_poisoned_is_said_plainly(record):
+    record.result.verdicts.poisoned[:] = False
+    record.result.accused_labels = ()
+    assert "No poison found" in report_html(record, summarise(record))
+
+
+def test_the_demonstration_shows_truth_and_figures(record):
+    poisoned = make_attack("badnets").poison(record.image_set)
+    demonstration = Demonstration(
+        before=record.image_set,
+        poisoned=poisoned,
+        undefended=Performance(0.9, 0.98, 0.01),
+        defended=Performance(0.89, 0.012, 0.87),
+        detection=Detection(0.95, 0.02, 0.991),
+    )
+    assert demonstration.table()["rows"][1] == ("AdvrBD", ("89.0%", "1.2%", "87.0%", "95.0%", "2.0%", "0.991"))
+    assert demonstration.to_mapping()["poisoned"] == 6
+    assert Image.open(io.BytesIO(demonstration_png(record, demonstration))).size[0] > 800
+
+
+def test_a_killed_writing_is_swept_up_and_may_be_repeated(record, tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "overview_png", lambda record: b"picture")
+    out = OutputFolder(tmp_path / "out")
+    (out.path / ".advrbd-unfinished-1").mkdir()
+    out.write(record)
+    assert not [name for name in os.listdir(out.path) if name.startswith(".")]
+    OutputFolder(tmp_path / "out").write(record)
+
+
+def test_discard_leaves_no_folder_that_it_made_and_keeps_one_that_was_there(tmp_path):
+    OutputFolder(tmp_path / "new").discard()
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    OutputFolder(tmp_path / "old").discard()
+    assert os.listdir(tmp_path / "old") == []
+
+
+def test_a_summary_of_another_tool_is_respected(tmp_path):
+    (tmp_path / "summary.json").write_text('{"tool": "something else"}')
+    with pytest.raises(AdvrBDError, match="summary.json"):
+        OutputFolder(tmp_path)
+
+
+def test_channel_statistics_match_torch():
+    images = torch.randint(0, 256, (50, 3, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = channel_statistics(images)
+    scaled = images.double() / 255
+    assert mean == pytest.approx(scaled.mean(dim=(0, 2, 3)).tolist(), abs=1e-4)
+    assert std == pytest.approx(scaled.std(dim=(0, 2, 3), correction=0).tolist(), abs=1e-4)
+
+
+def test_text_from_strangers():
+    assert one_line("a\nb\x1b[31m\udcff") == "a\\nb\\x1b[31m\\udcff"
+    assert one_line("größe 猫") == "größe 猫"
+    assert [spreadsheet_cell(text) for text in ("=1", "@x", "-a/b", "cat/1.png")] == ["'=1", "'@x", "'-a/b", "cat/1.png"]
