@@ -84,6 +84,7 @@ def fails(capsys):
     """Runs a command that must fail: returns its one line; checks status, stream and that there is no traceback."""
 
     def run(*arguments: object, status: int = 1) -> str:
+        capsys.readouterr()  # what earlier commands of the same test said
         assert main([str(argument) for argument in arguments]) == status
         captured = capsys.readouterr()
         lines = captured.err.strip().splitlines()
