@@ -215,6 +215,27 @@ def _quiet_old_amp() -> None:
     warnings.filterwarnings("ignore", message=r".*torch\.cuda\.amp\..* is deprecated.*", category=FutureWarning)
 
 
+def _make_ragged_arrays_again() -> None:
+    import functools
+
+    import numpy
+
+    original = numpy.asarray
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    def asarray(content: Any, dtype: Any = None, *arguments: Any, **options: Any) -> Any:
+        try:
+            return original(content, dtype, *arguments, **options)
+        except ValueError as error:
+            if dtype is not None or "inhomogeneous" not in str(error):
+                raise
+            return original(content, object, *arguments, **options)
+
+    numpy.asarray = asarray
+
+
 def _numpy_lib_lacks_pad() -> bool:
     import numpy
 
@@ -256,6 +277,12 @@ MENDS: tuple[Mend, ...] = (
         symptom="np.float stops lf, trojannn and ftrojann; np.round_ stops bpp; np.infty stops clp's plots",
         apply=_restore_numpy_names,
         needed=_numpy_lacks_old_names,
+    ),
+    Mend(
+        name="ragged-arrays",
+        broken_by="NumPy 1.24",
+        symptom="the defense ac keeps one list for each class, of different lengths, with np.asarray",
+        apply=_make_ragged_arrays_again,
     ),
     Mend(
         name="numpy-lib-pad",

@@ -54,6 +54,8 @@ class AdvrBDMethods:
         self.config = settings.config
         args.__dict__.update(settings.options)
         args.terminal_info = sys.argv
+        if args.device is not None:
+            refuse_missing_cuda(args.device)
         self.args = args
         self.record: AttackRecord | None = None
         self.result: dict[str, Any] | None = None
@@ -99,6 +101,10 @@ class AdvrBDMethods:
             fmt="%(asctime)s [%(levelname)-8s] [%(filename)s:%(lineno)d] %(message)s", datefmt="%Y-%m-%d:%H:%M:%S"
         )
         logger = logging.getLogger()
+        for handler in list(logger.handlers):
+            # The toolbox's modules log while they are imported, which makes logging add one that repeats each line.
+            if type(handler) is logging.StreamHandler:
+                logger.removeHandler(handler)
         name = time.strftime("%Y_%m_%d_%H_%M_%S", time.localtime())
         for handler in (logging.FileHandler(f"{self.args.log}/{name}.log"), logging.StreamHandler()):
             handler.setFormatter(line)

@@ -93,6 +93,12 @@ def config_keys() -> tuple[str, ...]:
     )
 
 
+def takes_option(option: str) -> bool:
+    """Whether AdvrBD's scripts know ``option`` (``--epochs``)."""
+    name = option.removeprefix("--").replace("-", "_")
+    return name in (*ADAPTER_KEYS, *UNUSED_KEYS, *config_keys())
+
+
 def read_settings(arguments: Mapping[str, Any]) -> Settings:
     """Merge the command line (values that are not ``None``) over the YAML file that it names.
 
