@@ -2,7 +2,6 @@
 // Python's twin is advrbd_plugin/ops/reference.py.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -74,58 +73,95 @@ ADVRBD_INLINE float sign_step(float pixel, float grad, float epsilon, float low,
 
 // KL divergence of softmaxes.
 
-// exp(x) for x <= 0 within 2 units in the last place; 0 below -87, NaN for NaN. Branch-free, so that compilers
-// vectorise it, and the same code on every device. Range reduction and polynomial as in Cephes' expf.
-ADVRBD_INLINE float exp_of_nonpositive(float x) {
-  constexpr float kSmallest = -87.0f;
+// The sums over classes are written for Real = float, and for a vector of floats on the CPU (cpu/lanes.h).
+template <typename Real>
+struct BitsOf;
+
+template <>
+struct BitsOf<float> {
+  using type = uint32_t;
+};
+
+constexpr float kSmallestExponent = -87.0f;  // below, a class counts as impossible
+
+// exp(x) for x <= 0, to about 2e-7 of its value; exp(-87) = 1.6e-38 for anything below, NaN for NaN. Branch-free, so
+// that compilers vectorise it, and the same code on every device. 2^n exp(r) with |r| <= log(2) / 2; the polynomial
+// interpolates (exp(r) - 1) / r at Chebyshev's points.
+template <typename Real>
+ADVRBD_INLINE Real exp_of_nonpositive(Real x) {
   constexpr float kLog2E = 1.44269504088896341f;
+  constexpr float kLn2 = 0.693147180559945309f;
+  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits; with the exponent's bias, 127.
+  constexpr float kRounder = 12582912.0f + 127.0f;
+  const Real bounded = x < kSmallestExponent ? Real{} + kSmallestExponent : x;
+  const Real rounded = bounded * kLog2E + kRounder;
+  const Real rest = bounded - (rounded - kRounder) * kLn2;
+  Real polynomial = 1.3941239729e-3f * rest + 8.3692393459e-3f;
+  polynomial = polynomial * rest + 4.1666351310e-2f;
+  polynomial = polynomial * rest + 1.6666504433e-1f;
+  polynomial = polynomial * rest + 5.0000000475e-1f;
+  polynomial = polynomial * rest + 1.0000000109f;
+  polynomial = polynomial * rest + 1.0f;
+  typename BitsOf<Real>::type bits;
+  std::memcpy(&bits, &rounded, sizeof(bits));
+  bits <<= 23;
+  Real scale;
+  std::memcpy(&scale, &bits, sizeof(scale));
+  return polynomial * scale;
+}
+
+// log(1 + s) for s >= 0, also where s is far below 1; NaN for NaN. Polynomial as in Cephes' logf.
+ADVRBD_INLINE float log1p_of_nonnegative(float s) {
   constexpr float kLn2High = 0.693359375f;
   constexpr float kLn2Low = -2.12194440e-4f;
-  constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
-  constexpr uint32_t kRounderBits = 0x4B400000u;
-  const float bounded = x < kSmallest ? kSmallest : x;
-  const float rounded = bounded * kLog2E + kRounder;
-  const float power = rounded - kRounder;
-  const float rest = (bounded - power * kLn2High) - power * kLn2Low;
-  float polynomial = 1.9875691500e-4f;
-  polynomial = polynomial * rest + 1.3981999507e-3f;
-  polynomial = polynomial * rest + 8.3334519073e-3f;
-  polynomial = polynomial * rest + 4.1665795894e-2f;
-  polynomial = polynomial * rest + 1.6666665459e-1f;
-  polynomial = polynomial * rest + 5.0000001201e-1f;
-  polynomial = polynomial * rest * rest + rest + 1.0f;
-  uint32_t bits;
-  std::memcpy(&bits, &rounded, sizeof(bits));
-  bits = (bits - kRounderBits + 127u) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, sizeof(scale));
-  return x < kSmallest ? 0.0f : polynomial * scale;
+  constexpr int32_t kHalfRootBits = 0x3F3504F3;  // sqrt(1/2): the mantissa is taken in [sqrt(1/2), sqrt(2))
+  const float u = 1.0f + s;
+  const float lost = (s - (u - 1.0f)) / u;
+  int32_t bits;
+  std::memcpy(&bits, &u, sizeof(bits));
+  const int32_t exponent = (bits - kHalfRootBits) >> 23;
+  bits -= exponent * (1 << 23);
+  float mantissa;
+  std::memcpy(&mantissa, &bits, sizeof(mantissa));
+  const float f = mantissa - 1.0f;
+  const float power = static_cast<float>(exponent);
+  float polynomial = 7.0376836292e-2f;
+  polynomial = polynomial * f - 1.1514610310e-1f;
+  polynomial = polynomial * f + 1.1676998740e-1f;
+  polynomial = polynomial * f - 1.2420140846e-1f;
+  polynomial = polynomial * f + 1.4249322787e-1f;
+  polynomial = polynomial * f - 1.6668057665e-1f;
+  polynomial = polynomial * f + 2.0000714765e-1f;
+  polynomial = polynomial * f - 2.4999993993e-1f;
+  polynomial = polynomial * f + 3.3333331174e-1f;
+  const float square = f * f;
+  const float curved = polynomial * f * square + kLn2Low * power - 0.5f * square;
+  return (f + curved) + (kLn2High * power + lost);
 }
 
 // Sum over the classes of exp(x), x = logit - largest logit, without the largest ones, which are counted. Confident
 // rows have a tail near 0, and 1 + tail would lose it; these are the rows whose divergence matters.
+template <typename Real>
 struct SoftmaxSum {
-  float tail, largest;
+  Real tail{}, largest{};
+
+  ADVRBD_INLINE void add(Real x, Real exp_x) {
+    tail += x == 0.0f ? Real{} : exp_x;
+    largest += x == 0.0f ? Real{} + 1.0f : Real{};
+  }
 };
 
-ADVRBD_INLINE float tail_term(float x, float exp_x) {
-  return x == 0.0f ? 0.0f : exp_x;
-}
-
-ADVRBD_INLINE float largest_term(float x) {
-  return x == 0.0f ? 1.0f : 0.0f;
-}
-
-// One class's share of sum_c exp(x_c) (x_c - y_c). A class of probability 0 adds nothing, whatever its logits;
-// a NaN is not 0, so it is added.
-ADVRBD_INLINE float cross_term(float x, float exp_x, float y) {
-  return exp_x == 0.0f ? 0.0f : exp_x * (x - y);
+// One class's share of sum_c exp(x_c) (x_c - y_c). An impossible class adds nothing, whatever its logits; a NaN is not
+// below the bound, so it is added.
+template <typename Real>
+ADVRBD_INLINE Real cross_term(Real x, Real exp_x, Real y) {
+  return x < kSmallestExponent ? Real{} : exp_x * (x - y);
 }
 
 // KL = E_p[x - y] - log sum exp(x) + log sum exp(y). Rounding must not make it negative; NaN stays NaN.
-ADVRBD_INLINE float kl_from_sums(const SoftmaxSum& p, const SoftmaxSum& q, float cross) {
-  const float divergence = cross / (p.largest + p.tail) - log1pf(p.tail + (p.largest - 1.0f)) +
-      log1pf(q.tail + (q.largest - 1.0f));
+ADVRBD_INLINE float kl_from_sums(SoftmaxSum<float> p, SoftmaxSum<float> q, float cross) {
+  const float divergence = cross / (p.largest + p.tail) - log1p_of_nonnegative(p.tail + (p.largest - 1.0f)) +
+      log1p_of_nonnegative(q.tail + (q.largest - 1.0f));
   return divergence < 0.0f ? 0.0f : divergence;
 }
 

@@ -3,7 +3,7 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
-#include "cpu/dispatch.h"
+#include "cpu/kernels.h"
 
 TORCH_LIBRARY(advrbd, library) {
   constexpr const char* kSchemas[] = {
@@ -22,5 +22,5 @@ PYBIND11_MODULE(_C, module) {
 #else
   module.attr("cuda_architectures") = pybind11::none();
 #endif
-  module.def("cpu_capability", &advrbd::cpu::capability_name, "Instruction set that the CPU kernels use here");
+  module.attr("cpu_instruction_set") = advrbd::cpu::kernels().instruction_set;
 }

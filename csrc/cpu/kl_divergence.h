@@ -1,90 +1,111 @@
-// The KL divergence of a range of rows, 16 classes at a time. Logits are read from memory once: a row is copied into a
-// buffer, where the largest is found and the sums are taken; what belongs to the unperturbed row serves all masks.
+// The KL divergence of a range of rows, a block of rows at a time. Logits come from memory once: the second reading of a
+// row, after its largest logit is known, finds it in the cache. What belongs to the clean rows serves all masks.
 #pragma once
 
-#include <limits>
-
 #include "../tasks.h"
+#include "lanes.h"
 #include "scalars.h"
 
-namespace advrbd::cpu {
+namespace advrbd::cpu::ADVRBD_CAPABILITY {
 
-constexpr int64_t kLanes = 16;
+// A row of logits, read as vectors of float32; the last one is padded with impossible classes.
+template <typename Scalar>
+class Row {
+ public:
+  ADVRBD_INLINE Row(const Scalar* logits, int64_t classes) : logits_(logits), whole_(classes - classes % kLanes) {
+    const Lanes impossible = Lanes{} - __builtin_inff();
+    store(last_, impossible);
+    for (int64_t c = whole_; c < classes; ++c) {
+      last_[c - whole_] = logits[c].load();
+    }
+  }
 
-inline int64_t padded_classes(int64_t classes) {
-  return (classes + kLanes - 1) / kLanes * kLanes;
-}
+  ADVRBD_INLINE Lanes at(int64_t c) const {
+    return c < whole_ ? load(logits_ + c) : load(last_);
+  }
+
+  // A NaN is passed over here and found by the sums.
+  ADVRBD_INLINE float largest() const {
+    Lanes lanes = load(last_);
+    for (int64_t c = 0; c < whole_; c += kLanes) {
+      lanes = Larger::join(load(logits_ + c), lanes);
+    }
+    return fold<Larger>(lanes);
+  }
+
+ private:
+  const Scalar* logits_;
+  int64_t whole_;
+  float last_[kLanes];
+};
 
 template <typename Scalar>
 struct KlDivergence {
-  // buffer: 3 * padded_classes(classes) floats.
-  ADVRBD_INLINE static void run(const KlTask* task, float* buffer, int64_t begin, int64_t end) {
-    const int64_t classes = task->classes;
-    const int64_t padded = (classes + kLanes - 1) / kLanes * kLanes;
-    float* x = buffer;
-    float* exp_x = buffer + padded;
-    float* y = buffer + 2 * padded;
-    const auto* logits = static_cast<const Scalar*>(task->logits);
-    const auto* perturbed_logits = static_cast<const Scalar*>(task->perturbed_logits);
-    for (int64_t row = begin; row < end; ++row) {
-      const float x_largest = copy_row(logits + row * classes, classes, padded, x);
-      const SoftmaxSum p = exponentials(x, exp_x, x_largest, padded);
-      for (int64_t mask = 0; mask < task->num_masks; ++mask) {
-        const int64_t place = mask * task->rows + row;
-        const float y_largest = copy_row(perturbed_logits + place * classes, classes, padded, y);
-        task->divergence[place] = divergence(x, exp_x, p, y, y_largest, padded);
+  ADVRBD_INLINE static void run(const KlTask& task, float* scratch, int64_t begin, int64_t end) {
+    const int64_t classes = task.classes;
+    const int64_t padded = padded_classes(classes);
+    float* x = scratch;
+    float* exp_x = scratch + kBlock * padded;
+    const auto* logits = static_cast<const Scalar*>(task.logits);
+    const auto* perturbed_logits = static_cast<const Scalar*>(task.perturbed_logits);
+    SoftmaxSum<float> p[kBlock];
+    SoftmaxSum<float> q[kBlock];
+    float cross[kBlock] = {};
+    float divergence[kBlock];
+    for (int64_t first = begin; first < end; first += kBlock) {
+      const int64_t rows = end - first < kBlock ? end - first : kBlock;
+      for (int64_t row = 0; row < rows; ++row) {
+        p[row] = clean_sums({logits + (first + row) * classes, classes}, classes, x + row * padded, exp_x + row * padded);
+      }
+      for (int64_t mask = 0; mask < task.num_masks; ++mask) {
+        const int64_t place = mask * task.rows + first;
+        for (int64_t row = 0; row < rows; ++row) {
+          q[row] = perturbed_sums(
+              {perturbed_logits + (place + row) * classes, classes}, classes, x + row * padded, exp_x + row * padded,
+              cross[row]);
+        }
+#pragma omp simd
+        for (int64_t row = 0; row < kBlock; ++row) {
+          divergence[row] = kl_from_sums(p[row], q[row], cross[row]);
+        }
+        std::memcpy(task.divergence + place, divergence, rows * sizeof(float));
       }
     }
   }
 
  private:
-  // Copies a row, padded with the logits of impossible classes, and returns the largest logit. A NaN is passed over
-  // here and found by the sums.
-  ADVRBD_INLINE static float copy_row(
-      const Scalar* __restrict logits, int64_t classes, int64_t padded, float* __restrict row) {
-    constexpr float kImpossible = -std::numeric_limits<float>::infinity();
-#pragma omp simd
-    for (int64_t c = 0; c < classes; ++c) {
-      row[c] = logits[c].load();
+  // Fills x = logit - largest and its exponential, which serve all masks.
+  ADVRBD_INLINE static SoftmaxSum<float> clean_sums(
+      const Row<Scalar>& row, int64_t classes, float* x, float* exp_x) {
+    const float largest = row.largest();
+    SoftmaxSum<Lanes> sums;
+    for (int64_t c = 0; c < classes; c += kLanes) {
+      const Lanes shifted = row.at(c) - largest;
+      const Lanes exponential = exp_of_nonpositive(shifted);
+      sums.add(shifted, exponential);
+      store(x + c, shifted);
+      store(exp_x + c, exponential);
     }
-    for (int64_t c = classes; c < padded; ++c) {
-      row[c] = kImpossible;
-    }
-    float largest = kImpossible;
-#pragma omp simd reduction(max : largest)
-    for (int64_t c = 0; c < padded; ++c) {
-      largest = row[c] > largest ? row[c] : largest;
-    }
-    return largest;
+    return total(sums);
   }
 
-  // Turns logits into x = logit - largest and its exponential.
-  ADVRBD_INLINE static SoftmaxSum exponentials(
-      float* __restrict x, float* __restrict exp_x, float row_largest, int64_t padded) {
-    float tail = 0.0f, largest = 0.0f;
-#pragma omp simd reduction(+ : tail, largest)
-    for (int64_t c = 0; c < padded; ++c) {
-      x[c] -= row_largest;
-      exp_x[c] = exp_of_nonpositive(x[c]);
-      tail += tail_term(x[c], exp_x[c]);
-      largest += largest_term(x[c]);
+  ADVRBD_INLINE static SoftmaxSum<float> perturbed_sums(
+      const Row<Scalar>& row, int64_t classes, const float* x, const float* exp_x, float& cross_sum) {
+    const float largest = row.largest();
+    SoftmaxSum<Lanes> sums;
+    Lanes cross{};
+    for (int64_t c = 0; c < classes; c += kLanes) {
+      const Lanes y = row.at(c) - largest;
+      sums.add(y, exp_of_nonpositive(y));
+      cross += cross_term(load(x + c), load(exp_x + c), y);
     }
-    return {tail, largest};
+    cross_sum = fold<Add>(cross);
+    return total(sums);
   }
 
-  ADVRBD_INLINE static float divergence(
-      const float* __restrict x, const float* __restrict exp_x, SoftmaxSum p, const float* __restrict logits,
-      float row_largest, int64_t padded) {
-    float tail = 0.0f, largest = 0.0f, cross = 0.0f;
-#pragma omp simd reduction(+ : tail, largest, cross)
-    for (int64_t c = 0; c < padded; ++c) {
-      const float y = logits[c] - row_largest;
-      tail += tail_term(y, exp_of_nonpositive(y));
-      largest += largest_term(y);
-      cross += cross_term(x[c], exp_x[c], y);
-    }
-    return kl_from_sums(p, {tail, largest}, cross);
+  ADVRBD_INLINE static SoftmaxSum<float> total(const SoftmaxSum<Lanes>& sums) {
+    return {fold<Add>(sums.tail), fold<Add>(sums.largest)};
   }
 };
 
-}  // namespace advrbd::cpu
+}  // namespace advrbd::cpu::ADVRBD_CAPABILITY

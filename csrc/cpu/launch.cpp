@@ -5,9 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "dispatch.h"
-#include "kl_divergence.h"
-#include "perturb.h"
+#include "kernels.h"
 
 namespace advrbd::cpu {
 namespace {
@@ -44,19 +42,23 @@ class BoundsTable {
   std::vector<RowBounds> rows_;
 };
 
-template <template <typename> class Kernel, typename... Arguments>
-void dispatch_dtype(Dtype dtype, Arguments... arguments) {
-  switch (dtype) {
-    case Dtype::float32:
-      return dispatch<Kernel<Float32>>(arguments...);
-    case Dtype::bfloat16:
-      return dispatch<Kernel<BFloat16>>(arguments...);
-    case Dtype::float16:
-      return dispatch<Kernel<Float16>>(arguments...);
-  }
-}
-
 }  // namespace
+
+const Kernels& kernels() {
+#if defined(__x86_64__)
+  static const Kernels& best = [&]() -> const Kernels& {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      return kAvx512Kernels;
+    }
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? kAvx2Kernels : kBaselineKernels;
+  }();
+  return best;
+#else
+  return kBaselineKernels;
+#endif
+}
 
 void launch(const KlTask& kl, const PerturbTask& perturb) {
   const BoundsTable bounds(perturb);
@@ -67,12 +69,12 @@ void launch(const KlTask& kl, const PerturbTask& perturb) {
   at::parallel_for(0, shares, 1, [&](int64_t first, int64_t last) {
     const int64_t row_begin = kl.rows * first / shares, row_end = kl.rows * last / shares;
     if (row_begin < row_end) {
-      std::vector<float> buffer(3 * padded_classes(kl.classes));
-      dispatch_dtype<KlDivergence>(kl.dtype, &kl, buffer.data(), row_begin, row_end);
+      std::vector<float> scratch(kl_scratch_size(kl.classes));
+      kernels().kl_divergence(kl, scratch.data(), row_begin, row_end);
     }
     const int64_t begin = perturb.samples * first / shares, end = perturb.samples * last / shares;
     if (begin < end) {
-      dispatch_dtype<Perturb>(perturb.dtype, &perturb, bounds.rows(), begin, end);
+      kernels().perturb(perturb, bounds.rows(), begin, end);
     }
   });
 }

@@ -3,34 +3,28 @@
 #pragma once
 
 #include "../tasks.h"
+#include "kernels.h"
 #include "scalars.h"
 
-namespace advrbd::cpu {
-
-// The bounds of the values in one row of a patch, laid out like that row.
-struct RowBounds {
-  const float* epsilon;
-  const float* low;
-  const float* high;
-};
+namespace advrbd::cpu::ADVRBD_CAPABILITY {
 
 template <typename Scalar>
 struct Perturb {
-  ADVRBD_INLINE static void run(const PerturbTask* task, const RowBounds* row_bounds, int64_t begin, int64_t end) {
-    const ImageLayout layout = task->layout;
+  ADVRBD_INLINE static void run(const PerturbTask& task, const RowBounds* row_bounds, int64_t begin, int64_t end) {
+    const ImageLayout layout = task.layout;
     const int64_t image_values = layout.values();
-    const auto* images = static_cast<const Scalar*>(task->images);
-    const auto* grads = static_cast<const Scalar*>(task->grad);
-    auto* perturbed = static_cast<Scalar*>(task->perturbed);
+    const auto* images = static_cast<const Scalar*>(task.images);
+    const auto* grads = static_cast<const Scalar*>(task.grad);
+    auto* perturbed = static_cast<Scalar*>(task.perturbed);
     for (int64_t sample = begin; sample < end; ++sample) {
-      const int64_t sample_id = sample_id_of(*task, sample);
+      const int64_t sample_id = sample_id_of(task, sample);
       const Scalar* image = images + sample * image_values;
       const Scalar* grad = grads + sample * image_values;
-      for (int32_t mask = 0; mask < task->num_masks; ++mask) {
-        Scalar* output = perturbed + (mask * task->samples + sample) * image_values;
+      for (int32_t mask = 0; mask < task.num_masks; ++mask) {
+        Scalar* output = perturbed + (mask * task.samples + sample) * image_values;
         std::memcpy(output, image, image_values * sizeof(Scalar));
-        const Origin origin = patch_origin(task->seed, sample_id, static_cast<uint32_t>(mask), task->grid);
-        step_patch(*task, row_bounds, origin, image, grad, output);
+        const Origin origin = patch_origin(task.seed, sample_id, static_cast<uint32_t>(mask), task.grid);
+        step_patch(task, row_bounds, origin, image, grad, output);
       }
     }
   }
@@ -62,4 +56,4 @@ struct Perturb {
   }
 };
 
-}  // namespace advrbd::cpu
+}  // namespace advrbd::cpu::ADVRBD_CAPABILITY
