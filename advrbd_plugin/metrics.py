@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.training import predict
 
 
 @dataclass(frozen=True)
@@ -42,55 +42,16 @@ class Detection:
     auroc: float | None
 
 
-@torch.no_grad()
-def predict(
-    model: nn.Module, images: Tensor, *, batch_size: int = 512, device: torch.device | str | None = None
-) -> Tensor:
-    """The label that the model gives each image.
-
-    Args:
-        model: takes float images in [0, 1]; it is used in eval mode and given back in the mode it had.
-        images: (N, C, H, W) uint8.
-        device: where to run; by default where the model's parameters are.
-
-    Returns:
-        (N,) int64 on the CPU.
-
-    Raises:
-        AdvrBDError: the model's output is not finite.
-    """
-    if device is None:
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    was_training = model.training
-    model.eval()
-    labels = []
-    try:
-        for start in range(0, len(images), batch_size):
-            logits = model(images[start : start + batch_size].to(device).float() / 255)
-            broken = (~torch.isfinite(logits).all(dim=1)).nonzero().flatten()
-            if len(broken):
-                raise AdvrBDError(
-                    f"the model's output for image {start + int(broken[0])} is not a number or infinite: "
-                    "its training went wrong (a lower learning_rate may help) or its file is damaged"
-                )
-            labels.append(logits.argmax(dim=1).cpu())
-    finally:
-        model.train(was_training)
-    return torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64)
-
-
 def evaluate(
     model: nn.Module,
     clean: ImageSet,
     triggered: ImageSet | None = None,
     target_label: int | None = None,
-    *,
-    batch_size: int = 512,
-    device: torch.device | str | None = None,
 ) -> Performance:
     """Clean accuracy and, where triggered images are given, attack success rate and robust accuracy.
 
     Args:
+        model: takes float images in [0, 1]; judged in float32, in eval mode, on the device that it is on.
         clean: test images with their true labels.
         triggered: test images with the trigger and their *true* labels; those of the target class are passed over,
             since giving them the target label is no success of the attack.
@@ -101,7 +62,7 @@ def evaluate(
     """
     if not len(clean):
         raise AdvrBDError("there are no clean test images to judge the model on")
-    acc = _share(predict(model, clean.images, batch_size=batch_size, device=device) == clean.labels)
+    acc = _share(_predicted_labels(model, clean.images) == clean.labels)
     if triggered is None:
         return Performance(acc)
     if target_label is None:
@@ -109,7 +70,7 @@ def evaluate(
     triggered = triggered.subset(triggered.labels != target_label)
     if not len(triggered):
         raise AdvrBDError("all triggered images are of the target class: the attack success rate is not defined")
-    labels = predict(model, triggered.images, batch_size=batch_size, device=device)
+    labels = _predicted_labels(model, triggered.images)
     return Performance(acc, asr=_share(labels == target_label), ra=_share(labels == triggered.labels))
 
 
@@ -130,6 +91,11 @@ def judge_detection(poisoned: Tensor, verdicts: Tensor, scores: Tensor) -> Detec
         fpr=_share(verdicts[~poisoned]) if not bool(poisoned.all()) else None,
         auroc=float(roc_auc_score(poisoned.numpy(), scores.cpu().double().numpy())) if both else None,
     )
+
+
+def _predicted_labels(model: nn.Module, images: Tensor) -> Tensor:
+    """(N,) int64 for (N, C, H, W) uint8, without the rounding of mixed precision."""
+    return predict(model, images, mixed_precision=False).argmax(dim=1)
 
 
 def _share(flags: Tensor) -> float:

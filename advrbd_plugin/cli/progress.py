@@ -14,7 +14,8 @@ _SECONDS_BETWEEN_LINES = 15.0
 class Clock:
     """How far the run is, from what was planned, and how long the rest will take at the speed so far.
 
-    The unit of work is the caller's; one speed serves all stages, since they are announced in one unit.
+    The unit of work is the caller's; one speed serves all stages, since they are announced in one unit. The first
+    report of a stage is not part of that speed: it may be work that an earlier, interrupted run did.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -24,7 +25,7 @@ class Clock:
         self._done: dict[str, float] = {}
         self._measured = 0.0
         self._working = 0.0
-        self._last = self._began
+        self._last: float | None = None
         self.stage: str | None = None
 
     def plan(self, work: Mapping[str, float]) -> None:
@@ -33,14 +34,14 @@ class Clock:
     def start(self, stage: str) -> None:
         self.stage = stage
         self._done[stage] = 0.0
-        self._last = self._now()
+        self._last = None
 
     def advance(self, work: float) -> None:
         now = self._now()
         if self.stage is None:
             return
         self._done[self.stage] += work
-        if self.stage in self._planned:
+        if self.stage in self._planned and self._last is not None:
             self._measured += work
             self._working += now - self._last
         self._last = now

@@ -247,4 +247,4 @@ def test_nan_in_a_saved_model_is_explained(defense, images, tmp_path, fails):
     tensors = load_file(out / "model.safetensors")
     broken = {name: tensor * float("nan") if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     save_file(broken, out / "model.safetensors")
-    assert "not a number or infinite" in fails("evaluate", out, "--clean", images)
+    assert "output is NaN or infinite" in fails("evaluate", out, "--clean", images)

@@ -8,14 +8,18 @@ from torch import nn
 
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.metrics import Detection, Performance, evaluate, judge_detection, predict
+from advrbd_plugin.metrics import Detection, Performance, evaluate, judge_detection
 
 
 class ReadsFirstPixel(nn.Module):
     """Gives an image the label that its first pixel spells."""
 
+    def __init__(self, factor: float = 1.0):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
     def forward(self, images):
-        return nn.functional.one_hot((images[:, 0, 0, 0] * 255).round().long(), 4).float()
+        return nn.functional.one_hot((images[:, 0, 0, 0] * 255).round().long(), 4).float() * self.factor
 
 
 def pictures(answers: list[int], labels: list[int]) -> ImageSet:
@@ -27,7 +31,7 @@ def pictures(answers: list[int], labels: list[int]) -> ImageSet:
 def test_performance_by_hand():
     clean = pictures([0, 1, 2, 0], [0, 1, 2, 3])
     triggered = pictures([1, 1, 2, 0, 1], [0, 2, 2, 3, 1])  # the last is of the target class and does not count
-    assert evaluate(ReadsFirstPixel(), clean, triggered, 1, batch_size=2) == Performance(acc=0.75, asr=0.5, ra=0.25)
+    assert evaluate(ReadsFirstPixel(), clean, triggered, 1) == Performance(acc=0.75, asr=0.5, ra=0.25)
     assert evaluate(ReadsFirstPixel(), clean) == Performance(acc=0.75)
 
 
@@ -38,15 +42,9 @@ def test_performance_needs_something_to_judge():
         evaluate(ReadsFirstPixel(), pictures([0], [0]), pictures([1], [1]), 1)
 
 
-def test_a_model_that_gives_nan_is_reported_and_its_mode_restored():
-    class Broken(nn.Module):
-        def forward(self, images):
-            return torch.full((len(images), 4), float("nan"))
-
-    model = Broken().train()
-    with pytest.raises(AdvrBDError, match="output for image 0 is not a number"):
-        predict(model, pictures([0], [0]).images)
-    assert model.training
+def test_a_model_that_gives_nan_is_reported():
+    with pytest.raises(AdvrBDError, match="output is NaN or infinite"):
+        evaluate(ReadsFirstPixel(float("nan")), pictures([0], [0]))
 
 
 def test_detection_by_hand():
