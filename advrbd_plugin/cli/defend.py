@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING
 from advrbd_plugin.cli.options import add_defense_options, check_device, check_model, image_size, make_config, positive
 
 if TYPE_CHECKING:
-    from advrbd_plugin.advrbd import AdvrBDResult
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
-    from advrbd_plugin.config import AdvrBDConfig
-    from advrbd_plugin.data import ImageSet, LoadedImages
-    from advrbd_plugin.report import ModelDescription, OutputFolder
+    from advrbd_plugin.data import LoadedImages
 
 LISTED = 10
 
@@ -35,6 +32,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, defend, write, and tell."""
+    from advrbd_plugin.advrbd import AdvrBD
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.data import load_folder
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
@@ -53,34 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
         progress.finish()
         tell_about_reading(progress, loaded)
-        out = OutputFolder(arguments.out, data=arguments.data)
-        model = ModelDescription.for_images(arguments.model, loaded.image_set)
-        result = fit(model, config, loaded.image_set, arguments.device, out, progress)
-        record = RunRecord(arguments.data, loaded.image_set, result, model, loaded.left_out, loaded.notes)
-        summary = out.write(record)
+        with OutputFolder(arguments.out, data=arguments.data) as out:
+            model = ModelDescription.for_images(arguments.model, loaded.image_set)
+            defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
+            result = defense.fit(loaded.image_set)
+            record = RunRecord(arguments.data, loaded.image_set, result, model, loaded.left_out, loaded.notes)
+            summary = out.write(record)
     _print_summary(summary, arguments.out)
     return 0
-
-
-def fit(
-    model: ModelDescription,
-    config: AdvrBDConfig,
-    image_set: ImageSet,
-    device: str | None,
-    out: OutputFolder,
-    progress: BarProgress | PlainProgress,
-) -> AdvrBDResult:
-    """Run the defense in ``out``'s work folder; what cannot go on leaves nothing behind."""
-    from advrbd_plugin.advrbd import AdvrBD
-    from advrbd_plugin.errors import AdvrBDError, StorageError
-
-    try:
-        return AdvrBD(model.build, config, device=device, work_dir=out.work, progress=progress).fit(image_set)
-    except StorageError:
-        raise
-    except AdvrBDError:
-        out.discard()
-        raise
 
 
 def reading(progress: BarProgress | PlainProgress, stage: str = "read images"):

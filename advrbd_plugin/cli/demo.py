@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advrbd_plugin.cli.defend import fit, reading, tell_about_reading
+from advrbd_plugin.cli.defend import reading, tell_about_reading
 from advrbd_plugin.cli.options import add_defense_options, check_device, check_model, image_size, make_config, positive
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load, poison, defend, judge, write, and tell."""
+    from advrbd_plugin.advrbd import AdvrBD
     from advrbd_plugin.attacks import make_attack, no_attack
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
@@ -62,17 +63,18 @@ def run(arguments: argparse.Namespace) -> int:
         train, test, left_out, notes = _load(arguments, config.seed, progress)
         poisoned = no_attack(train) if attack is None else attack.poison(train, seed=config.seed)
         progress.note(_what_was_done(attack, poisoned.poisoned.sum().item(), train, test))
-        out = OutputFolder(place, data=arguments.data)
-        model = ModelDescription.for_images(arguments.model, poisoned.image_set)
-        result = fit(model, config, poisoned.image_set, arguments.device, out, progress)
-        record = RunRecord(arguments.data or DIGITS, poisoned.image_set, result, model, left_out, notes)
-        demonstration = _judge(record, train, poisoned, test, attack)
-        out.write(
-            record,
-            truth=demonstration.to_mapping(),
-            comparison=demonstration.table(),
-            more={"demo.png": demonstration_png(record, demonstration)},
-        )
+        with OutputFolder(place, data=arguments.data) as out:
+            model = ModelDescription.for_images(arguments.model, poisoned.image_set)
+            defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
+            result = defense.fit(poisoned.image_set)
+            record = RunRecord(arguments.data or DIGITS, poisoned.image_set, result, model, left_out, notes)
+            demonstration = _judge(record, train, poisoned, test, attack)
+            out.write(
+                record,
+                truth=demonstration.to_mapping(),
+                comparison=demonstration.table(),
+                more={"demo.png": demonstration_png(record, demonstration)},
+            )
     _print_outcome(record, demonstration, place)
     return 0
 
@@ -177,4 +179,4 @@ def _print_outcome(record: RunRecord, demonstration: Demonstration, place: str) 
         f"Labels under attack, as AdvrBD found: {accused or 'none'}. Time: {duration(sum(record.result.seconds.values()))}.",
         f"Results: {place} (open report.html, look at demo.png)",
     ):
-        console.print(Text(line))
+        console.print(Text(line), soft_wrap=True)

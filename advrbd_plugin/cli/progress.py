@@ -77,9 +77,17 @@ class Clock:
     @property
     def remaining(self) -> float | None:
         """Seconds until the end, ``None`` while there is nothing to go by."""
-        if self._measured <= 0 or self._working <= 0 or self.total <= 0:
+        return self._seconds_for(self.total - self.done)
+
+    @property
+    def stage_remaining(self) -> float | None:
+        """Seconds until the end of the stage, ``None`` while there is nothing to go by."""
+        return None if self.stage_total is None else self._seconds_for(self.stage_total - self.stage_done)
+
+    def _seconds_for(self, work: float) -> float | None:
+        if self._measured <= 0 or self._working <= 0:
             return None
-        return max(0.0, self.total - self.done) * self._working / self._measured
+        return max(0.0, work) * self._working / self._measured
 
 
 class PlainProgress:
@@ -204,13 +212,11 @@ class BarProgress:
 
     def _draw(self, figures: str) -> None:
         if self._stage is not None:
-            spent = clock_time(self._stage_seconds())
-            self._bars.update(self._stage, completed=self._clock.stage_done, figures=figures, clock=spent)
+            times = _times(self._stage_seconds(), self._clock.stage_remaining)
+            self._bars.update(self._stage, completed=self._clock.stage_done, figures=figures, clock=times)
         if self._run is not None:
-            remaining = self._clock.remaining
-            left = "" if remaining is None else f", {clock_time(remaining)} left"
-            spent = clock_time(self._clock.elapsed)
-            self._bars.update(self._run, completed=self._clock.done, clock=f"{spent}{left}")
+            times = _times(self._clock.elapsed, self._clock.remaining)
+            self._bars.update(self._run, completed=self._clock.done, clock=times)
 
 
 def make_progress() -> BarProgress | PlainProgress:
@@ -224,6 +230,10 @@ def clock_time(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, seconds = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _times(spent: float, left: float | None) -> str:
+    return clock_time(spent) if left is None else f"{clock_time(spent)}, {clock_time(left)} left"
 
 
 def _readable(stage: str) -> str:

@@ -8,9 +8,10 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.errors import AdvrBDError, StorageError
 from advrbd_plugin.files import explain_os_error, write_bytes, write_json, write_text
 from advrbd_plugin.report.figures import overview_png
 from advrbd_plugin.report.model_file import save_model
@@ -38,13 +39,22 @@ class OutputFolder:
         self.path = Path(path)
         self.work = self.path / WORK_FOLDER
         self.check(path, data=data)
-        self._was_there = self.path.exists()
+        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.work.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.work):  # find out now, not after an hour of training
-                pass
+            with tempfile.TemporaryFile(dir=self.work) as probe:  # find out now, not after an hour of training
+                probe.write(bytes(4096))
         except OSError as error:
+            self.discard()
             raise explain_os_error(error, self.path) from error
+
+    def __enter__(self) -> OutputFolder:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """An error that running again would only meet again leaves nothing behind; else the work is kept."""
+        if isinstance(error, AdvrBDError) and not isinstance(error, StorageError):
+            self.discard()
 
     @staticmethod
     def check(path: str | os.PathLike[str], *, data: str | os.PathLike[str] | None = None) -> None:
@@ -53,12 +63,15 @@ class OutputFolder:
         _refuse_others_files(Path(path))
 
     def discard(self) -> None:
-        """Remove the work folder, and the folder itself if it was made for this run and holds nothing."""
+        """Remove the work folder, and those folders that were made for this run and hold nothing."""
         shutil.rmtree(self.work, ignore_errors=True)
         for leftover in self.path.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        if not self._was_there and self.path.is_dir() and not any(self.path.iterdir()):
-            self.path.rmdir()
+        for folder in self._made:
+            try:
+                folder.rmdir()
+            except OSError:  # it holds results
+                break
 
     def write(
         self,

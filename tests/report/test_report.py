@@ -109,7 +109,7 @@ def test_a_killed_writing_is_swept_up_and_may_be_repeated(record, tmp_path, monk
 
 
 def test_discard_leaves_no_folder_that_it_made_and_keeps_one_that_was_there(tmp_path):
-    OutputFolder(tmp_path / "new").discard()
+    OutputFolder(tmp_path / "new" / "deep").discard()
     assert not (tmp_path / "new").exists()
     (tmp_path / "old").mkdir()
     OutputFolder(tmp_path / "old").discard()
