@@ -84,17 +84,18 @@ def make_extension():
         os.environ["CUDA_HOME"] = str(cuda_home)  # read when cpp_extension is imported
         if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
             os.environ["TORCH_CUDA_ARCH_LIST"] = DEFAULT_CUDA_ARCHITECTURES
-        architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or "of the GPUs that are visible"
-        say(f"CUDA kernels: yes ({why}, {cuda_home}), architectures {architectures}")
+        say(f"CUDA kernels: yes ({why}, {cuda_home})")
         sources += [*CSRC.glob("cuda/*.cpp"), *CSRC.glob("cuda/*.cu")]
 
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
     extension = CppExtension if cuda_home is None else CUDAExtension
+    architectures = None if cuda_home is None else os.environ.get("TORCH_CUDA_ARCH_LIST", "visible GPUs")
     return extension(
         name="advrbd_plugin._C",
         sources=sorted(map(str, sources)),
         depends=sorted(map(str, [*CSRC.rglob("*.h"), "advrbd_plugin/ops/schemas.inc"])),
+        define_macros=[("ADVRBD_CUDA_ARCHITECTURES", f'"{architectures}"')] if architectures else [],
         # Absolute, because ninja compiles in the build folder.
         include_dirs=[str(CSRC.resolve()), str(Path("advrbd_plugin/ops").resolve())],
         extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
