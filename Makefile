@@ -1,0 +1,36 @@
+# make demo, make test, make benchmark: each sets up all it needs, and reuses what is there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BUILT := $(VENV)/.built
+SOURCES := setup.py pyproject.toml advrbd_plugin/ops/schemas.inc \
+	$(shell find csrc -type f)
+
+.PHONY: all demo test benchmark clean
+
+all: $(BUILT)
+
+$(INSTALLED): requirements.txt
+	$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info < (3, 14); sys.exit(None if ok else "advrbd_plugin needs Python 3.10 to 3.13; choose one with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	touch $@
+
+$(BUILT): $(INSTALLED) $(SOURCES)
+	$(BIN)/python -m pip install --verbose --disable-pip-version-check --no-build-isolation --no-deps --editable . > $(VENV)/build.log 2>&1 \
+		|| { tail -n 40 $(VENV)/build.log; exit 1; }
+	@grep -o 'advrbd_plugin: .*' $(VENV)/build.log | awk '!seen[$$0]++'
+	touch $@
+
+demo: $(BUILT)
+	$(BIN)/advrbd demo
+
+test: $(BUILT)
+	$(BIN)/python -m pytest
+
+benchmark: $(BUILT)
+	$(BIN)/python benchmarks/ops.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info advrbd_plugin/*.so
