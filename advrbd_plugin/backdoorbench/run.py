@@ -46,11 +46,12 @@ def run_script(checkout: Path, script: str, arguments: Sequence[str], options: R
     os.environ.setdefault("MPLBACKEND", "Agg")  # the scripts only save their figures
     sys.dont_write_bytecode = True  # the checkout has no .gitignore: bytecode would show in its git status
     mends = _prepare(options)
-    sys.argv = [os.path.relpath(path, checkout), *arguments]
+    script = os.path.relpath(path, checkout.resolve())
+    sys.argv = [script, *arguments]
     sys.path[0] = os.fspath(path.parent)
     started = time.perf_counter()
     try:
-        runpy.run_path(os.fspath(path), run_name="__main__")
+        runpy.run_path(script, run_name="__main__")
     except pickle.UnpicklingError as error:
         raise _refused(error, script) from error
     finally:

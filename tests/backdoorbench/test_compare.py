@@ -1,0 +1,170 @@
+"""compare on a folder of scripts that are none of BackdoorBench's: what is run, kept, told and written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+import torch
+
+from advrbd_plugin.backdoorbench import compare as module
+from advrbd_plugin.backdoorbench.compare import Cell, Plan, compare
+from advrbd_plugin.backdoorbench.tables import layout, to_csv, to_latex, to_markdown, write_tables
+from advrbd_plugin.errors import AdvrBDError
+
+GOOD = """
+import argparse, os, torch
+parser = argparse.ArgumentParser()
+for name in ('--result_file', '--dataset', '--model', '--yaml_path', '--epochs', '--device', '--extra'):
+    parser.add_argument(name)
+args = parser.parse_args()
+folder = f"record/{args.result_file}/defense/good"
+os.makedirs(folder, exist_ok=True)
+with open(folder + "/runs", "a") as file:
+    file.write(f"{args.epochs} {args.extra}\\n")
+torch.save({"model_name": args.model, "num_classes": 3, "model": {}}, folder + "/defense_result.pt")
+"""
+DETECTS = """
+import argparse, os
+parser = argparse.ArgumentParser()
+for name in ('--result_file', '--dataset', '--model', '--device'):
+    parser.add_argument(name)
+args = parser.parse_args()
+folder = f"record/{args.result_file}/detection/good_pretrain"
+os.makedirs(folder, exist_ok=True)
+with open(folder + "/detection_info.csv", "a") as file:
+    file.write("record,TN,FP,FN,TP,TPR,FPR,target\\n")
+    file.write("x,90,10,1,9,0.9,0.1,None\\n")
+"""
+
+
+@pytest.fixture
+def checkout(fake_checkout, records, monkeypatch):
+    (fake_checkout / "defense/good.py").write_text(GOOD)
+    (fake_checkout / "detection_pretrain/good.py").write_text(DETECTS)
+    (fake_checkout / "defense/bad.py").write_text("# '--epochs'\nprint('working')\nraise RuntimeError('no luck')\n")
+    records.home = fake_checkout
+    for name in ("badnet", "sig"):
+        records.write(records.content(name), name)
+    figures = {"test_acc": 0.75, "test_asr": 0.25, "test_ra": 0.5}
+    undefended = {"test_acc": 0.8, "test_asr": 1.0, "test_ra": 0.0}
+
+    def judged(self, name, state):
+        return undefended if state else figures
+
+    monkeypatch.setattr(module.Judge, "_figures", judged)
+    return fake_checkout
+
+
+def plan(checkout, **changes):
+    given = {"records": ("badnet",), "defenses": ("good", "bad"), "arguments": ("--epochs", "3")} | changes
+    return Plan(checkout=checkout, **given)
+
+
+def runs(checkout, record="badnet"):
+    return (checkout / f"record/{record}/defense/good/runs").read_text().splitlines()
+
+
+def test_one_fails_the_other_goes_on_and_is_kept(checkout):
+    told = []
+    none, good, bad = compare(plan(checkout), told.append)
+    assert (none.defense, none.asr, none.problem) == ("none", 1.0, None)
+    assert (good.acc, good.asr, good.ra, good.tpr, good.fpr) == (0.75, 0.25, 0.5, 0.9, 0.1)
+    assert good.seconds > 0 and good.peak_memory_bytes > 2**20
+    assert bad.acc is None and "defense/bad.py failed: RuntimeError: no luck" in bad.problem
+    assert "compare_defense.log" in bad.problem
+    assert runs(checkout) == ["3 None"]
+    assert any("badnet / bad: running, about" in line for line in told)
+
+    again = compare(plan(checkout), told.append)
+    assert runs(checkout) == ["3 None"] and again[1] == good
+    assert any("kept" in line for line in told)
+    compare(plan(checkout, rerun=True, arguments_for={"good": ("--extra", "7")}), told.append)
+    assert runs(checkout) == ["3 None", "3 7"]
+
+
+def test_a_result_from_before_is_judged_but_not_run(checkout):
+    folder = checkout / "record/badnet/defense/good"
+    folder.mkdir(parents=True)
+    torch.save({"model_name": "x", "num_classes": 3, "model": {}}, folder / "defense_result.pt")
+    good = compare(plan(checkout, defenses=("good",)), lambda line: None)[1]
+    assert good.acc == 0.75 and good.seconds is None
+    assert not (folder / "runs").exists()
+
+
+def test_an_empty_result_is_no_result(checkout):
+    folder = checkout / "record/badnet/defense/good"
+    folder.mkdir(parents=True)
+    torch.save({}, folder / "defense_result.pt")  # what the toolbox leaves when the loss is NaN
+    compare(plan(checkout, defenses=("good",)), lambda line: None)
+    assert runs(checkout) == ["3 None"]
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"defenses": ("nothing",)}, "has no nothing; it has bad, good"),
+        ({"defenses": ("../evil",)}, "has no ../evil"),
+        ({"defenses": ("advrbd",)}, "advrbd is not registered"),
+        ({"records": ("nothing",)}, "no record nothing"),
+        ({"arguments": ("--epoch", "3")}, "none of good, bad takes --epoch"),
+        ({"arguments_for": {"fp": ("--epochs", "3")}}, "--for fp: it is not among --defenses"),
+    ],
+)
+def test_mistakes_are_said_before_anything_runs(checkout, changes, said):
+    with pytest.raises(AdvrBDError, match=said.replace("../", r"\.\./")):
+        compare(plan(checkout, **changes), lambda line: None)
+    assert not (checkout / "record/badnet/defense").exists()
+
+
+def test_the_last_row_of_a_detection_counts():
+    lines = ["record,TN,TPR,FPR", "a,1,0.1,0.2", "record,TN,TPR,FPR,AUC", "a,1,0.3,0.4,0.9"]
+    assert module._rates(lines) == (0.3, 0.4)
+    assert module._rates(["record,Threshold,AUC", "a,1,2"]) is None
+
+
+CELLS = [
+    Cell("a", "none", acc=0.9, asr=1.0, ra=0.0),
+    Cell("a", "ft_x", acc=0.85, asr=0.1, ra=0.7, tpr=0.5, fpr=0.01, seconds=61.2, peak_memory_bytes=3 * 2**20),
+    Cell("a", "bad", problem="it | broke", seconds=1.0),
+]
+
+
+def test_one_record():
+    header, rows = layout(CELLS)
+    assert header == ["defense", "ACC", "ASR", "RA", "TPR", "FPR", "time", "memory"]
+    assert rows[0] == ["no defense", "90.0", "100.0", "0.0", "-", "-", "-", "-"]
+    assert rows[1] == ["ft_x", "85.0 (-5.0)", "10.0 (-90.0)", "70.0 (+70.0)", "50.0", "1.0", "61 s", "3 MiB"]
+    assert rows[2][:2] == ["bad (failed)", "-"]
+
+
+def test_several_records_have_averages():
+    cells = CELLS + [
+        Cell("b", "none", acc=0.8, asr=0.9, ra=0.1),
+        Cell("b", "ft_x", acc=0.75, asr=0.2, ra=0.6),
+        Cell("b", "bad", acc=0.7, asr=0.0, ra=0.7),
+    ]
+    header, rows = layout(cells)
+    assert [row[0] for row in rows] == ["a", "b", "average"]
+    assert header[1] == "no defense ACC / ASR / RA"
+    assert rows[0][3] == "failed"
+    assert rows[2][1:] == ["85.0 / 95.0 / 5.0", "80.0 / 15.0 / 65.0", "70.0 / 0.0 / 70.0 (1 of 2)"]
+
+
+def test_files(tmp_path):
+    rows = list(csv.DictReader(io.StringIO(to_csv(CELLS))))
+    assert (rows[1]["ACC"], rows[1]["peak_memory_MiB"], rows[0]["ASR_change"]) == ("0.85", "3", "")
+    assert float(rows[1]["ASR_change"]) == pytest.approx(-0.9)
+    assert rows[2]["problem"] == "it | broke"
+    header, table = layout(CELLS)
+    assert to_markdown(header, [["a|b", "1"]]).splitlines()[2] == "| a\\|b | 1 |"
+    assert r"ft\_x & 85.0 (-5.0)" in to_latex(header, table)
+    assert [path.name for path in write_tables(CELLS, tmp_path)] == ["comparison.csv", "comparison.md", "comparison.tex"]
+
+
+def test_notes_are_json(checkout):
+    compare(plan(checkout, defenses=("good",)), lambda line: None)
+    notes = json.loads((checkout / "record/badnet/defense/good/compare.json").read_text())
+    assert notes["acc"] == 0.75 and "--epochs" in notes["options"]
