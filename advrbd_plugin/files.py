@@ -72,7 +72,10 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write ``content`` as indented JSON, atomically; not-a-number and infinity are refused (no JSON has them)."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    if any("\ud800" <= character <= "\udfff" for character in text):  # from a file name that is no UTF-8
+        text = json.dumps(content, indent=2, allow_nan=False)
+    write_text(path, text + "\n")
 
 
 def _umask() -> int:

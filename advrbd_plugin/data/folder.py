@@ -97,7 +97,7 @@ def load_folder(
 
 def _list_classes(source: Source, class_names: Sequence[str] | None) -> _Listing:
     """The image files with their labels, or a clear line on what is wrong with the folder."""
-    prefix = _wrapper(source)
+    prefix = _wrapper(source, class_names or ())
     files = [path for path in source.files if path.startswith(prefix)]
     found = sorted({path[len(prefix) :].split("/")[0] for path in source.folders if path.startswith(prefix)})
     where = f"{source.root}" + (f" ({prefix.rstrip('/')})" if prefix else "")
@@ -138,12 +138,12 @@ def _check_classes(source: Source, where: str, prefix: str, found: list[str], cl
         raise AdvrBDError(f"{where} holds a class with no image: {', '.join(map(repr, empty[:5]))}")
 
 
-def _wrapper(source: Source) -> str:
+def _wrapper(source: Source, class_names: Sequence[str]) -> str:
     """The path of the folders that only wrap the class folders, ``""`` or ending in ``/``."""
     prefix = ""
     while True:
         children = {path[len(prefix) :].split("/")[0] for path in source.folders if path.startswith(prefix)}
-        if len(children) != 1:
+        if len(children) != 1 or children <= set(class_names):
             return prefix
         inner = f"{prefix}{children.pop()}/"
         grandchildren = {path[len(inner) :].split("/")[0] for path in source.folders if path.startswith(inner)}

@@ -149,7 +149,7 @@ def _checked_description(path: Path, content: Mapping[str, Any]) -> ModelDescrip
         name=content["name"],
         class_names=tuple(names),
         in_channels=channels,
-        image_size=numbers("image_size", int, 2, 1, 65536),
+        image_size=numbers("image_size", int, 2, 1, 4096),
         mean=numbers("mean", (int, float), channels, 0, 1),
         std=numbers("std", (int, float), channels, 0.001, 1),
     )

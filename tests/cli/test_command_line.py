@@ -86,6 +86,20 @@ def test_defend_takes_a_zip_and_settings(defense, images, tmp_path):
     assert (summary["seed"], summary["config"]["epochs"], summary["image_size"]) == (9, 3, [16, 16])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse file names that are no UTF-8")
+def test_names_that_are_no_text_and_names_that_are_commands(defense, images, tmp_path, capsys):
+    (images / "dog").rename(os.fsdecode(os.fsencode(images) + b"/\xff\x1b[31m[bold]"))
+    (images / "cat" / "00.png").rename(images / "cat" / "=1+1\n.png")
+    out = tmp_path / "out"
+    assert main(["defend", str(images), "--out", str(out)]) == 0
+    rows = list(csv.DictReader((out / "verdicts.csv").open()))
+    assert rows[-1]["label"] == "\\udcff\\x1b[31m[bold]"
+    assert "cat/=1+1\\n.png" in {row["path"] for row in rows}
+    assert main(["evaluate", str(out), "--clean", str(images)]) == 0
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err and "[31m[bold]" in shown.out
+
+
 def test_a_second_run_replaces_the_first(defense, images, tmp_path):
     out = tmp_path / "out"
     assert main(["defend", str(images), "--out", str(out)]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 
 import pytest
@@ -48,3 +49,10 @@ def test_json_refuses_what_json_has_not(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert os.listdir(tmp_path) == []
+
+
+def test_json_keeps_names_that_are_no_utf8(tmp_path):
+    write_json(tmp_path / "a.json", ["caf\u00e9", "\udcff"])
+    assert json.loads((tmp_path / "a.json").read_text()) == ["caf\u00e9", "\udcff"]
+    write_json(tmp_path / "b.json", ["caf\u00e9"])
+    assert "caf\u00e9" in (tmp_path / "b.json").read_text()

@@ -224,6 +224,9 @@ def test_folders_are_matched_with_a_models_classes_by_name(tmp_path):
     assert images.labels.tolist() == [0, 0, 2, 2] and images.class_names == names
     with pytest.raises(AdvrBDError, match="does not know, 'cat'"):
         load_folder(tmp_path, class_names=("ant", "bee"))
+    (tmp_path / "ant/0.png").unlink()
+    only = load_folder(write(tmp_path / "only", {"ant/deep/1.png": picture(1)}), class_names=names)
+    assert only.image_set.labels.tolist() == [0]  # not taken for a folder that wraps a class called "deep"
 
 
 def test_progress_counts_every_file(tmp_path):
