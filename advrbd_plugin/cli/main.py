@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib.util
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 
 from advrbd_plugin import __version__
+from advrbd_plugin.backdoorbench import cli as backdoorbench
 from advrbd_plugin.cli import defend, demo, doctor, evaluate
 from advrbd_plugin.errors import AdvrBDError
 
@@ -50,14 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"advrbd {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (defend, evaluate, demo, doctor):
+    for module in (defend, evaluate, demo, doctor, backdoorbench):
         module.add_commands(commands)
-    if importlib.util.find_spec("advrbd_plugin.backdoorbench") and importlib.util.find_spec(
-        "advrbd_plugin.backdoorbench.cli"
-    ):
-        from advrbd_plugin.backdoorbench.cli import add_commands
-
-        add_commands(commands)
     return parser
 
 

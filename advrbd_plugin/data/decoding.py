@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,9 +73,7 @@ def _open(content: bytes):
     if not content:
         raise UnreadableImage("the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own limit, below, is stricter than Pillow's warning
-            image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content))
     except Exception as error:
         raise UnreadableImage(_reason(error)) from error
     if image.width * image.height > MAX_PIXELS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,8 @@ def load_folder(
     Raises:
         AdvrBDError: nothing there, no class folders, one class only, a class with no (readable) image, unknown class.
     """
-    with open_source(path) as source:
+    with open_source(path) as source, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # a word on each odd file would drown all else
         listing = _list_classes(source, class_names)
         if samples is not None:
             listing = _draw_samples(listing, samples, seed)
