@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.models import Normalize
 
 # Those that the toolbox's own tables use; its generate_cls_model knows some more.
 COMMON_MODELS = ("preactresnet18", "resnet18", "resnet34", "vgg19_bn", "mobilenet_v2", "mobilenet_v3_large")
@@ -18,18 +18,17 @@ class PixelScaleClassifier(nn.Module):
     """A classifier of normalised images that takes float images (N, C, H, W) in [0, 1] and normalises them itself.
 
     Its ``classifier`` is the toolbox's model: what ``defense_result.pt`` holds, for use behind the toolbox's own
-    transforms. Mean and standard deviation are no part of the state dict.
+    transforms.
     """
 
     def __init__(self, classifier: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        self.normalize = Normalize(mean, std)
         self.classifier = classifier
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (N, num_classes) logits."""
-        return self.classifier((images - self.mean) / self.std)
+        return self.classifier(self.normalize(images))
 
 
 def normalization(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -30,6 +30,21 @@ from advrbd_plugin.files import write_json
 UNDEFENDED = "none"
 
 
+# The last layer of features, where the toolbox's own defenses hook each architecture.
+_FEATURE_LAYERS = {
+    "preactresnet18": "layer4",
+    "resnet18": "layer4",
+    "resnet34": "layer4",
+    "vgg19": "features",
+    "vgg19_bn": "features",
+    "mobilenet_v2": "features",
+    "mobilenet_v3_large": "avgpool",
+    "densenet161": "features",
+    "efficientnet_b3": "avgpool",
+    "convnext_tiny": "avgpool",
+}
+
+
 @dataclass(frozen=True)
 class Cell:
     """One defense on one record; all shares are fractions, ``None`` where there is no figure.
@@ -304,6 +319,10 @@ def _arguments(plan: Plan, record: AttackRecord, method: _Method, script: Path) 
     if configuration is not None:
         arguments += ["--yaml_path", f"./{configuration.as_posix()}"]
     wanted = [*_pairs(plan.arguments), *_pairs(plan.arguments_for.get(method.name, ()))]
+    if kind == "detection":
+        # The toolbox's configurations leave these open, and its detections stop where they are not given.
+        layer = _FEATURE_LAYERS.get(record.model_name)
+        wanted = [("--clean_sample_num", ["250"]), *([("--target_layer", [layer])] if layer else []), *wanted]
     for option, values in wanted:
         if _takes(script, option):
             arguments += [option, *values]

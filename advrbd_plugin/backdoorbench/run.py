@@ -34,7 +34,7 @@ class RunOptions:
 
 
 def run_script(checkout: Path, script: str, arguments: Sequence[str], options: RunOptions = RunOptions()) -> None:
-    """Run ``script`` (a path inside ``checkout``) as ``python SCRIPT ARGUMENTS`` in the checkout's root would.
+    """Run ``script`` (a path inside ``checkout``) as ``python SCRIPT ARGUMENTS`` in its working folder would.
 
     Raises:
         AdvrBDError: there is no such script, it asks for CUDA where there is none, or a file that it loads
@@ -42,11 +42,12 @@ def run_script(checkout: Path, script: str, arguments: Sequence[str], options: R
     """
     path = _script_path(checkout, script)
     arguments = _settle_device(path, list(arguments))
-    os.chdir(checkout)
+    home = _working_folder(checkout, path)
+    os.chdir(home)
     os.environ.setdefault("MPLBACKEND", "Agg")  # the scripts only save their figures
     sys.dont_write_bytecode = True  # the checkout has no .gitignore: bytecode would show in its git status
     mends = _prepare(options)
-    script = os.path.relpath(path, checkout.resolve())
+    script = os.path.relpath(path, home)
     sys.argv = [script, *arguments]
     sys.path[0] = os.fspath(path.parent)
     started = time.perf_counter()
@@ -79,6 +80,12 @@ def _script_path(checkout: Path, script: str) -> Path:
         there = f"; {Path(script).parent}/ holds {', '.join(known)}" if known else ""
         raise AdvrBDError(f"{checkout} has no script {script}{there}")
     return path
+
+
+def _working_folder(checkout: Path, path: Path) -> Path:
+    """The checkout's root; for the scripts that make an attack's resources their own folder, as their readmes say."""
+    root = checkout.resolve()
+    return path.parent if path.is_relative_to(root / "resource") else root
 
 
 def _settle_device(path: Path, arguments: list[str]) -> list[str]:

@@ -1,0 +1,199 @@
+"""Against the real BackdoorBench: attack, defenses, detections and comparison on a small CIFAR-10 of photographs.
+
+The checkout is found as the command line finds it and cloned, so that it is never touched. Set
+``ADVRBD_BACKDOORBENCH_IMAGES`` to a folder with train.zip and test.zip if ../shared/data/cifar10 is not there.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from advrbd_plugin.backdoorbench.checkout import INSTALL_COMMAND, find_checkout, install
+from advrbd_plugin.backdoorbench.compare import _read_cell
+from advrbd_plugin.backdoorbench.small_cifar10 import write_cifar10
+from advrbd_plugin.errors import AdvrBDError
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = Path(os.environ.get("ADVRBD_BACKDOORBENCH_IMAGES", ROOT.parent / "shared/data/cifar10"))
+IMPORTED_BY_SCRIPTS = ("cv2", "imageio", "kornia", "numba", "pytorch_wavelets", "sklearn", "tqdm")
+DEFENSES = ("ft", "fp", "clp", "d-br", "abl", "ac", "spectral", "advrbd")
+DETECTIONS = ("scan", "strip")
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory):
+    """A clone of the user's checkout with 250 training and 100 test images, and AdvrBD registered in it."""
+    missing = [name for name in IMPORTED_BY_SCRIPTS if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"BackdoorBench's scripts import {missing[0]}: pip install 'advrbd_plugin[backdoorbench]'")
+    try:
+        found = find_checkout()
+    except AdvrBDError as error:
+        pytest.skip(f"no BackdoorBench checkout ({error}); get one with `{INSTALL_COMMAND}`")
+    if not (found / ".git").exists():
+        pytest.skip(f"{found} is no git checkout, so it cannot be cloned; get one with `{INSTALL_COMMAND}`")
+    if not (IMAGES / "train.zip").is_file():
+        pytest.skip(f"no CIFAR-10 pictures at {IMAGES}: name a folder with train.zip and test.zip in "
+                    "ADVRBD_BACKDOORBENCH_IMAGES")
+    clone, _ = install(found, tmp_path_factory.mktemp("backdoorbench") / "BackdoorBench")
+    assert git_status(clone) == ""
+    write_cifar10(IMAGES, clone / "data" / "cifar10", train=250, test=100)
+    return clone
+
+
+def git_status(checkout):
+    command = ["git", "-C", str(checkout), "status", "--porcelain", "--ignored"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def advrbd(checkout, *arguments, status=0, script=None):
+    """Run a command of this package, or a script of the checkout, from the checkout's root."""
+    command = [sys.executable, *([script] if script else ["-m", "advrbd_plugin.backdoorbench"]), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, env=environment)
+    assert done.returncode == status, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture(scope="session")
+def record(checkout):
+    """A BadNets record made by the toolbox's own script: 1 epoch on 250 images."""
+    options = ["--dataset", "cifar10", "--epochs", "1", "--batch_size", "32", "--num_workers", "0", "--pratio", "0.2"]
+    advrbd(checkout, "backdoorbench", "run", "--local-data", "attack/badnet.py", *options, "--save_folder_name", "badnet")
+    return checkout / "record/badnet"
+
+
+@pytest.fixture(scope="session")
+def cells(checkout, record, tmp_path_factory):
+    """Every defense and detection of DEFENSES and DETECTIONS, run by one ``advrbd compare``."""
+    quick = tmp_path_factory.mktemp("settings") / "clp.yaml"
+    text = (checkout / "config/defense/clp/cifar10.yaml").read_text()
+    quick.write_text(text.replace("u_num: 21", "u_num: 2"))
+    advrbd(checkout, "register", str(checkout))
+    command = ["compare", "--local-data", "--result_file", "badnet", "--defenses", ",".join(DEFENSES + DETECTIONS)]
+    command += ["--device", "cpu", "--epochs", "1", "--batch_size", "64", "--num_workers", "0"]
+    command += ["--for", "abl: --tuning_epochs 1 --finetuning_epochs 1 --unlearning_epochs 1"]
+    command += ["--for", "d-br: --debug", "--for", f"clp: --yaml_path {quick}"]
+    command += ["--for", "ac: --nb_dims 5", "--for", "scan: --clean_sample_num 50", "--for", "strip: --clean_sample_num 20"]
+    printed = advrbd(checkout, *command).stdout
+    found = {name: _read_cell(record / "defense" / name / "compare.json") for name in DEFENSES + DETECTIONS}
+    return found, printed, command
+
+
+def test_the_attack_wrote_a_record_that_is_read_safely(record):
+    from advrbd_plugin.backdoorbench.record import read_record
+
+    content = read_record(record)
+    assert content.clean_data == "cifar10" and content.img_size == (32, 32, 3)
+    assert int(content.bd_train["poison_indicator"].sum()) == 50
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_the_defense_runs_and_is_judged(cells, name):
+    cell = cells[0][name]
+    assert cell.problem is None
+    assert all(0 <= share <= 1 for share in (cell.acc, cell.asr, cell.ra))
+    assert cell.seconds > 0 and cell.peak_memory_bytes > 2**20
+
+
+@pytest.mark.parametrize("name", ["ac", "spectral", "advrbd", *DETECTIONS])
+def test_the_detection_runs(cells, name):
+    cell = cells[0][name]
+    assert cell.problem is None
+    assert 0 <= cell.tpr <= 1 and 0 <= cell.fpr <= 1
+
+
+def test_the_judge_agrees_with_the_toolbox(cells, record):
+    """Our figures for a finished defense are those that its own CSV ends with."""
+    rows = list(csv.DictReader((record / "defense/ft/ft_df.csv").open()))
+    cell = cells[0]["ft"]
+    assert float(rows[-1]["test_acc"]) == pytest.approx(cell.acc, abs=0.011)
+    assert float(rows[-1]["test_asr"]) == pytest.approx(cell.asr, abs=0.012)
+    assert float(rows[-1]["test_ra"]) == pytest.approx(cell.ra, abs=0.012)
+
+
+def test_a_finished_table_is_only_printed_again(cells, checkout):
+    _, printed, command = cells
+    again = advrbd(checkout, *command).stdout
+    assert again.count("kept, it was finished before") == len(DEFENSES + DETECTIONS)
+    table = [line for line in printed.splitlines() if line.startswith("│")]
+    assert table and [line for line in again.splitlines() if line.startswith("│")] == table
+    for ending in ("csv", "md", "tex"):
+        assert (checkout / f"record/badnet/comparison.{ending}").stat().st_size > 0
+
+
+def test_advrbd_writes_what_its_siblings_write(cells, record):
+    own, sibling = record / "defense/advrbd", record / "defense/ft"
+    header = {folder.name: next(csv.reader((folder / f"{folder.name}_df.csv").open())) for folder in (own, sibling)}
+    assert header["advrbd"] == header["ft"]
+    summaries = [list(csv.reader((folder / f"{folder.name}_df_summary.csv").open())) for folder in (own, sibling)]
+    assert [row[0] for row in summaries[0]] == [row[0] for row in summaries[1]]
+    for name in ("acc_like_metric_plots.png", "loss_metric_plots.png", "summary.json", "verdicts.csv"):
+        assert (own / name).stat().st_size > 0
+    assert list((own / "log").glob("*.log"))
+
+
+def test_advrbd_works_through_the_toolboxs_own_transforms(cells, checkout, record):
+    """``defense_result.pt`` gives the same accuracy behind the toolbox's normalisation as AdvrBD reported."""
+    program = """
+import sys
+from advrbd_plugin.backdoorbench import compat
+compat.apply_mends(); compat.take_data_as_it_is()
+sys.path.insert(0, ".")
+import torch
+from utils.save_load_attack import load_attack_result
+from utils.aggregate_block.model_trainer_generate import generate_cls_model
+result = load_attack_result("record/badnet/attack_result.pt")
+saved = torch.load("record/badnet/defense/advrbd/defense_result.pt")
+model = generate_cls_model(saved["model_name"], saved["num_classes"])
+model.load_state_dict(saved["model"])
+model.eval()
+images, labels = zip(*[result["clean_test"][index] for index in range(100)])
+with torch.no_grad():
+    print("accuracy", float((model(torch.stack(images)).argmax(1) == torch.tensor(labels)).float().mean()))
+"""
+    accuracy = float(advrbd(checkout, "-c", program, script="-B").stdout.split("accuracy")[-1])
+    summary = json.loads((record / "defense/advrbd/summary.json").read_text())
+    assert accuracy == pytest.approx(summary["defended"]["test_acc"])
+
+
+def test_the_detection_script_writes_its_siblings_columns(cells, checkout, record):
+    options = ["--result_file", "badnet", "--device", "cpu", "--local_data"]
+    options += ["--yaml_path", "./config/defense/advrbd/cifar10.yaml", "--epochs", "1", "--batch_size", "64"]
+    advrbd(checkout, *options, script="detection_pretrain/advrbd.py")
+    rows = list(csv.reader((record / "detection/advrbd_pretrain/detection_info.csv").open()))
+    siblings = list(csv.reader((record / "detection/spectral_pretrain/detection_info.csv").open()))
+    assert rows[0] == siblings[0] == ["record", "TN", "FP", "FN", "TP", "TPR", "FPR", "target"]
+    assert sum(int(count) for count in rows[1][1:5]) == 250
+    assert rows[1][5:7] == [str(cells[0]["advrbd"].tpr), str(cells[0]["advrbd"].fpr)]
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--result_file", "nothing"], "there is no record nothing"),
+        (["--result_file", "badnet", "--model", "resnet999"], "--model resnet999 is none of BackdoorBench's"),
+        (["--result_file", "badnet", "--dataset", "cifar100"], "record badnet was made on cifar10"),
+        (["--result_file", "badnet", "--device", "cuda"], "this PyTorch sees no CUDA device"),
+    ],
+)
+def test_mistakes_are_one_line(cells, checkout, options, said):
+    done = advrbd(checkout, "--local_data", *options, script="defense/advrbd.py", status=1)
+    assert said in done.stderr.strip().splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_the_checkout_is_left_as_it_was(cells, checkout):
+    """Runs last: nothing but data, records and the registered files stands in the clone; unregister takes those."""
+    allowed = {"?? data/", "?? record/badnet/"}
+    registered = {"?? defense/advrbd.py", "?? detection_pretrain/advrbd.py", "?? config/defense/advrbd/"}
+    assert set(git_status(checkout).splitlines()) == allowed | registered
+    advrbd(checkout, "unregister", str(checkout))
+    assert set(git_status(checkout).splitlines()) == allowed
