@@ -21,7 +21,7 @@ from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.errors import AdvrBDError
 
 # BackdoorBench's name for what AdvrBDConfig calls otherwise.
-TOOLBOX_NAMES = {"lr": "learning_rate", "random_seed": "seed", "sgd_momentum": "momentum", "wd": "weight_decay"}
+TOOLBOX_NAMES = {"lr": "learning_rate", "random_seed": "seed", "sgd_momentum": "momentum", "wd": "weight_decay", "amp": "mixed_precision"}
 
 ADAPTER_KEYS = {
     "result_file": "the record's name: record/NAME must hold an attack_result.pt",
@@ -38,7 +38,6 @@ ADAPTER_KEYS = {
 FLAGS = ("trust_record", "local_data")
 
 UNUSED_KEYS = (
-    "amp",
     "checkpoint_load",
     "client_optimizer",
     "frequency_save",
@@ -88,9 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser, default_yaml: str) -> None:
 
 def config_keys() -> tuple[str, ...]:
     """AdvrBD's own settings, under the names that BackdoorBench's users know."""
-    return tuple(_toolbox_name(field.name) for field in dataclasses.fields(AdvrBDConfig)) + ("preset",) * (
-        "preset" not in {field.name for field in dataclasses.fields(AdvrBDConfig)}
-    )
+    return ("preset", *(_toolbox_name(field.name) for field in dataclasses.fields(AdvrBDConfig)))
 
 
 def takes_option(option: str) -> bool:
@@ -114,10 +111,12 @@ def read_settings(arguments: Mapping[str, Any]) -> Settings:
             close = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f"did you mean {close[0]}?" if close else f"AdvrBD's keys are {', '.join(sorted(config_keys()))}"
             raise AdvrBDError(f"{where}: nobody reads the key {key}; {hint}")
-    own = {TOOLBOX_NAMES.get(key, key): merged[key] for key in merged if key in config_keys() and merged[key] is not None}
+    # The toolbox's name first, so that the command line's --lr stands over a file's learning_rate.
+    own = {key: value for key, value in merged.items() if key in TOOLBOX_NAMES.values() and value is not None}
+    own |= {TOOLBOX_NAMES.get(key, key): merged[key] for key in config_keys() if merged.get(key) is not None}
     try:
         config = AdvrBDConfig.from_mapping(own)
-    except ValueError as error:
+    except AdvrBDError as error:
         raise AdvrBDError(f"{where}: {error}") from error
     return Settings(
         config=config,
