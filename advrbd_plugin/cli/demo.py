@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ATTACK_NAMES = ("badnets", "blend", "sig", "none")
 DIGITS = "scikit-learn's digits"
+DIGITS_SETTINGS = {"flip": False, "crop_padding": 1}  # a mirrored digit is none, and 16 pixels leave little to cut off
+_HOLD = 0.5
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -51,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
     from advrbd_plugin.report.demonstration import demonstration_png
 
-    config = make_config(arguments)
+    config = make_config(arguments, **(DIGITS_SETTINGS if arguments.data is None else {}))
     check_model(arguments.model)
     check_device(arguments.device)
     attack = None
@@ -173,6 +175,9 @@ def _print_outcome(record: RunRecord, demonstration: Demonstration, place: str) 
     console = Console(file=sys.stdout)
     console.print(table)
     accused = ", ".join(one_line(record.image_set.class_names[label]) for label in record.result.accused_labels)
+    asr = demonstration.undefended.asr
+    if asr is not None and asr < _HOLD:
+        console.print(Text("The attack did not take hold on these images, so there was little to defend against."))
     for line in (
         "ACC: clean accuracy. ASR: triggered images given the target label. RA: given their true label.",
         "TPR, FPR: poisoned and clean training images flagged. AUROC: of the scores.",

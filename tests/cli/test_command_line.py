@@ -36,6 +36,13 @@ def test_starting_is_cheap():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_presets_offered_are_those_there_are():
+    from advrbd_plugin.cli import options
+    from advrbd_plugin.config import PRESETS
+
+    assert options.PRESETS == PRESETS
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
