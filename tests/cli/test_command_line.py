@@ -49,6 +49,19 @@ def test_version(capsys):
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("advrbd 0.")
 
 
+def test_doctor_tells_what_is_there_and_what_is_not(capsys, monkeypatch):
+    import advrbd_plugin.doctor
+
+    assert main(["doctor"]) == 0
+    assert "torch" in capsys.readouterr().out
+    missing = advrbd_plugin.doctor.Finding("rich", "not installed", "missing", "pip install rich")
+    monkeypatch.setattr(advrbd_plugin.doctor, "examine", lambda: [missing])
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().out.split() == "MISSING rich not installed -> pip install rich".split()
+    assert main(["doctor", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)[0]["advice"] == "pip install rich"
+
+
 def test_defend_writes_everything_and_evaluate_reads_it(defense, images, tmp_path, capsys):
     out = tmp_path / "cleaned"
     (images / "cat" / "broken.png").write_bytes(b"nonsense")
