@@ -23,7 +23,7 @@ except ImportError as error:
 CSRC = Path("csrc")
 DEFAULT_CUDA_ARCHITECTURES = "8.0;9.0+PTX"
 # The last two let the compiler turn comparisons into vector selects; they change no result.
-CXX_FLAGS = ["-O3", "-g0", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
+CXX_FLAGS = ["-O3", "-g0", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 NVCC_FLAGS = ["-O3"]
 
 

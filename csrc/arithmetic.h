@@ -75,11 +75,16 @@ ADVRBD_INLINE float sign_step(float pixel, float grad, float epsilon, float low,
 
 // The sums over classes are written for Real = float, and for a vector of floats on the CPU (cpu/lanes.h).
 template <typename Real>
-struct BitsOf;
+struct RealTraits;
 
 template <>
-struct BitsOf<float> {
-  using type = uint32_t;
+struct RealTraits<float> {
+  using Bits = uint32_t;
+
+  // NaN for NaN.
+  ADVRBD_INLINE static float at_least(float x, float bound) {
+    return x < bound ? bound : x;
+  }
 };
 
 constexpr float kSmallestExponent = -87.0f;  // below, a class counts as impossible
@@ -93,7 +98,7 @@ ADVRBD_INLINE Real exp_of_nonpositive(Real x) {
   constexpr float kLn2 = 0.693147180559945309f;
   // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits; with the exponent's bias, 127.
   constexpr float kRounder = 12582912.0f + 127.0f;
-  const Real bounded = x < kSmallestExponent ? Real{} + kSmallestExponent : x;
+  const Real bounded = RealTraits<Real>::at_least(x, kSmallestExponent);
   const Real rounded = bounded * kLog2E + kRounder;
   const Real rest = bounded - (rounded - kRounder) * kLn2;
   Real polynomial = 1.3941239729e-3f * rest + 8.3692393459e-3f;
@@ -102,7 +107,7 @@ ADVRBD_INLINE Real exp_of_nonpositive(Real x) {
   polynomial = polynomial * rest + 5.0000000475e-1f;
   polynomial = polynomial * rest + 1.0000000109f;
   polynomial = polynomial * rest + 1.0f;
-  typename BitsOf<Real>::type bits;
+  typename RealTraits<Real>::Bits bits;
   std::memcpy(&bits, &rounded, sizeof(bits));
   bits <<= 23;
   Real scale;
@@ -146,8 +151,8 @@ struct SoftmaxSum {
   Real tail{}, largest{};
 
   ADVRBD_INLINE void add(Real x, Real exp_x) {
-    tail += x == 0.0f ? Real{} : exp_x;
-    largest += x == 0.0f ? Real{} + 1.0f : Real{};
+    tail = x == 0.0f ? tail : tail + exp_x;
+    largest = x == 0.0f ? largest + 1.0f : largest;
   }
 };
 

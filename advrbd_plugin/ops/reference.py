@@ -9,6 +9,7 @@ from torch import Tensor
 from .checks import check_halves, check_kl_divergence, check_patch, check_perturb, check_sample_ids, is_channels_last
 
 _MASK32 = 0xFFFFFFFF
+_IMPOSSIBLE = -87.0
 _PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
@@ -96,15 +97,15 @@ def perturb(
 def kl_divergence(logits: Tensor, perturbed_logits: Tensor) -> Tensor:
     """KL(softmax(logits[n]) || softmax(perturbed_logits[k, n])), (num_masks, N) float32, never below 0.
 
-    A class of probability 0 (logit -inf, or far below the largest) adds nothing.
+    A class whose logit is more than 87 below the largest (probability under 1e-37) adds nothing.
     """
     check_kl_divergence(logits, perturbed_logits)
     # Twice the precision: the scores that matter are those of confident rows, where the divergence is tiny.
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
     log_p = logits.to(wide).log_softmax(-1)
     log_q = perturbed_logits.to(wide).log_softmax(-1)
-    p = log_p.exp()
-    terms = torch.where(p == 0, torch.where(log_q.isnan(), log_q, 0), p * (log_p - log_q))
+    impossible = logits.to(wide) - logits.to(wide).amax(-1, keepdim=True) < _IMPOSSIBLE
+    terms = torch.where(impossible, torch.where(log_q.isnan(), log_q, 0), log_p.exp() * (log_p - log_q))
     return terms.sum(-1).clamp(min=0).float()
 
 

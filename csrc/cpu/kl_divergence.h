@@ -13,8 +13,7 @@ template <typename Scalar>
 class Row {
  public:
   ADVRBD_INLINE Row(const Scalar* logits, int64_t classes) : logits_(logits), whole_(classes - classes % kLanes) {
-    const Lanes impossible = Lanes{} - __builtin_inff();
-    store(last_, impossible);
+    store(last_, Lanes{} + kImpossible);
     for (int64_t c = whole_; c < classes; ++c) {
       last_[c - whole_] = logits[c].load();
     }
@@ -34,6 +33,9 @@ class Row {
   }
 
  private:
+  // Finite, so that a difference of two is no NaN.
+  static constexpr float kImpossible = -1e38f;
+
   const Scalar* logits_;
   int64_t whole_;
   float last_[kLanes];
@@ -89,6 +91,8 @@ struct KlDivergence {
     return total(sums);
   }
 
+  // Rows of finite logits take the quick sum: an impossible class has exp(x) = 1e-38, which is as good as 0. In
+  // other rows it is not finite, and cross_term decides.
   ADVRBD_INLINE static SoftmaxSum<float> perturbed_sums(
       const Row<Scalar>& row, int64_t classes, const float* x, const float* exp_x, float& cross_sum) {
     const float largest = row.largest();
@@ -97,10 +101,22 @@ struct KlDivergence {
     for (int64_t c = 0; c < classes; c += kLanes) {
       const Lanes y = row.at(c) - largest;
       sums.add(y, exp_of_nonpositive(y));
-      cross += cross_term(load(x + c), load(exp_x + c), y);
+      cross += load(exp_x + c) * (load(x + c) - y);
     }
     cross_sum = fold<Add>(cross);
+    if (__builtin_expect(!__builtin_isfinite(cross_sum), 0)) {
+      cross_sum = careful_cross(row, classes, largest, x, exp_x);
+    }
     return total(sums);
+  }
+
+  ADVRBD_INLINE static float careful_cross(
+      const Row<Scalar>& row, int64_t classes, float largest, const float* x, const float* exp_x) {
+    Lanes cross{};
+    for (int64_t c = 0; c < classes; c += kLanes) {
+      cross += cross_term(load(x + c), load(exp_x + c), row.at(c) - largest);
+    }
+    return fold<Add>(cross);
   }
 
   ADVRBD_INLINE static SoftmaxSum<float> total(const SoftmaxSum<Lanes>& sums) {

@@ -1,6 +1,10 @@
 // Vectors of floats as wide as the registers of the instruction set that the including file names.
 #pragma once
 
+#if ADVRBD_LANES > 4
+#include <immintrin.h>
+#endif
+
 #include "../arithmetic.h"
 #include "scalars.h"
 
@@ -48,12 +52,22 @@ struct Add {
   }
 };
 
-// A NaN is passed over.
+// b where one of the two is a NaN.
 struct Larger {
   template <typename Real>
   ADVRBD_INLINE static Real join(Real a, Real b) {
     return a > b ? a : b;
   }
+#if ADVRBD_LANES == 16
+  // Compilers make two instructions of the comparison above.
+  ADVRBD_INLINE static Lanes join(Lanes a, Lanes b) {
+    return _mm512_max_ps(a, b);
+  }
+#elif ADVRBD_LANES == 8
+  ADVRBD_INLINE static Lanes join(Lanes a, Lanes b) {
+    return _mm256_max_ps(a, b);
+  }
+#endif
 };
 
 // Joins the lanes to one value, half and half.
@@ -71,8 +85,12 @@ ADVRBD_INLINE float fold(typename Floats<kCount>::type lanes) {
 }  // namespace cpu::ADVRBD_CAPABILITY
 
 template <>
-struct BitsOf<cpu::ADVRBD_CAPABILITY::Lanes> {
-  using type = cpu::ADVRBD_CAPABILITY::LaneBits;
+struct RealTraits<cpu::ADVRBD_CAPABILITY::Lanes> {
+  using Bits = cpu::ADVRBD_CAPABILITY::LaneBits;
+
+  ADVRBD_INLINE static cpu::ADVRBD_CAPABILITY::Lanes at_least(cpu::ADVRBD_CAPABILITY::Lanes x, float bound) {
+    return cpu::ADVRBD_CAPABILITY::Larger::join(cpu::ADVRBD_CAPABILITY::Lanes{} + bound, x);
+  }
 };
 
 }  // namespace advrbd
