@@ -68,6 +68,11 @@ def _add_toolbox(subparsers: argparse._SubParsersAction) -> None:
         epilog="example: advrbd backdoorbench run defense/clp.py --result_file badnet --device cpu",
     )
     add_checkout_options(run)
+    run.add_argument(
+        "--in-script-folder",
+        action="store_true",
+        help="run in the script's own folder, as the readmes of resource/ssba and resource/label-consistent say",
+    )
     run.add_argument("--report", metavar="FILE", type=Path, help="write time, peak memory and mends there as JSON")
     run.add_argument("script", metavar="SCRIPT", help="for example attack/badnet.py or defense/ft.py")
     run.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="what the script is given")
@@ -188,7 +193,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
     checkout = find_checkout(arguments.backdoorbench, any_version=arguments.any_version)
     report = Path(os.path.abspath(arguments.report)) if arguments.report else None
-    options = RunOptions(trust_record=arguments.trust_record, local_data=arguments.local_data, report=report)
+    options = RunOptions(
+        trust_record=arguments.trust_record,
+        local_data=arguments.local_data,
+        in_script_folder=arguments.in_script_folder,
+        report=report,
+    )
     run_script(checkout, arguments.script, arguments.arguments, options)
     return 0
 

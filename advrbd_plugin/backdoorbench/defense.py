@@ -8,7 +8,6 @@ inside its functions, so the checkout's root must be on ``sys.path`` when they a
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -182,7 +181,7 @@ class AdvrBDMethods:
         self.set_devices()
         train_set, truth = training_set(self.result, self.record)
         make = self._model_maker()
-        work_dir = Path(self.args.checkpoint_save) / self._run_key(train_set)
+        work_dir = Path(self.args.checkpoint_save)
         work_dir.mkdir(parents=True, exist_ok=True)
         method = AdvrBD(make, self.config, device=self.device, work_dir=work_dir, progress=LogProgress())
         return method.fit(train_set), train_set, truth
@@ -194,13 +193,6 @@ class AdvrBDMethods:
         )
         make()  # an unknown architecture is said now, not after the first stage's preparations
         return make
-
-    def _run_key(self, train_set: ImageSet) -> str:
-        """A name for unfinished work, so that a run goes on only where settings and data are the same."""
-        digest = hashlib.sha256(repr((self.config, self.args.model)).encode())
-        digest.update(train_set.labels.numpy().tobytes())
-        digest.update(train_set.images.numpy().tobytes())
-        return digest.hexdigest()[:16]
 
     def _check_dataset(self) -> None:
         wanted = self.args.dataset

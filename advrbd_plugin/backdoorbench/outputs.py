@@ -87,7 +87,7 @@ def write_metrics(
     Returns:
         test_acc, test_asr, test_ra and the losses of the ``defended`` and the ``undefended`` model.
     """
-    from utils.trainer_cls import Metric_Aggregator, plot_acc_like_metric_pure, plot_loss
+    from utils.trainer_cls import Metric_Aggregator
 
     defended = judge(outcome.model, tests, batch_size, device)
     undefended = judge(outcome.backdoored_model, tests, batch_size, device)
@@ -95,16 +95,26 @@ def write_metrics(
     table = Metric_Aggregator()
     for number, row in enumerate(epochs):
         last = defended if number == len(epochs) - 1 else {}
-        table({"epoch": number, "batch": row.pop("batch", 0), **row, **last})
+        table({"epoch": number, "batch": 0, **row, **last})
     table.to_dataframe().to_csv(folder / "advrbd_df.csv")
     table.summary().to_csv(folder / "advrbd_df_summary.csv")
-    losses = [[row.get("train_epoch_loss_avg_over_batch") for row in epochs]]
-    losses += [[defended[name]] * len(epochs) for name in ("clean_test_loss_avg_over_batch",)]
-    shares = [[row.get("train_acc") for row in epochs]]
-    shares += [[defended[name]] * len(epochs) for name in ("test_acc", "test_asr", "test_ra")]
-    plot_loss(losses[0], losses[1], [defended["bd_test_loss_avg_over_batch"]] * len(epochs), folder)
-    plot_acc_like_metric_pure(*shares, folder)
+    _plot(epochs, defended, folder)
     return {"defended": defended, "undefended": undefended}
+
+
+def _plot(epochs: list[dict[str, float]], defended: dict[str, float], folder: Path) -> None:
+    """Draw both metric plots: the training's curves, and the final model's figures at the last epoch."""
+    from utils.trainer_cls import plot_acc_like_metric_pure, plot_loss
+
+    def curve(name: str) -> list[float | None]:
+        return [row.get(name) for row in epochs]
+
+    def end(name: str) -> list[float]:
+        return [float("nan")] * (len(epochs) - 1) + [defended[name]]
+
+    loss = curve("train_epoch_loss_avg_over_batch")
+    plot_loss(loss, end("clean_test_loss_avg_over_batch"), end("bd_test_loss_avg_over_batch"), folder)
+    plot_acc_like_metric_pure(curve("train_acc"), end("test_acc"), end("test_asr"), end("test_ra"), folder)
 
 
 @torch.no_grad()
@@ -135,10 +145,9 @@ def _losses_and_labels(
 
 
 def _final_epochs(curves: dict[str, list[dict[str, float]]]) -> list[dict[str, float]]:
-    """The last stage's curve under the toolbox's column names; one empty row if it has none."""
+    """The epochs that made the final model, under the toolbox's column names; one empty row if there are none."""
     names = {"loss": "train_epoch_loss_avg_over_batch", "accuracy": "train_acc"}
-    stages = [rows for rows in curves.values() if rows and "loss" in rows[-1]]
-    rows = stages[-1] if stages else [{}]
+    rows = [*curves.get("retraining", ()), *curves.get("relearning", ())] or curves.get("training") or [{}]
     return [{names[key]: value for key, value in row.items() if key in names} for row in rows]
 
 

@@ -25,11 +25,13 @@ class RunOptions:
     Attributes:
         trust_record: let torch.load build whatever a file says (it may run code that its maker put there).
         local_data: take the dataset files that are on disk, without download and checksum.
+        in_script_folder: run in the script's own folder instead of the checkout's root.
         report: where to write the run's time, peak memory and mends as JSON, or ``None``.
     """
 
     trust_record: bool = False
     local_data: bool = False
+    in_script_folder: bool = False
     report: Path | None = None
 
 
@@ -42,7 +44,7 @@ def run_script(checkout: Path, script: str, arguments: Sequence[str], options: R
     """
     path = _script_path(checkout, script)
     arguments = _settle_device(path, list(arguments))
-    home = _working_folder(checkout, path)
+    home = path.parent if options.in_script_folder else checkout.resolve()
     os.chdir(home)
     os.environ.setdefault("MPLBACKEND", "Agg")  # the scripts only save their figures
     sys.dont_write_bytecode = True  # the checkout has no .gitignore: bytecode would show in its git status
@@ -80,12 +82,6 @@ def _script_path(checkout: Path, script: str) -> Path:
         there = f"; {Path(script).parent}/ holds {', '.join(known)}" if known else ""
         raise AdvrBDError(f"{checkout} has no script {script}{there}")
     return path
-
-
-def _working_folder(checkout: Path, path: Path) -> Path:
-    """The checkout's root; for the scripts that make an attack's resources their own folder, as their readmes say."""
-    root = checkout.resolve()
-    return path.parent if path.is_relative_to(root / "resource") else root
 
 
 def _settle_device(path: Path, arguments: list[str]) -> list[str]:

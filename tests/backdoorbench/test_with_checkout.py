@@ -57,7 +57,7 @@ def git_status(checkout):
 def advrbd(checkout, *arguments, status=0, script=None):
     """Run a command of this package, or a script of the checkout, from the checkout's root."""
     command = [sys.executable, *([script] if script else ["-m", "advrbd_plugin.backdoorbench"]), *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])), "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, env=environment)
     assert done.returncode == status, done.stdout[-2000:] + done.stderr[-4000:]
     return done
