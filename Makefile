@@ -20,7 +20,7 @@ $(INSTALLED): requirements.txt
 $(BUILT): $(INSTALLED) $(SOURCES)
 	$(BIN)/python -m pip install --verbose --disable-pip-version-check --no-build-isolation --no-deps --editable . > $(VENV)/build.log 2>&1 \
 		|| { tail -n 40 $(VENV)/build.log; exit 1; }
-	@grep -o 'advrbd_plugin: .*' $(VENV)/build.log | awk '!seen[$$0]++'
+	@sed -n 's,^ *\(advrbd_plugin: \),\1,p' $(VENV)/build.log | awk '!seen[$$0]++'
 	touch $@
 
 demo: $(BUILT)
