@@ -1,3 +1,41 @@
-"""AdvrBD: a clean model and a list of poisoned samples, from a poisoned dataset alone."""
+"""AdvrBD: a clean model and a list of poisoned samples, from a poisoned dataset alone.
+
+>>> from advrbd_plugin import AdvrBD, AdvrBDConfig, ImageSet, make_model
+>>> train_set = ImageSet(images, labels, class_names)          # uint8 (N, C, H, W), int64 (N,)
+>>> defense = AdvrBD(lambda: make_model("resnet_narrow", num_classes=10), AdvrBDConfig.preset("robust"))
+>>> result = defense.fit(train_set)
+>>> result.model, result.verdicts.poisoned, result.accused_labels
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Name -> module; each is imported when first asked for, so that importing the package needs only torch and numpy.
+_PUBLIC = {
+    "AdvrBD": "advrbd_plugin.advrbd",
+    "AdvrBDConfig": "advrbd_plugin.config",
+    "AdvrBDError": "advrbd_plugin.errors",
+    "AdvrBDResult": "advrbd_plugin.advrbd",
+    "ImageSet": "advrbd_plugin.data.image_set",
+    "consistency_scores": "advrbd_plugin.scoring",
+    "make_model": "advrbd_plugin.models",
+    "partition": "advrbd_plugin.partition",
+    "ops": "advrbd_plugin.ops",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_PUBLIC[name])
+    return module if _PUBLIC[name] == f"{__name__}.{name}" and name == "ops" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,373 @@
+"""AdvrBD from end to end: a poisoned set in, a clean model and a verdict on every sample out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.accusation import Accusation, LabelEvidence, accuse
+from advrbd_plugin.config import AdvrBDConfig
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.enhancement import enhance_trigger, unlearn_rounds
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.features import penultimate_features
+from advrbd_plugin.identification import Verdicts, identify_accused, identify_misclassified
+from advrbd_plugin.partition import Partition, partition
+from advrbd_plugin.progress import Progress, SilentProgress
+from advrbd_plugin.randomness import derive_seed
+from advrbd_plugin.retraining import doubt_disagreement, relabel, relearn, trusted_samples
+from advrbd_plugin.scoring import consistency_scores
+from advrbd_plugin.stages import StageStore, StoredTraining, digest
+from advrbd_plugin.training import TrainingOptions, predict, train
+
+# Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
+_ALGORITHM_VERSION = 1
+# Training an image costs about three times as much as looking at it.
+_TRAINING_WORK = 3
+
+
+@dataclass(frozen=True, eq=False)
+class AdvrBDResult:
+    """What a run found.
+
+    Attributes:
+        model: the clean model, in eval mode, for images in pixel scale [0, 1].
+        backdoored_model: the model trained on everything, before the defense.
+        verdicts: a verdict and a score for each sample, in the order of the set that was given.
+        accused_labels: labels found to be attacked; empty where the set is called clean (always empty with
+            ``accuse_labels`` switched off).
+        evidence: what spoke for or against each label; empty with ``accuse_labels`` switched off.
+        curves: stage -> rows, one a step.
+        seconds: stage -> time, of this run alone where an earlier one was resumed.
+        config: the settings.
+    """
+
+    model: nn.Module
+    backdoored_model: nn.Module
+    verdicts: Verdicts
+    accused_labels: tuple[int, ...]
+    evidence: tuple[LabelEvidence, ...]
+    curves: dict[str, list[dict[str, float]]]
+    seconds: dict[str, float]
+    config: AdvrBDConfig
+
+
+class AdvrBD:
+    """The defense (arXiv 2405.12719) with the additions that docs/choices.md explains.
+
+    Args:
+        make_model: builds a freshly initialised network that takes float images in pixel scale [0, 1].
+        config: the settings; the preset ``robust`` by default.
+        device: where to train; a GPU if there is one, by default.
+        work_dir: a folder for finished stages. A run that was killed and is started again with the same folder, data
+            and settings goes on where it was and ends with the same result. ``None`` keeps nothing.
+        progress: told of every batch.
+    """
+
+    def __init__(
+        self,
+        make_model: Callable[[], nn.Module],
+        config: AdvrBDConfig | None = None,
+        *,
+        device: str | torch.device | None = None,
+        work_dir: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._make_model = make_model
+        self.config = config or AdvrBDConfig()
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._store = StageStore(work_dir)
+        self._progress = progress or SilentProgress()
+        self._seconds: dict[str, float] = {}
+
+    def fit(self, train_set: ImageSet) -> AdvrBDResult:
+        """Defend a training set.
+
+        The result does not depend on the order of the samples: they are taken in the order of their ids.
+
+        Raises:
+            AdvrBDError: the set does not suit the settings, or training diverges; one line says what to do.
+        """
+        _check_set(train_set, self.config)
+        self._seconds = {}
+        in_order = torch.argsort(train_set.sample_ids)
+        ordered = train_set.subset(in_order)
+        data_key = digest(ordered.images, ordered.labels, ordered.sample_ids, ordered.num_classes)
+        self._progress.plan(_planned_work(len(ordered), self.config))
+
+        backdoored, training_rows = self._train("training", ordered, torch.arange(len(ordered)), data_key)
+        model_key = digest(data_key, *backdoored.state_dict().values())
+        found = self._identify(ordered, backdoored, model_key)
+        curves = {"training": training_rows} | found.curves
+        if found.verdicts.poisoned.any():
+            model, verdicts, more = self._retrain(ordered, found, model_key)
+            curves |= more
+        else:
+            # Without an accusation, training again on the same samples would give the same model.
+            model, verdicts = backdoored, found.verdicts
+        back = torch.argsort(in_order)
+        return AdvrBDResult(
+            model=model.eval(),
+            backdoored_model=backdoored.eval(),
+            verdicts=Verdicts(*(getattr(verdicts, each.name)[back] for each in dataclasses.fields(Verdicts))),
+            accused_labels=found.accused_labels,
+            evidence=found.evidence,
+            curves=curves,
+            seconds=dict(self._seconds),
+            config=self.config,
+        )
+
+    def _train(
+        self, stage: str, samples: ImageSet, used: Tensor, key: str
+    ) -> tuple[nn.Module, list[dict[str, float]]]:
+        """A network of its own initialisation, trained on ``used``; from the store if it is there."""
+        options = self.config.training(derive_seed(self.config.seed, stage))
+        model = self._fresh_model(stage)
+        key = digest(key, used, dataclasses.asdict(options), *model.state_dict().values())
+
+        def work(checkpoint: StoredTraining) -> list[dict[str, float]]:
+            return train(
+                model,
+                samples.images[used],
+                samples.labels[used],
+                samples.sample_ids[used],
+                options,
+                stage=stage,
+                progress=_Scaled(self._progress, _TRAINING_WORK),
+                checkpoint=checkpoint,
+            )
+
+        return model, self._trained(stage, key, model, work)
+
+    def _trained(
+        self, stage: str, key: str, model: nn.Module, work: Callable[[StoredTraining], list[dict[str, float]]]
+    ) -> list[dict[str, float]]:
+        """Run ``work``, which trains ``model``, or load what it gave before."""
+        with self._stage(stage):
+            kept = self._store.load(stage, key)
+            if kept is not None:
+                model.load_state_dict(kept[0])
+                model.to(memory_format=torch.channels_last).eval()
+                return kept[1]
+            checkpoint = StoredTraining(self._store, stage, key)
+            rows = work(checkpoint)
+            self._store.save(stage, key, model.state_dict(), rows)
+            checkpoint.remove()
+            return rows
+
+    def _fresh_model(self, stage: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.config.seed, "weights", stage))
+            return self._make_model().to(self.device)
+
+    def _identify(self, samples: ImageSet, backdoored: nn.Module, model_key: str) -> _Found:
+        key = digest(model_key, self._settings(), _ALGORITHM_VERSION)
+        kept = self._store.load("identification", key)
+        if kept is not None:
+            return _Found.restore(*kept)
+        find = self._identify_accused if self.config.accuse_labels else self._identify_as_paper
+        found = find(samples, backdoored)
+        self._store.save("identification", key, *found.kept())
+        return found
+
+    def _identify_accused(self, samples: ImageSet, backdoored: nn.Module) -> _Found:
+        config = self.config
+        scored = self._score(samples, backdoored)
+        with self._stage("accusation"):
+            features, _ = penultimate_features(
+                backdoored,
+                samples.images,
+                mixed_precision=config.mixed_precision,
+                on_batch=self._progress.advance,
+            )
+            accusation = accuse(
+                features,
+                samples.labels,
+                scored.consistency,
+                samples.num_classes,
+                gain=config.accusation_gain,
+            )
+        accused = accusation.accused_labels
+        curves = {"accusation": [_evidence_row(each) for each in accusation.evidence]}
+        logits = None
+        if accused and config.enhancement == "trigger":
+            logits, curves["enhancement"] = self._enhance_trigger(samples, backdoored, accusation)
+        verdicts = identify_accused(
+            accusation.suspicion, scored.consistency, samples.labels, accused, logits, doubt=config.doubt
+        )
+        return _Found(verdicts, accused, accusation.evidence, curves)
+
+    def _enhance_trigger(
+        self, samples: ImageSet, backdoored: nn.Module, accusation: Accusation
+    ) -> tuple[Tensor, list[dict[str, float]]]:
+        with self._stage("enhancement"):
+            enhanced, rows = enhance_trigger(
+                backdoored,
+                samples.images,
+                samples.labels,
+                samples.sample_ids,
+                accusation.suspicion,
+                accusation.projection,
+                accusation.accused_labels,
+                self.config,
+                progress=_Scaled(self._progress, _TRAINING_WORK),
+            )
+            logits = predict(
+                enhanced,
+                samples.images,
+                mixed_precision=self.config.mixed_precision,
+                on_batch=self._progress.advance,
+            )
+        return logits, rows
+
+    def _identify_as_paper(self, samples: ImageSet, backdoored: nn.Module) -> _Found:
+        with self._stage("enhancement"):
+            enhanced, _, rows = unlearn_rounds(
+                backdoored, samples.images, samples.labels, samples.sample_ids, self.config, progress=self._progress
+            )
+            logits = predict(enhanced, samples.images, mixed_precision=self.config.mixed_precision)
+        return _Found(identify_misclassified(logits, samples.labels), (), (), {"enhancement": rows})
+
+    def _score(self, samples: ImageSet, model: nn.Module) -> Partition:
+        config = self.config
+        with self._stage("scoring"):
+            scores = consistency_scores(
+                model,
+                samples.images,
+                samples.labels,
+                epsilon=config.epsilon,
+                patch_size=config.patch_size,
+                num_masks=config.num_masks,
+                reduction=config.reduction,
+                seed=derive_seed(config.seed, "patches"),
+                sample_ids=samples.sample_ids,
+                mixed_precision=config.mixed_precision,
+                on_batch=_Scaled(self._progress, config.num_masks + 2).advance,
+            )
+        return partition(scores, config.alpha)
+
+    def _retrain(
+        self, samples: ImageSet, found: _Found, model_key: str
+    ) -> tuple[nn.Module, Verdicts, dict[str, list[dict[str, float]]]]:
+        config = self.config
+        verdicts = found.verdicts
+        model, rows = self._train("retraining", samples, trusted_samples(verdicts), model_key)
+        curves = {"retraining": rows}
+        accused = torch.isin(samples.labels, torch.tensor(found.accused_labels, dtype=torch.int64))
+        doubtful = doubt_disagreement(model, samples.images, samples.labels, verdicts, accused)
+        verdicts = relabel(
+            model, samples.images, samples.labels, dataclasses.replace(verdicts, doubtful=doubtful)
+        )
+        if config.relearn_epochs:
+            key = digest(
+                model_key, self._settings(), verdicts.suggested_label, verdicts.doubtful, *model.state_dict().values()
+            )
+
+            def work(checkpoint: StoredTraining) -> list[dict[str, float]]:
+                return relearn(
+                    model,
+                    samples.images,
+                    samples.sample_ids,
+                    verdicts,
+                    config,
+                    progress=_Scaled(self._progress, _TRAINING_WORK),
+                    checkpoint=checkpoint,
+                )
+
+            curves["relearning"] = self._trained("relearning", key, model, work)
+        return model, verdicts, curves
+
+    def _settings(self) -> dict[str, Any]:
+        return self.config.to_mapping()
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        self._progress.start(name)
+        try:
+            yield
+        finally:
+            self._progress.finish()
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What identification hands on to retraining."""
+
+    verdicts: Verdicts
+    accused_labels: tuple[int, ...]
+    evidence: tuple[LabelEvidence, ...]
+    curves: dict[str, list[dict[str, float]]]
+
+    def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {each.name: getattr(self.verdicts, each.name) for each in dataclasses.fields(Verdicts)}
+        return tensors, {
+            "accused_labels": self.accused_labels,
+            "evidence": [dataclasses.asdict(each) for each in self.evidence],
+            "curves": self.curves,
+        }
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor], rest: dict[str, Any]) -> _Found:
+        evidence = tuple(LabelEvidence(**each) for each in rest["evidence"])
+        return cls(Verdicts(**tensors), tuple(rest["accused_labels"]), evidence, rest["curves"])
+
+
+class _Scaled:
+    """Reports each sample as several units of work."""
+
+    def __init__(self, progress: Progress, factor: float) -> None:
+        self._progress, self._factor = progress, factor
+
+    def advance(self, work: float, **figures: float) -> None:
+        self._progress.advance(work * self._factor, **figures)
+
+    def plan(self, work: Any) -> None:
+        self._progress.plan(work)
+
+    def start(self, stage: str) -> None:
+        self._progress.start(stage)
+
+    def finish(self) -> None:
+        self._progress.finish()
+
+
+def _planned_work(count: int, config: AdvrBDConfig) -> dict[str, float]:
+    """Stage -> expected work, one unit for each image looked at once."""
+    work: dict[str, float] = {"training": _TRAINING_WORK * config.epochs * count}
+    if config.accuse_labels:
+        work["scoring"] = (config.num_masks + 2) * count
+        work["accusation"] = count
+        if config.enhancement == "trigger":
+            work["enhancement"] = _TRAINING_WORK * config.enhancement_steps * 96 + count
+    else:
+        suspect_shares = [1 - round_ * config.alpha for round_ in range(config.rounds)]
+        work["enhancement"] = 3 * count * sum(share for share in suspect_shares if share > 0)
+    work["retraining"] = _TRAINING_WORK * config.epochs * count
+    if config.relearn_epochs:
+        work["relearning"] = _TRAINING_WORK * config.relearn_epochs * count
+    return work
+
+
+def _evidence_row(evidence: LabelEvidence) -> dict[str, float]:
+    row = dataclasses.asdict(evidence)
+    return {name: int(value) if isinstance(value, bool) else value for name, value in row.items()}
+
+
+def _check_set(train_set: ImageSet, config: AdvrBDConfig) -> None:
+    if len(train_set) < 2 or train_set.num_classes < 2:
+        raise AdvrBDError(
+            f"the training set needs at least 2 images and 2 classes, got {len(train_set)} and {train_set.num_classes}"
+        )
+    side = min(train_set.image_size)
+    if config.patch_size > side:
+        raise AdvrBDError(f"patch_size must be in [1, {side}] for images of this size, got {config.patch_size}")

@@ -1,0 +1,38 @@
+"""How long work tells whoever watches it where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What the algorithm calls while it runs; a display implements it."""
+
+    def plan(self, work: Mapping[str, float]) -> None:
+        """Announce every stage with its expected work, all in one unit, so that a whole-run ETA can be given."""
+
+    def start(self, stage: str) -> None:
+        """Begin ``stage``, a name that :meth:`plan` announced."""
+
+    def advance(self, work: float, **figures: float) -> None:
+        """Report ``work`` more units done, with figures worth showing, such as ``loss=0.3``."""
+
+    def finish(self) -> None:
+        """End the stage that was started last, whatever share of its work was reported."""
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    def plan(self, work: Mapping[str, float]) -> None:
+        pass
+
+    def start(self, stage: str) -> None:
+        pass
+
+    def advance(self, work: float, **figures: float) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass

@@ -1,0 +1,115 @@
+"""A clean model from what was identified as clean, then relabelling and relearning (paper, Section V-B4)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.config import AdvrBDConfig
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.identification import Verdicts
+from advrbd_plugin.progress import Progress
+from advrbd_plugin.randomness import derive_seed
+from advrbd_plugin.training import TrainingCheckpoint, predict, train
+
+
+def trusted_samples(verdicts: Verdicts) -> Tensor:
+    """(M,) int64 indices of the samples to train the clean model on.
+
+    Raises:
+        AdvrBDError: fewer than two are left.
+    """
+    trusted = (~verdicts.poisoned & ~verdicts.doubtful).nonzero().flatten()
+    if len(trusted) < 2:
+        raise AdvrBDError(
+            f"{len(verdicts.poisoned) - len(trusted)} of {len(verdicts.poisoned)} samples were called poisoned, so "
+            "none are left to train on: the enhanced model still classifies them all; use more rounds or a larger "
+            "unlearn_weight"
+        )
+    return trusted
+
+
+def doubt_disagreement(model: nn.Module, images: Tensor, labels: Tensor, verdicts: Verdicts, accused: Tensor) -> Tensor:
+    """Samples of an accused label that the clean model, although trained on them, takes for something else.
+
+    Among the last few poisoned samples in an accused label most are such: their trigger went unnoticed, and what the
+    picture shows is another class.
+
+    Args:
+        model: the clean model.
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        accused: (N,) bool, the samples whose label is accused.
+
+    Returns:
+        (N,) bool: ``verdicts.doubtful`` and these.
+    """
+    unsure = verdicts.doubtful.clone()
+    asked = (accused & ~verdicts.poisoned & ~verdicts.doubtful).nonzero().flatten()
+    if len(asked):
+        unsure[asked] = predict(model, images[asked]).argmax(1) != labels[asked]
+    return unsure
+
+
+def relabel(model: nn.Module, images: Tensor, labels: Tensor, verdicts: Verdicts) -> Verdicts:
+    """Give each poisoned sample the clean model's label (paper, equation 5).
+
+    Where the clean model disagrees with most of an accused label's poisoned samples, their labels were changed by the
+    attack, and the old one is out of the question for the rest of them too. Where it agrees with most, the attack is a
+    clean-label one and the labels may stand.
+
+    Args:
+        model: the clean model.
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+
+    Returns:
+        The verdicts with ``suggested_label`` filled.
+    """
+    poisoned = verdicts.poisoned.nonzero().flatten()
+    suggested = verdicts.suggested_label.clone()
+    if len(poisoned):
+        logits = predict(model, images[poisoned])
+        given = labels[poisoned]
+        for label in given.unique().tolist():
+            members = given == label
+            agrees = logits[members].argmax(1) == label
+            if agrees.float().mean() < 0.5:
+                logits[members, label] = -torch.inf
+        suggested[poisoned] = logits.argmax(1)
+    return dataclasses.replace(verdicts, suggested_label=suggested)
+
+
+def relearn(
+    model: nn.Module,
+    images: Tensor,
+    sample_ids: Tensor,
+    verdicts: Verdicts,
+    config: AdvrBDConfig,
+    *,
+    progress: Progress | None = None,
+    checkpoint: TrainingCheckpoint | None = None,
+) -> list[dict[str, float]]:
+    """Train the clean model, in place, on everything that is not doubtful, with the suggested labels.
+
+    Returns:
+        The rows of :func:`advrbd_plugin.training.train`.
+    """
+    used = (~verdicts.doubtful).nonzero().flatten()
+    options = config.training(
+        derive_seed(config.seed, "relearning"),
+        epochs=config.relearn_epochs,
+        learning_rate=config.relearn_learning_rate,
+    )
+    return train(
+        model,
+        images[used],
+        verdicts.suggested_label[used],
+        sample_ids[used],
+        options,
+        stage="relearning",
+        progress=progress,
+        checkpoint=checkpoint,
+    )

@@ -1,0 +1,157 @@
+"""How consistent a model's prediction stays under small adversarial perturbations (paper, Section V-B1, equation 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advrbd_plugin import ops
+from advrbd_plugin.training import as_input, autocast, check_finite
+
+_SMALLEST_DIVERGENCE = 1e-12
+
+
+def consistency_scores(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float | Sequence[float] = 32 / 255,
+    patch_size: int = 8,
+    num_masks: int = 4,
+    reduction: str = "median",
+    seed: int = 0,
+    sample_ids: Tensor | None = None,
+    low: float | Sequence[float] = 0.0,
+    high: float | Sequence[float] = 1.0,
+    batch_size: int = 500,
+    mixed_precision: bool = True,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Higher is more likely clean: KL(f(x) || f(x + m * epsilon * sign(grad))) under random patches m.
+
+    One forward, one backward to the input alone, and one forward per mask for each batch. ``model`` is in eval mode
+    afterwards; its parameters and their gradients are untouched.
+
+    Args:
+        model: from (N, C, H, W) float images to (N, num_classes) logits.
+        images: (N, C, H, W) uint8, which the model gets in pixel scale [0, 1]; or floating point, which it gets as it
+            is, so that any normalisation can be used.
+        labels: (N,) int64, the labels that the samples came with.
+        epsilon, low, high: step and bounds in the units that the model gets; a number or one per channel.
+        patch_size: side of the square patch in pixels.
+        num_masks: patches per sample.
+        reduction: "median", "geometric_mean" or "mean" over the masks.
+        seed, sample_ids: where the patches come from; ``sample_ids`` (N,) int64 is 0..N-1 by default.
+        batch_size: samples at once. Another size changes scores within rounding only.
+        mixed_precision: bfloat16 where it is faster.
+        on_batch: called with the number of samples done.
+
+    Returns:
+        (N,) float32 on the CPU, at least 0.
+
+    Raises:
+        ValueError: no such reduction, labels out of range, or an argument that :func:`advrbd_plugin.ops.perturb`
+            refuses.
+        AdvrBDError: a logit is NaN or infinite.
+    """
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    device = next(model.parameters()).device
+    if sample_ids is None:
+        sample_ids = torch.arange(len(images))
+    perturbation = dict(
+        epsilon=epsilon, patch_size=patch_size, num_masks=num_masks, seed=seed, low=low, high=high
+    )
+    divergences: list[Tensor] = []
+    clean = perturbed = None
+    done = 0
+    model.eval()
+    with _frozen(model):
+        for batch in torch.arange(len(images)).split(batch_size):
+            inputs = _model_input(images[batch], device)
+            logits, grad = _input_gradient(model, inputs, labels[batch].to(device), mixed_precision)
+            # One op ends the batch before and begins this one.
+            step = ops.score_step(
+                clean, perturbed, inputs, grad, sample_ids=sample_ids[batch].to(device), **perturbation
+            )
+            if step.divergence is not None:
+                divergences.append(step.divergence.cpu())
+            clean, perturbed = logits, _perturbed_logits(model, step.perturbed, mixed_precision)
+            done += len(batch)
+            if on_batch is not None:
+                on_batch(len(batch))
+    if done == 0:
+        return torch.empty(0)
+    divergences.append(ops.kl_divergence(clean, perturbed).cpu())
+    return _REDUCTIONS[reduction](torch.cat(divergences, dim=1))
+
+
+def _model_input(images: Tensor, device: torch.device) -> Tensor:
+    if images.dtype == torch.uint8:
+        return as_input(images, device)
+    return images.to(device).contiguous(memory_format=torch.channels_last)
+
+
+def _input_gradient(
+    model: nn.Module, inputs: Tensor, labels: Tensor, mixed_precision: bool
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, num_classes) float32 and the gradient of the summed cross entropy with respect to ``inputs``."""
+    inputs = inputs.detach().requires_grad_(True)
+    with torch.enable_grad():
+        with autocast(inputs.device, mixed_precision):
+            logits = model(inputs)
+        logits = logits.float()
+        check_finite(logits.detach())
+        num_classes = logits.shape[1]
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+            outside = labels[(labels < 0) | (labels >= num_classes)]
+            raise ValueError(f"labels must be in [0, {num_classes - 1}], got {int(outside[0])}")
+        (grad,) = torch.autograd.grad(functional.cross_entropy(logits, labels, reduction="sum"), inputs)
+    return logits.detach(), grad
+
+
+@torch.no_grad()
+def _perturbed_logits(model: nn.Module, perturbed: Tensor, mixed_precision: bool) -> Tensor:
+    """(num_masks, N, num_classes) float32, a mask at a time, so that no more activations live than one batch needs."""
+    outputs = []
+    for images in perturbed:
+        with autocast(images.device, mixed_precision):
+            outputs.append(model(images).float())
+        check_finite(outputs[-1])
+    return torch.stack(outputs)
+
+
+@contextmanager
+def _frozen(model: nn.Module):
+    """No gradient for the weights while scores are taken: they would cost as much again as the input's."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def _median(divergences: Tensor) -> Tensor:
+    """The middle value, and the mean of the middle two where their number is even."""
+    ordered = divergences.sort(dim=0).values
+    count = len(ordered)
+    return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+
+
+def _geometric_mean(divergences: Tensor) -> Tensor:
+    return divergences.clamp_min(_SMALLEST_DIVERGENCE).log().mean(dim=0).exp()
+
+
+_REDUCTIONS = {
+    "median": _median,
+    "geometric_mean": _geometric_mean,
+    "mean": lambda divergences: divergences.mean(dim=0),
+}
