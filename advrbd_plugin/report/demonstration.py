@@ -90,10 +90,12 @@ def demonstration_png(record: RunRecord, demonstration: Demonstration) -> bytes:
 def _draw_examples(figure, record: RunRecord, demonstration: Demonstration) -> None:
     """Three rows: before, as poisoned, and the difference made visible."""
     truth = demonstration.poisoned
-    chosen = truth.poisoned.nonzero().flatten()[:_EXAMPLES].tolist()
-    if not chosen:
+    poisoned = truth.poisoned.nonzero().flatten()
+    if not len(poisoned):
         figure.text(0.02, 0.5, "Nothing was poisoned.")
         return
+    spread = torch.linspace(0, len(poisoned) - 1, min(_EXAMPLES, len(poisoned))).round().long()  # over all classes
+    chosen = poisoned[spread].tolist()
     axes = figure.subplots()
     axes.axis("off")
     names, verdicts = record.image_set.class_names, record.result.verdicts

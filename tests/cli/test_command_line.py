@@ -139,6 +139,15 @@ def test_demo_knows_the_truth(defense, tmp_path, capsys, attack):
     assert "undefended" in capsys.readouterr().out
 
 
+def test_demo_with_the_real_defense_and_real_pictures(tmp_path, capsys):
+    quick = ["--epochs", "1", "--set", "enhancement_steps=2", "--set", "relearn_epochs=1", "--samples", "300"]
+    assert main(["demo", "--out", str(tmp_path / "out"), *quick]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS | {"demo.png"}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["config"]["flip"] is False and set(summary["seconds"]) >= {"training", "scoring"}
+    assert "training done" in capsys.readouterr().err
+
+
 def test_demo_on_train_and_test_folders(defense, images, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
