@@ -79,7 +79,7 @@ def data_root(record: AttackRecord, dataset_path: str | None = None) -> Path:
 def load_result(record: AttackRecord, dataset_path: str | None = None) -> dict[str, Any]:
     """Return what BackdoorBench's ``load_attack_result`` returns, from a record that was read safely.
 
-    The keys are model_name, model, clean_train, clean_test, bd_train and bd_test.
+    The keys are model_name, model, clean_train, clean_test, bd_train (``None`` if the record has none) and bd_test.
 
     Raises:
         AdvrBDError: the dataset is not there or cannot be read, or is not the one that was attacked.
@@ -105,6 +105,9 @@ def load_result(record: AttackRecord, dataset_path: str | None = None) -> dict[s
     }
     parts = (("bd_train", record.bd_train, train, train_transform), ("bd_test", record.bd_test, test, test_transform))
     for part, state, clean, transform in parts:
+        if state is None:
+            result[part] = None
+            continue
         if len(state["poison_indicator"]) != len(clean):
             raise AdvrBDError(
                 f"record {record.name} was made on {len(state['poison_indicator'])} images ({part}), but {root} holds "

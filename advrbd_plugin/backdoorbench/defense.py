@@ -82,6 +82,7 @@ class AdvrBDMethods:
             trust = bool(args.trust_record or os.environ.get(TRUST_RECORD_VARIABLE))
             self.record = read_record(folder, trust=trust)
             self._check_dataset()
+            self.record.need_training_set()
             self.result = load_result(self.record, args.dataset_path)
         args.result_file = result_file
         args.dataset = self.record.clean_data

@@ -17,7 +17,7 @@ from advrbd_plugin.backdoorbench import safe_pickle
 from advrbd_plugin.errors import AdvrBDError
 
 FILE_NAME = "attack_result.pt"
-_KEYS = ("model_name", "num_classes", "model", "data_path", "img_size", "clean_data", "bd_train", "bd_test")
+_KEYS = ("model_name", "num_classes", "model", "data_path", "img_size", "clean_data", "bd_test")
 _STATE_KEYS = (
     "bd_data_container",
     "getitem_all",
@@ -40,7 +40,8 @@ class AttackRecord:
         data_path: where the attack found its dataset, as it wrote it (``./data/cifar10``).
         img_size: (height, width, channels).
         clean_data: the dataset's name.
-        bd_train: the state of the poisoned training set, paths absolute and inside ``folder``.
+        bd_train: the state of the poisoned training set, paths absolute and inside ``folder``; ``None`` if the attack
+            saved none (blind and lira, which control the training).
         bd_test: the same for the triggered test images.
     """
 
@@ -51,8 +52,16 @@ class AttackRecord:
     data_path: str
     img_size: tuple[int, int, int]
     clean_data: str
-    bd_train: dict[str, Any]
+    bd_train: dict[str, Any] | None
     bd_test: dict[str, Any]
+
+    def need_training_set(self) -> None:
+        """Raise AdvrBDError if the attack saved no poisoned training set."""
+        if self.bd_train is None:
+            raise AdvrBDError(
+                f"{self.folder / FILE_NAME} lacks bd_train, the poisoned training set, which is all that AdvrBD works "
+                "on; attacks that control the training (blind, lira) save none"
+            )
 
     @property
     def name(self) -> str:
@@ -81,8 +90,8 @@ def read_record(folder: Path, *, trust: bool = False) -> AttackRecord:
         trust: also build types outside the allow-list (may run code that the record's maker put there).
 
     Raises:
-        AdvrBDError: the file is missing, damaged or no record, holds another type, lacks the poisoned training
-            set, or names an image outside ``folder``.
+        AdvrBDError: the file is missing, damaged or no record, holds another type, or names an image outside
+            ``folder``.
     """
     folder = Path(os.path.abspath(folder))
     path = folder / FILE_NAME
@@ -91,7 +100,9 @@ def read_record(folder: Path, *, trust: bool = False) -> AttackRecord:
         raise AdvrBDError(f"{path} is no attack result: it holds a {type(content).__name__}, not a dictionary")
     for key in _KEYS:
         if content.get(key) is None:
-            raise AdvrBDError(f"{path} lacks {key}, which {_need_of(key)}; run the attack again and let it finish")
+            raise AdvrBDError(
+                f"{path} lacks {key}, which every attack of BackdoorBench writes; run it again and let it finish"
+            )
     height, width, *channels = (int(size) for size in content["img_size"])
     return AttackRecord(
         folder=folder,
@@ -101,15 +112,9 @@ def read_record(folder: Path, *, trust: bool = False) -> AttackRecord:
         data_path=str(content["data_path"]),
         img_size=(height, width, channels[0] if channels else 3),
         clean_data=str(content["clean_data"]),
-        bd_train=_checked_state(content["bd_train"], folder, "bd_train"),
+        bd_train=_checked_state(content["bd_train"], folder, "bd_train") if content.get("bd_train") else None,
         bd_test=_checked_state(content["bd_test"], folder, "bd_test"),
     )
-
-
-def _need_of(key: str) -> str:
-    if key == "bd_train":
-        return "AdvrBD works on: the attack saved no poisoned training set"
-    return "every attack of BackdoorBench writes"
 
 
 def _checked_state(state: Any, folder: Path, part: str) -> dict[str, Any]:

@@ -60,12 +60,21 @@ def test_no_link_leads_outside(records, tmp_path):
         read_record(folder)
 
 
-@pytest.mark.parametrize("key", ["bd_train", "bd_test", "model", "clean_data"])
+@pytest.mark.parametrize("key", ["bd_test", "model", "clean_data"])
 def test_a_missing_part_is_named(records, key):
     content = records.content()
     content[key] = None
     with pytest.raises(AdvrBDError, match=f"lacks {key}"):
         read_record(records.write(content))
+
+
+def test_a_record_without_training_set_serves_others_but_not_advrbd(records):
+    content = records.content()
+    content["bd_train"] = None
+    record = read_record(records.write(content))
+    assert record.bd_test is not None
+    with pytest.raises(AdvrBDError, match="lacks bd_train, the poisoned training set"):
+        record.need_training_set()
 
 
 def test_contradictions_are_named(records):
