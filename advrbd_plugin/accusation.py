@@ -35,7 +35,8 @@ class LabelEvidence:
         gain: how much better two Gaussians explain them than one (difference of BIC per sample).
         separation: distance of the two means in standard deviations (root mean square of the two).
         share: weight of the suspicious Gaussian.
-        accused: whether the gain reached its threshold.
+        accused: whether the label is held to be attacked.
+        withdrawn: whether it was accused at first, and acquitted by the model trained without its suspicious samples.
     """
 
     label: int
@@ -44,6 +45,7 @@ class LabelEvidence:
     separation: float
     share: float
     accused: bool
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,14 +19,17 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.enhancement import enhance_trigger, unlearn_rounds
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.features import penultimate_features
-from advrbd_plugin.identification import Verdicts, identify_accused, identify_misclassified
+from advrbd_plugin.identification import Verdicts, identify_accused, identify_misclassified, withdraw
 from advrbd_plugin.partition import Partition, partition
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed
-from advrbd_plugin.retraining import doubt_disagreement, relabel, relearn, trusted_samples
+from advrbd_plugin.retraining import acquitted_labels, doubt_disagreement, relabel, relearn, trusted_samples
 from advrbd_plugin.scoring import consistency_scores
 from advrbd_plugin.stages import StageStore, StoredTraining, digest
-from advrbd_plugin.training import TrainingOptions, predict, train
+from advrbd_plugin.training import predict, train
+
+# In the order in which they run; a preset leaves some of them out.
+STAGES = ("training", "scoring", "accusation", "enhancement", "retraining", "relearning")
 
 # Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
 _ALGORITHM_VERSION = 1
@@ -106,13 +109,22 @@ class AdvrBD:
         backdoored, training_rows = self._train("training", ordered, torch.arange(len(ordered)), data_key)
         model_key = digest(data_key, *backdoored.state_dict().values())
         found = self._identify(ordered, backdoored, model_key)
-        curves = {"training": training_rows} | found.curves
-        if found.verdicts.poisoned.any():
-            model, verdicts, more = self._retrain(ordered, found, model_key)
-            curves |= more
-        else:
-            # Without an accusation, training again on the same samples would give the same model.
-            model, verdicts = backdoored, found.verdicts
+        curves = {"training": training_rows}
+        # Without an accusation, training again on the same samples would give the same model.
+        model, verdicts = backdoored, found.verdicts
+        while found.verdicts.poisoned.any():
+            witness, curves["retraining"] = self._train(
+                "retraining", ordered, trusted_samples(found.verdicts), model_key
+            )
+            acquitted = self._acquitted(ordered, found, witness)
+            if not acquitted:
+                model, verdicts, more = self._relearn(ordered, found, witness, model_key)
+                curves |= more
+                break
+            found = found.withdraw(ordered.labels, acquitted)
+            verdicts = found.verdicts
+        curves |= found.curves
+        curves = {stage: curves[stage] for stage in STAGES if stage in curves}
         back = torch.argsort(in_order)
         return AdvrBDResult(
             model=model.eval(),
@@ -203,7 +215,7 @@ class AdvrBD:
         verdicts = identify_accused(
             accusation.suspicion, scored.consistency, samples.labels, accused, logits, doubt=config.doubt
         )
-        return _Found(verdicts, accused, accusation.evidence, curves)
+        return _Found(verdicts, scored.consistency, accusation.evidence, curves)
 
     def _enhance_trigger(
         self, samples: ImageSet, backdoored: nn.Module, accusation: Accusation
@@ -234,7 +246,8 @@ class AdvrBD:
                 backdoored, samples.images, samples.labels, samples.sample_ids, self.config, progress=self._progress
             )
             logits = predict(enhanced, samples.images, mixed_precision=self.config.mixed_precision)
-        return _Found(identify_misclassified(logits, samples.labels), (), (), {"enhancement": rows})
+        verdicts = identify_misclassified(logits, samples.labels)
+        return _Found(verdicts, torch.zeros(len(samples)), (), {"enhancement": rows})
 
     def _score(self, samples: ImageSet, model: nn.Module) -> Partition:
         config = self.config
@@ -254,36 +267,37 @@ class AdvrBD:
             )
         return partition(scores, config.alpha)
 
-    def _retrain(
-        self, samples: ImageSet, found: _Found, model_key: str
+    def _acquitted(self, samples: ImageSet, found: _Found, witness: nn.Module) -> tuple[int, ...]:
+        weak = [each.label for each in found.evidence if each.accused and each.gain < self.config.conviction_gain]
+        return acquitted_labels(witness, samples.images, samples.labels, found.verdicts, weak)
+
+    def _relearn(
+        self, samples: ImageSet, found: _Found, model: nn.Module, model_key: str
     ) -> tuple[nn.Module, Verdicts, dict[str, list[dict[str, float]]]]:
-        config = self.config
-        verdicts = found.verdicts
-        model, rows = self._train("retraining", samples, trusted_samples(verdicts), model_key)
-        curves = {"retraining": rows}
+        config, verdicts = self.config, found.verdicts
         accused = torch.isin(samples.labels, torch.tensor(found.accused_labels, dtype=torch.int64))
         doubtful = doubt_disagreement(model, samples.images, samples.labels, verdicts, accused)
         verdicts = relabel(
             model, samples.images, samples.labels, dataclasses.replace(verdicts, doubtful=doubtful)
         )
-        if config.relearn_epochs:
-            key = digest(
-                model_key, self._settings(), verdicts.suggested_label, verdicts.doubtful, *model.state_dict().values()
+        if not config.relearn_epochs:
+            return model, verdicts, {}
+        key = digest(
+            model_key, self._settings(), verdicts.suggested_label, verdicts.doubtful, *model.state_dict().values()
+        )
+
+        def work(checkpoint: StoredTraining) -> list[dict[str, float]]:
+            return relearn(
+                model,
+                samples.images,
+                samples.sample_ids,
+                verdicts,
+                config,
+                progress=_Scaled(self._progress, _TRAINING_WORK),
+                checkpoint=checkpoint,
             )
 
-            def work(checkpoint: StoredTraining) -> list[dict[str, float]]:
-                return relearn(
-                    model,
-                    samples.images,
-                    samples.sample_ids,
-                    verdicts,
-                    config,
-                    progress=_Scaled(self._progress, _TRAINING_WORK),
-                    checkpoint=checkpoint,
-                )
-
-            curves["relearning"] = self._trained("relearning", key, model, work)
-        return model, verdicts, curves
+        return model, verdicts, {"relearning": self._trained("relearning", key, model, work)}
 
     def _settings(self) -> dict[str, Any]:
         return self.config.to_mapping()
@@ -304,14 +318,26 @@ class _Found:
     """What identification hands on to retraining."""
 
     verdicts: Verdicts
-    accused_labels: tuple[int, ...]
+    consistency: Tensor
     evidence: tuple[LabelEvidence, ...]
     curves: dict[str, list[dict[str, float]]]
 
+    @property
+    def accused_labels(self) -> tuple[int, ...]:
+        return tuple(each.label for each in self.evidence if each.accused)
+
+    def withdraw(self, labels: Tensor, acquitted: tuple[int, ...]) -> _Found:
+        """The same with the accusation of ``acquitted`` labels taken back."""
+        evidence = tuple(
+            dataclasses.replace(each, accused=False, withdrawn=True) if each.label in acquitted else each
+            for each in self.evidence
+        )
+        curves = self.curves | {"accusation": [_evidence_row(each) for each in evidence]}
+        return _Found(withdraw(self.verdicts, labels, self.consistency, acquitted), self.consistency, evidence, curves)
+
     def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {each.name: getattr(self.verdicts, each.name) for each in dataclasses.fields(Verdicts)}
-        return tensors, {
-            "accused_labels": self.accused_labels,
+        return tensors | {"consistency": self.consistency}, {
             "evidence": [dataclasses.asdict(each) for each in self.evidence],
             "curves": self.curves,
         }
@@ -319,7 +345,8 @@ class _Found:
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], rest: dict[str, Any]) -> _Found:
         evidence = tuple(LabelEvidence(**each) for each in rest["evidence"])
-        return cls(Verdicts(**tensors), tuple(rest["accused_labels"]), evidence, rest["curves"])
+        consistency = tensors.pop("consistency")
+        return cls(Verdicts(**tensors), consistency, evidence, rest["curves"])
 
 
 class _Scaled:

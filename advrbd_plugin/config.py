@@ -44,6 +44,8 @@ class AdvrBDConfig:
             off, every sample is judged as the paper does it.
         accusation_gain: a label is accused where two Gaussians explain its samples better than one by this much (BIC
             per sample, in nats times two).
+        conviction_gain: below this gain an accusation is withdrawn if the clean model, which was trained without the
+            label's suspicious samples, gives most of them that label all the same.
         enhancement: ``trigger`` teaches the backdoored model to keep nothing but the trigger of the accused labels;
             ``unlearn`` is Algorithm 2; ``none`` leaves it out.
         enhancement_steps: batches of the enhancement ``trigger``.
@@ -74,6 +76,7 @@ class AdvrBDConfig:
     rounds: int = _between(1, 100, 10)
     accuse_labels: bool = True
     accusation_gain: float = _between(0.0, 100.0, 0.45)
+    conviction_gain: float = _between(0.0, 100.0, 0.8)
     enhancement: str = _one_of("trigger", "unlearn", "none", default="trigger")
     enhancement_steps: int = _between(1, 1_000_000, 200)
     enhancement_learning_rate: float = _between(1e-8, 100.0, 0.02)

@@ -76,3 +76,14 @@ def identify_accused(
     poisoned = accused & (found >= _THRESHOLD)
     score = torch.where(accused, found, _UNACCUSED_SCALE * consistency)
     return Verdicts(poisoned, score.float(), labels.clone(), doubtful & ~poisoned)
+
+
+def withdraw(verdicts: Verdicts, labels: Tensor, consistency: Tensor, acquitted: tuple[int, ...]) -> Verdicts:
+    """The verdicts with every sample of the ``acquitted`` labels clean, scored like those of any other label."""
+    concerned = torch.isin(labels, torch.tensor(acquitted, dtype=torch.int64))
+    return Verdicts(
+        poisoned=verdicts.poisoned & ~concerned,
+        score=torch.where(concerned, (_UNACCUSED_SCALE * consistency).float(), verdicts.score),
+        suggested_label=verdicts.suggested_label,
+        doubtful=verdicts.doubtful & ~concerned,
+    )

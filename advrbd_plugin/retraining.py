@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,28 @@ def trusted_samples(verdicts: Verdicts) -> Tensor:
             "unlearn_weight"
         )
     return trusted
+
+
+def acquitted_labels(
+    model: nn.Module, images: Tensor, labels: Tensor, verdicts: Verdicts, doubted_labels: Sequence[int]
+) -> tuple[int, ...]:
+    """Labels most of whose poisoned samples the clean model, which never saw them, gives that very label.
+
+    A label whose samples come in two kinds by nature looks like this. So does a clean-label attack with a weak trigger,
+    which is why only labels with weak evidence should be asked about.
+
+    Args:
+        model: the clean model.
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        doubted_labels: the labels to ask about.
+    """
+    acquitted = []
+    for label in doubted_labels:
+        poisoned = (verdicts.poisoned & (labels == label)).nonzero().flatten()
+        if len(poisoned) and (predict(model, images[poisoned]).argmax(1) == label).float().mean() >= 0.5:
+            acquitted.append(label)
+    return tuple(acquitted)
 
 
 def doubt_disagreement(model: nn.Module, images: Tensor, labels: Tensor, verdicts: Verdicts, accused: Tensor) -> Tensor:

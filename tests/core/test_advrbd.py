@@ -1,0 +1,141 @@
+"""The whole defense on small sets."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from advrbd_plugin.advrbd import STAGES, AdvrBD
+from advrbd_plugin.attacks import make_attack
+from advrbd_plugin.config import AdvrBDConfig
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.metrics import evaluate, judge_detection
+from advrbd_plugin.stages import digest
+
+PAPER = dict(accuse_labels=False, enhancement="unlearn", rounds=2, num_masks=1, reduction="mean")
+
+
+@pytest.fixture(scope="module")
+def robust(digits, poisoned_digits):
+    from advrbd_plugin.models import make_model
+
+    config = AdvrBDConfig(flip=False, crop_padding=1)
+    defense = AdvrBD(lambda: make_model("resnet_narrow", num_classes=10, in_channels=1, image_size=16), config)
+    return defense.fit(poisoned_digits.image_set)
+
+
+def test_the_defense_cleans_badnets_digits(robust, digits, poisoned_digits):
+    attack = make_attack("badnets", target_label=1, poison_ratio=0.05)
+    triggered = attack.triggered_test_set(digits[1])
+    undefended = evaluate(robust.backdoored_model, digits[1], triggered, 1)
+    defended = evaluate(robust.model, digits[1], triggered, 1)
+    detection = judge_detection(poisoned_digits.poisoned, robust.verdicts.poisoned, robust.verdicts.score)
+    assert undefended.asr > 0.8
+    assert defended.asr <= 0.05 and defended.acc >= undefended.acc - 0.03
+    assert robust.accused_labels == (1,)
+    assert detection.tpr >= 0.9 and detection.fpr <= 0.05 and detection.auroc > 0.97
+
+
+def test_a_result_tells_what_was_done(robust, poisoned_digits):
+    assert tuple(robust.curves) == ("training", "accusation", "enhancement", "retraining", "relearning")
+    assert set(robust.seconds) == set(STAGES)
+    assert len(robust.curves["accusation"]) == 10
+    verdicts, labels = robust.verdicts, poisoned_digits.image_set.labels
+    assert torch.equal(verdicts.suggested_label[~verdicts.poisoned], labels[~verdicts.poisoned])
+    assert (verdicts.score[verdicts.poisoned] >= 0.5).all() and (verdicts.score[~verdicts.poisoned] < 0.5).all()
+    relabelled = verdicts.suggested_label == poisoned_digits.true_labels
+    assert relabelled[poisoned_digits.poisoned].float().mean() > 0.7
+
+
+def same(first, second):
+    return (
+        digest(*first.model.state_dict().values()) == digest(*second.model.state_dict().values())
+        and torch.equal(first.verdicts.score, second.verdicts.score)
+        and torch.equal(first.verdicts.poisoned, second.verdicts.poisoned)
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, PAPER], ids=["robust", "paper"])
+def test_order_and_truth_play_no_part(poisoned_digits, make_digits_model, quick_config, settings):
+    """The truth about poison is no input; shuffled, it changes nothing, and neither does the order of the samples."""
+    config = quick_config.replace(accusation_gain=0.0, **settings)
+    whole = poisoned_digits.image_set.subset(torch.arange(400))
+    first = AdvrBD(make_digits_model, config).fit(whole)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
+    shuffled_truth = dataclasses.replace(
+        poisoned_digits, poisoned=poisoned_digits.poisoned[torch.randperm(len(poisoned_digits.poisoned))]
+    )
+    second = AdvrBD(make_digits_model, config).fit(shuffled_truth.image_set.subset(order))
+    assert digest(*first.model.state_dict().values()) == digest(*second.model.state_dict().values())
+    assert torch.equal(first.verdicts.score[order], second.verdicts.score)
+    assert torch.equal(first.verdicts.poisoned[order], second.verdicts.poisoned)
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledAt:
+    """A progress display that dies in the middle of one stage."""
+
+    def __init__(self, stage):
+        self.fatal, self.stage = stage, None
+
+    def plan(self, work):
+        pass
+
+    def start(self, stage):
+        self.stage = stage
+
+    def advance(self, work, **figures):
+        if self.stage == self.fatal:
+            raise Killed
+
+    def finish(self):
+        pass
+
+
+@pytest.mark.parametrize("stage", ["training", "enhancement", "retraining", "relearning"])
+def test_a_killed_run_resumes_to_the_same_result(
+    poisoned_digits, make_digits_model, quick_config, tmp_path, stage
+):
+    config = quick_config.replace(accusation_gain=0.0, conviction_gain=0.0)
+    samples = poisoned_digits.image_set.subset(torch.arange(400))
+    whole = AdvrBD(make_digits_model, config).fit(samples)
+    with pytest.raises(Killed):
+        AdvrBD(make_digits_model, config, work_dir=tmp_path, progress=KilledAt(stage)).fit(samples)
+    assert same(whole, AdvrBD(make_digits_model, config, work_dir=tmp_path).fit(samples))
+    assert same(whole, AdvrBD(make_digits_model, config, work_dir=tmp_path).fit(samples))
+
+
+def test_other_settings_do_not_reuse_what_depends_on_them(poisoned_digits, make_digits_model, quick_config, tmp_path):
+    samples = poisoned_digits.image_set.subset(torch.arange(200))
+    other = quick_config.replace(seed=5)
+    AdvrBD(make_digits_model, quick_config, work_dir=tmp_path).fit(samples)
+    assert same(
+        AdvrBD(make_digits_model, other, work_dir=tmp_path).fit(samples), AdvrBD(make_digits_model, other).fit(samples)
+    )
+
+
+def test_without_an_accusation_the_set_is_clean_and_the_model_stays(poisoned_digits, make_digits_model, quick_config):
+    samples = poisoned_digits.image_set.subset(torch.arange(200))
+    result = AdvrBD(make_digits_model, quick_config.replace(accusation_gain=100.0)).fit(samples)
+    assert result.accused_labels == () and not result.verdicts.poisoned.any()
+    assert result.model is result.backdoored_model
+
+
+def test_a_patch_larger_than_the_image_is_refused(make_digits_model, quick_config):
+    tiny = ImageSet(torch.zeros(4, 1, 6, 6, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), ("a", "b"))
+    with pytest.raises(AdvrBDError, match=r"patch_size must be in \[1, 6\] for images of this size, got 8"):
+        AdvrBD(make_digits_model, quick_config).fit(tiny)
+
+
+def test_a_model_that_gives_no_numbers_is_refused(poisoned_digits, make_digits_model, quick_config):
+    def broken():
+        model = make_digits_model()
+        model[1][-1].bias.data.fill_(float("nan"))
+        return model
+
+    with pytest.raises(AdvrBDError, match="not a finite number"):
+        AdvrBD(broken, quick_config).fit(poisoned_digits.image_set.subset(torch.arange(100)))
