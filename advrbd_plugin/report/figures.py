@@ -125,7 +125,7 @@ def draw_curves(figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float
     """One small panel a stage; shares and other figures have a scale each."""
     from matplotlib.ticker import MaxNLocator
 
-    stages = [(stage, rows) for stage, rows in curves.items() if rows][:_MAX_PANELS]
+    stages = [(stage, rows) for stage, rows in curves.items() if rows and not is_by_label(rows)][:_MAX_PANELS]
     if not stages:
         figure.text(0.02, 0.5, "No curves were recorded.")
         return
@@ -147,6 +147,11 @@ def draw_curves(figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("step")
         axes.legend(handles=lines, frameon=False, fontsize=7)
+
+
+def is_by_label(rows: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the rows are one for each label, a table and not a curve."""
+    return all("label" in row for row in rows)
 
 
 def shorten(text: str, length: int = _LABEL_LENGTH) -> str:

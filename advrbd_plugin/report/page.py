@@ -11,6 +11,7 @@ from advrbd_plugin.report.record import RunRecord
 from advrbd_plugin.report.text import one_line
 
 _GALLERY = 48
+_EVIDENCE_ROWS = 50
 
 
 def report_html(record: RunRecord, summary: Mapping[str, Any], comparison: Mapping[str, Any] | None = None) -> str:
@@ -29,6 +30,7 @@ def report_html(record: RunRecord, summary: Mapping[str, Any], comparison: Mappi
         summary=summary,
         comparison=comparison,
         gallery=_gallery(record),
+        evidence=_evidence(record),
         scores=_data_uri(figures.scores_svg(record), "image/svg+xml"),
         classes=_data_uri(figures.classes_svg(record), "image/svg+xml"),
         curves=_data_uri(figures.curves_svg(record), "image/svg+xml"),
@@ -57,6 +59,20 @@ def _gallery(record: RunRecord) -> list[dict[str, str]]:
             "score": f"score {float(verdicts.score[index]):.3g}",
         }
         for index in record.most_suspicious(_GALLERY)
+    ]
+
+
+def _evidence(record: RunRecord) -> list[dict[str, str]]:
+    """What spoke for and against each label, as ready texts; the accused first."""
+    names, accused = record.image_set.class_names, record.result.accused_labels
+    rows = [row for rows in record.result.curves.values() if rows and figures.is_by_label(rows) for row in rows]
+    rows = sorted(rows, key=lambda row: int(row["label"]) not in accused)[:_EVIDENCE_ROWS]
+    return [
+        {
+            key.replace("_", " "): one_line(names[int(value)]) if key == "label" else f"{value:.4g}"
+            for key, value in row.items()
+        }
+        for row in rows
     ]
 
 

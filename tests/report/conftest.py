@@ -47,12 +47,13 @@ def make_record() -> RunRecord:
     score = torch.rand(120, generator=generator) + 2 * poisoned
     verdicts = SimpleNamespace(poisoned=poisoned, score=score, suggested_label=torch.where(poisoned, 2, labels))
     rows = [{"epoch": float(step), "loss": 2 / (step + 1), "accuracy": 1 - 1 / (step + 2)} for step in range(8)]
+    evidence = [{"label": 0, "gain": 0.25}, {"label": 1, "gain": 0.75}]
     result = SimpleNamespace(
         model=nn.Sequential(nn.Flatten(), nn.Linear(768, 4)),
         backdoored_model=nn.Sequential(nn.Flatten(), nn.Linear(768, 4)),
         verdicts=verdicts,
         accused_labels=(1,),
-        curves={"train": rows, "enhance": [{"loss": float("nan"), "kept": 0.4}], "nothing": []},
+        curves={"train": rows, "enhance": [{"loss": float("nan"), "kept": 0.4}], "nothing": [], "accusation": evidence},
         seconds={"train": 61.5, "enhance": 3.25},
         config=FakeConfig(preset="robust", seed=7, epsilon=32 / 255),
     )

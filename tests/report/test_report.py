@@ -66,8 +66,8 @@ def test_verdicts_have_one_row_a_sample(written, record):
 
 def test_curves_keep_gaps_as_gaps(written):
     rows = list(csv.DictReader((written / "curves.csv").open()))
-    gaps = {"epoch": "", "loss": "", "accuracy": ""}
-    assert len(rows) == 9 and rows[8] == {"stage": "enhance", "step": "0", "kept": "0.4"} | gaps
+    gaps = {"epoch": "", "loss": "", "accuracy": "", "label": "", "gain": ""}
+    assert len(rows) == 11 and rows[8] == {"stage": "enhance", "step": "0", "kept": "0.4"} | gaps
     assert json.loads((written / "curves.json").read_text())["enhance"] == [{"loss": None, "kept": 0.4}]
 
 
@@ -77,6 +77,13 @@ def test_the_page_stands_alone_and_runs_nothing(written):
     assert "<script" not in page and "\x1b" not in page
     assert not re.search(r"(src|href)\s*=\s*\"(?!data:)", page) and "url(" not in page
     assert page.count("data:image/png;base64,") == 10 and page.count("data:image/svg+xml;base64,") == 3
+
+
+def test_evidence_is_a_table_and_not_a_curve(written):
+    page = (written / "report.html").read_text()
+    table = page[page.index("Evidence for each label") :]
+    assert table.index("&lt;b&gt;bee&lt;/b&gt;") < table.index("=cmd()")  # the accused label comes first
+    assert ">0.75<" in table and ">0.25<" in table
 
 
 def test_nothing_poisoned_is_said_plainly(record):
