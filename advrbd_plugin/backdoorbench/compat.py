@@ -12,7 +12,7 @@ import importlib.util
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class Mend:
         symptom: what stops without it.
         apply: puts it in place; harmless when called twice.
         needed: whether this installation needs it.
+        importer: the module that a script must import for it to matter; "" for every script.
     """
 
     name: str
@@ -34,12 +35,12 @@ class Mend:
     symptom: str
     apply: Callable[[], None]
     needed: Callable[[], bool] = lambda: True
+    importer: str = ""
 
 
-def apply_mends(names: Iterable[str] | None = None) -> list[Mend]:
-    """Put the mends that this installation needs in place, all or those of ``names``; return them."""
-    chosen = MENDS if names is None else [MEND_OF[name] for name in names]
-    applied = [mend for mend in chosen if mend.needed()]
+def apply_mends(source: str = "") -> list[Mend]:
+    """Put the mends in place that this installation and a script with this ``source`` need; return them."""
+    applied = [mend for mend in MENDS if mend.importer in source and mend.needed()]
     for mend in applied:
         mend.apply()
     return applied
@@ -96,7 +97,8 @@ def _old_numpy_names() -> dict[str, Any]:
 
     infinity, not_a_number = float("inf"), float("nan")
     types_of_python = {"float": float, "int": int, "object": object}
-    return types_of_python | {"infty": infinity, "Inf": infinity, "NaN": not_a_number, "round_": numpy.round}
+    constants = {"infty": infinity, "Inf": infinity, "NaN": not_a_number}
+    return types_of_python | constants | {"float_": numpy.float64, "round_": numpy.round}
 
 
 def _numpy_lacks_old_names() -> bool:
@@ -248,6 +250,41 @@ def _restore_numpy_lib_pad() -> None:
     numpy.lib.pad = numpy.pad
 
 
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _accept_use_cuda_in_grad_cam() -> None:
+    from pytorch_grad_cam.base_cam import BaseCAM
+    from pytorch_grad_cam.grad_cam import GradCAM
+
+    if "use_cuda" in GradCAM.__init__.__code__.co_varnames:
+        return
+
+    def with_use_cuda(self: Any, model: Any, target_layers: Any, use_cuda: Any = None, **options: Any) -> None:
+        BaseCAM.__init__(self, model, target_layers, **options)
+
+    GradCAM.__init__ = with_use_cuda
+
+
+def _accept_multichannel_in_gaussian() -> None:
+    import functools
+
+    from skimage import filters
+
+    original = filters.gaussian
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    def gaussian(*arguments: Any, multichannel: bool | None = None, **options: Any) -> Any:
+        if multichannel is not None:
+            options["channel_axis"] = -1 if multichannel else None
+        return original(*arguments, **options)
+
+    filters.gaussian = gaussian
+
+
 def _pandas_lacks_append() -> bool:
     import pandas
 
@@ -274,7 +311,7 @@ MENDS: tuple[Mend, ...] = (
     Mend(
         name="numpy-names",
         broken_by="NumPy 1.24 and 2.0",
-        symptom="np.float stops lf, trojannn and ftrojann; np.round_ stops bpp; np.infty stops clp's plots",
+        symptom="np.float stops lf, trojannn and ftrojann; np.round_ stops bpp, np.float_ teco; np.infty stops clp's plots",
         apply=_restore_numpy_names,
         needed=_numpy_lacks_old_names,
     ),
@@ -304,6 +341,22 @@ MENDS: tuple[Mend, ...] = (
         symptom="DataFrame.append is gone, so dbd stops at its first log line",
         apply=_restore_dataframe_append,
         needed=_pandas_lacks_append,
+    ),
+    Mend(
+        name="grad-cam-use-cuda",
+        broken_by="grad-cam 1.5",
+        symptom="GradCAM(use_cuda=...) is gone, so sentinet stops",
+        apply=_accept_use_cuda_in_grad_cam,
+        needed=lambda: _has("pytorch_grad_cam"),
+        importer="pytorch_grad_cam",
+    ),
+    Mend(
+        name="gaussian-multichannel",
+        broken_by="scikit-image 0.21",
+        symptom="gaussian(multichannel=...) is gone, so imagecorruptions' blurs, and with them teco, stop",
+        apply=_accept_multichannel_in_gaussian,
+        needed=lambda: _has("skimage"),
+        importer="imagecorruptions",
     ),
     Mend(
         name="float-num-workers",

@@ -48,7 +48,7 @@ def run_script(checkout: Path, script: str, arguments: Sequence[str], options: R
     os.chdir(home)
     os.environ.setdefault("MPLBACKEND", "Agg")  # the scripts only save their figures
     sys.dont_write_bytecode = True  # the checkout has no .gitignore: bytecode would show in its git status
-    mends = _prepare(options)
+    mends = _prepare(path, options)
     script = os.path.relpath(path, home)
     sys.argv = [script, *arguments]
     sys.path[0] = os.fspath(path.parent)
@@ -62,10 +62,10 @@ def run_script(checkout: Path, script: str, arguments: Sequence[str], options: R
             _write_report(options.report, mends, time.perf_counter() - started)
 
 
-def _prepare(options: RunOptions) -> list[str]:
+def _prepare(path: Path, options: RunOptions) -> list[str]:
     from advrbd_plugin.backdoorbench import compat
 
-    applied = [mend.name for mend in compat.apply_mends()]
+    applied = [mend.name for mend in compat.apply_mends(path.read_text(encoding="utf-8"))]
     if options.trust_record:
         compat.trust_every_pickle()
     if options.local_data:

@@ -41,6 +41,19 @@ SYMPTOMS = {
         frame = pandas.DataFrame([{"a": 1}]).append({"a": 2}, ignore_index=True)
         assert frame["a"].tolist() == [1, 2]
     """,
+    "grad-cam-use-cuda": """
+        import torch
+        from pytorch_grad_cam import GradCAM
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1))
+        GradCAM(model=model, target_layers=[model[0]], use_cuda="cpu")
+    """,
+    "gaussian-multichannel": """
+        import numpy
+        from skimage.filters import gaussian
+        image = numpy.zeros((5, 5, 3))
+        image[2, 2, 0] = 1
+        assert gaussian(image, sigma=1, multichannel=True)[..., 1:].max() == 0
+    """,
     "float-num-workers": """
         import torch
         loader = torch.utils.data.DataLoader(torch.arange(4), batch_size=2, num_workers=1.0)
