@@ -103,11 +103,10 @@ class AdvrBD:
         self._seconds = {}
         in_order = torch.argsort(train_set.sample_ids)
         ordered = train_set.subset(in_order)
-        data_key = digest(ordered.images, ordered.labels, ordered.sample_ids, ordered.num_classes)
         self._progress.plan(_planned_work(len(ordered), self.config))
 
-        backdoored, training_rows = self._train("training", ordered, torch.arange(len(ordered)), data_key)
-        model_key = digest(data_key, *backdoored.state_dict().values())
+        backdoored, training_rows = self._train_on_everything(ordered)
+        model_key = digest(_data_key(ordered), *backdoored.state_dict().values())
         found = self._identify(ordered, backdoored, model_key)
         curves = {"training": training_rows}
         # Without an accusation, training again on the same samples would give the same model.
@@ -136,6 +135,14 @@ class AdvrBD:
             seconds=dict(self._seconds),
             config=self.config,
         )
+
+    def train_backdoored(self, train_set: ImageSet) -> nn.Module:
+        """The first stage alone: the model trained on everything, in eval mode; kept and found as :meth:`fit` does."""
+        _check_set(train_set, self.config)
+        return self._train_on_everything(train_set.subset(torch.argsort(train_set.sample_ids)))[0].eval()
+
+    def _train_on_everything(self, samples: ImageSet) -> tuple[nn.Module, list[dict[str, float]]]:
+        return self._train("training", samples, torch.arange(len(samples)), _data_key(samples))
 
     def _train(
         self, stage: str, samples: ImageSet, used: Tensor, key: str
@@ -366,6 +373,10 @@ class _Scaled:
 
     def finish(self) -> None:
         self._progress.finish()
+
+
+def _data_key(samples: ImageSet) -> str:
+    return digest(samples.images, samples.labels, samples.sample_ids, samples.num_classes)
 
 
 def _planned_work(count: int, config: AdvrBDConfig) -> dict[str, float]:

@@ -1,0 +1,124 @@
+"""What each choice brings to finding the poison: the stages up to the verdicts, one switch changed at a time.
+
+    python benchmarks/ablation.py [--data ../shared/data/cifar10] [--samples 10000] [--attacks badnets,blend,sig]
+
+Starts from the backdoored models that benchmarks/defense.py trained and kept (same --work folder, same settings), and trains
+them first where they are missing. Writes FOLDER/ablation.json and ablation.md. Scores are compared by AUROC of the
+consistency ranks and by the poison left among the 20% least consistent, verdicts by TPR and FPR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+sys.path.insert(0, str(Path(__file__).parent))
+from defense import POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "robust": {},
+    "1 mask": {"num_masks": 1},
+    "8 masks": {"num_masks": 8},
+    "mean of 4": {"reduction": "mean"},
+    "geometric mean of 4": {"reduction": "geometric_mean"},
+    "epsilon 8/255": {"epsilon": "8/255"},
+    "patch 4": {"patch_size": 4},
+    "patch 16": {"patch_size": 16},
+    "whole image": {"patch_size": 32, "num_masks": 1},
+    "no enhancement": {"enhancement": "none"},
+}
+
+
+def measure(poisoned, backdoored, config) -> dict[str, float]:
+    """Figures of one variant. The truth is used for the figures only."""
+    import torch
+    from sklearn.metrics import roc_auc_score
+
+    from advrbd_plugin.accusation import accuse
+    from advrbd_plugin.enhancement import enhance_trigger
+    from advrbd_plugin.features import penultimate_features
+    from advrbd_plugin.identification import identify_accused
+    from advrbd_plugin.metrics import judge_detection
+    from advrbd_plugin.partition import partition
+    from advrbd_plugin.randomness import derive_seed
+    from advrbd_plugin.scoring import consistency_scores
+    from advrbd_plugin.training import predict
+
+    samples, truth = poisoned.image_set, poisoned.poisoned
+    scores = consistency_scores(
+        backdoored, samples.images, samples.labels, epsilon=config.epsilon, patch_size=config.patch_size,
+        num_masks=config.num_masks, reduction=config.reduction, seed=derive_seed(config.seed, "patches"),
+        sample_ids=samples.sample_ids,
+    )
+    found = partition(scores, 0.2)
+    features, _ = penultimate_features(backdoored, samples.images)
+    accusation = accuse(features, samples.labels, found.consistency, samples.num_classes, gain=config.accusation_gain)
+    logits = None
+    if accusation.accused_labels and config.enhancement == "trigger":
+        enhanced, _ = enhance_trigger(
+            backdoored, samples.images, samples.labels, samples.sample_ids, accusation.suspicion,
+            accusation.projection, accusation.accused_labels, config,
+        )
+        logits = predict(enhanced, samples.images)
+    verdicts = identify_accused(
+        accusation.suspicion, found.consistency, samples.labels, accusation.accused_labels, logits, doubt=config.doubt
+    )
+    detection = judge_detection(truth, verdicts.poisoned, verdicts.score)
+    gains = torch.tensor([each.gain for each in accusation.evidence])
+    target = torch.arange(len(gains)) == TARGET_LABEL
+    return {
+        "auroc_of_ranks": float(roc_auc_score(truth, found.consistency)),
+        "poison_in_top_20": float(truth[found.clean].float().mean()),
+        "gain_of_target": float(gains[target]),
+        "largest_other_gain": float(gains[~target].max()),
+        "tpr": detection.tpr,
+        "fpr": detection.fpr,
+        "auroc": detection.auroc,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data/cifar10")
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--attacks", default="badnets,blend,sig")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="benchmarks/results")
+    parser.add_argument("--work", default=WORK)
+    arguments = parser.parse_args()
+    from advrbd_plugin import AdvrBD, AdvrBDConfig
+    from advrbd_plugin.attacks import make_attack
+    from advrbd_plugin.files import write_json, write_text
+
+    train, _ = load(arguments.data, arguments.samples, arguments.seed)
+    rows = []
+    for name in arguments.attacks.split(","):
+        attack = make_attack(name, target_label=TARGET_LABEL, poison_ratio=POISON_RATIO)
+        poisoned = attack.poison(train, seed=arguments.seed)
+        work = Path(arguments.work) / name
+        backdoored = AdvrBD(model_for(poisoned.image_set), AdvrBDConfig(seed=arguments.seed), work_dir=work).train_backdoored(
+            poisoned.image_set
+        )
+        for variant, changes in VARIANTS.items():
+            config = AdvrBDConfig(seed=arguments.seed).replace(**changes)
+            rows.append({"attack": name, "variant": variant} | measure(poisoned, backdoored, config))
+            print(rows[-1], flush=True)
+    write_json(Path(arguments.out) / "ablation.json", {"samples": arguments.samples, "seed": arguments.seed, "rows": rows})
+    write_text(Path(arguments.out) / "ablation.md", markdown(rows))
+    return 0
+
+
+def markdown(rows: list[dict]) -> str:
+    columns = ("auroc_of_ranks", "poison_in_top_20", "gain_of_target", "largest_other_gain", "tpr", "fpr", "auroc")
+    lines = [f"| attack | variant | {' | '.join(columns)} |", "| --- | --- |" + " ---: |" * len(columns)]
+    for row in rows:
+        lines.append(f"| {row['attack']} | {row['variant']} | {' | '.join(f'{row[column]:.3f}' for column in columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

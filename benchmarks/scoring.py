@@ -1,0 +1,80 @@
+"""What scoring costs beside the bare passes of the same model: forward, backward to the input, forward per mask.
+
+    python benchmarks/scoring.py [--images 10000] [--masks 1,4] [--repeats 5]
+
+Both sides run the same batches in the same precision, in turn; the bare passes look at the unperturbed images and take
+no divergence. Shown is the median of the repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advrbd_plugin import consistency_scores, make_model
+from advrbd_plugin.training import as_input, autocast
+
+BATCH = 500
+
+
+def bare_passes(model: nn.Module, images: Tensor, labels: Tensor, num_masks: int, device: torch.device) -> None:
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for batch in torch.arange(len(images)).split(BATCH):
+        inputs = as_input(images[batch], device).requires_grad_(True)
+        with autocast(device, True):
+            logits = model(inputs)
+        loss = functional.cross_entropy(logits.float(), labels[batch].to(device), reduction="sum")
+        torch.autograd.grad(loss, inputs)
+        inputs = inputs.detach()
+        with torch.no_grad(), autocast(device, True):
+            for _ in range(num_masks):
+                model(inputs)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(num_masks: int, count: int, repeats: int) -> dict[str, float]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    model = make_model("resnet_narrow", num_classes=10).to(device, memory_format=torch.channels_last).eval()
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (count,))
+    times: dict[str, list[float]] = {"bare": [], "scoring": []}
+    for repeat in range(repeats + 1):
+        for name, call in (
+            ("bare", lambda: bare_passes(model, images, labels, num_masks, device)),
+            ("scoring", lambda: consistency_scores(model, images, labels, num_masks=num_masks, batch_size=BATCH)),
+        ):
+            began = time.perf_counter()
+            call()
+            if repeat:  # the first round warms up
+                times[name].append(time.perf_counter() - began)
+    bare, scoring = statistics.median(times["bare"]), statistics.median(times["scoring"])
+    return {
+        "num_masks": num_masks,
+        "bare_seconds": bare,
+        "scoring_seconds": scoring,
+        "ratio": scoring / bare,
+        "images_per_second": count / scoring,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--masks", default="1,4")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    for num_masks in map(int, arguments.masks.split(",")):
+        print(json.dumps(measure(num_masks, arguments.images, arguments.repeats)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
