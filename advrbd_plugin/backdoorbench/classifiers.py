@@ -71,11 +71,27 @@ def wrap_state(state: dict[str, Tensor], make: Callable[[], PixelScaleClassifier
     """
     model = make()
     own = model.classifier.state_dict()
-    if len(own) != len(state) or any(a.shape != b.shape for a, b in zip(own.values(), state.values(), strict=True)):
-        raise AdvrBDError("the saved model is of another architecture than --model says; leave --model out to take its")
-    # Old records name some layers otherwise; BackdoorBench itself goes by their order.
-    model.classifier.load_state_dict(dict(zip(own, state.values(), strict=True)))
+    state = _without_pruning(state)
+    if set(state) != set(own) and len(state) == len(own):
+        # Old records name some layers otherwise; BackdoorBench itself then goes by their order.
+        state = dict(zip(own, state.values(), strict=True))
+    if set(state) != set(own) or any(own[name].shape != value.shape for name, value in state.items()):
+        raise AdvrBDError("the saved model is of another architecture than its record says, so it cannot be judged")
+    model.classifier.load_state_dict(state)
     return model.eval()
+
+
+def _without_pruning(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Apply the masks that torch.nn.utils.prune leaves beside the weights (fine-pruning saves them so)."""
+    plain = {}
+    for name, value in state.items():
+        stem = name.removesuffix("_orig")
+        mask = state.get(f"{stem}_mask")
+        if name.endswith("_orig") and mask is not None:
+            plain[stem] = value * mask
+        elif not (name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in state):
+            plain[name] = value
+    return plain
 
 
 def toolbox_state(model: nn.Module) -> dict[str, Tensor]:

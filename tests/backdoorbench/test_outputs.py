@@ -93,6 +93,8 @@ def test_the_saved_state_is_the_toolboxs_own():
     assert list(toolbox_state(model)) == ["scale"]
     again = wrap_state({"old_name": torch.tensor(3.0)}, lambda: PixelScaleClassifier(Brightness(), (0.5,), (0.5,)))
     assert again.classifier.scale.item() == 3.0 and not again.training
+    pruned = {"scale_orig": torch.tensor(6.0), "scale_mask": torch.tensor(0.5)}
+    assert wrap_state(pruned, lambda: model).classifier.scale.item() == 3.0
     with pytest.raises(AdvrBDError, match="another architecture"):
         wrap_state({"scale": torch.zeros(2)}, lambda: model)
     with pytest.raises(TypeError):
