@@ -251,13 +251,13 @@ class Judge:
 
     def _test_sets(self) -> Any:
         if self._tests is None:
-            from advrbd_plugin.backdoorbench.compat import apply_mends, take_data_as_it_is
+            from advrbd_plugin.backdoorbench.compat import apply_mends_for_modules, take_data_as_it_is
             from advrbd_plugin.backdoorbench.datasets import load_result, test_sets
 
             if os.fspath(self._plan.checkout) not in sys.path:
                 sys.path.insert(0, os.fspath(self._plan.checkout))
             sys.dont_write_bytecode = True  # the checkout has no .gitignore
-            apply_mends()
+            apply_mends_for_modules()
             if self._plan.local_data:
                 take_data_as_it_is()
             path = value_of(self._plan.arguments, "--dataset_path")

@@ -12,7 +12,7 @@ import importlib.util
 import sys
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +38,21 @@ class Mend:
     importer: str = ""
 
 
-def apply_mends(source: str = "") -> list[Mend]:
+def apply_mends(source: str = "", *, leave_out: Collection[str] = ()) -> list[Mend]:
     """Put the mends in place that this installation and a script with this ``source`` need; return them."""
-    applied = [mend for mend in MENDS if mend.importer in source and mend.needed()]
+    wanted = [mend for mend in MENDS if mend.name not in leave_out and mend.importer in source]
+    applied = [mend for mend in wanted if mend.needed()]
     for mend in applied:
         mend.apply()
     return applied
+
+
+def apply_mends_for_modules() -> None:
+    """Put the mends in place that the toolbox's own modules need when this package calls them.
+
+    Our code asks for devices by itself; the mode that redirects CUDA calls would only slow it down.
+    """
+    apply_mends(leave_out=("cuda-on-cpu",))
 
 
 def trust_every_pickle() -> None:

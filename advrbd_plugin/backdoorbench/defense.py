@@ -19,7 +19,7 @@ from pprint import pformat
 from typing import Any
 
 from advrbd_plugin.backdoorbench.classifiers import model_maker, toolbox_state
-from advrbd_plugin.backdoorbench.compat import apply_mends, take_data_as_it_is
+from advrbd_plugin.backdoorbench.compat import apply_mends_for_modules, take_data_as_it_is
 from advrbd_plugin.backdoorbench.datasets import PoisonTruth, load_result, test_sets, training_set
 from advrbd_plugin.backdoorbench.log_progress import LogProgress
 from advrbd_plugin.backdoorbench.outputs import (
@@ -30,15 +30,13 @@ from advrbd_plugin.backdoorbench.outputs import (
     write_verdicts,
 )
 from advrbd_plugin.backdoorbench.record import AttackRecord, read_record, record_folder
-from advrbd_plugin.backdoorbench.run import refuse_missing_cuda
+from advrbd_plugin.backdoorbench.run import TRUST_RECORD_VARIABLE, refuse_missing_cuda
 from advrbd_plugin.backdoorbench.settings import add_arguments, read_settings
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import write_json
 
 DEFAULT_YAML = "./config/defense/advrbd/config.yaml"
-LOCAL_DATA_VARIABLE = "ADVRBD_LOCAL_DATA"
-TRUST_RECORD_VARIABLE = "ADVRBD_TRUST_RECORD"
 
 
 class AdvrBDMethods:
@@ -76,8 +74,8 @@ class AdvrBDMethods:
         args = self.args
         folder = record_folder(Path.cwd(), result_file)
         if self.record is None or self.record.folder != folder:
-            apply_mends()
-            if args.local_data or os.environ.get(LOCAL_DATA_VARIABLE):
+            apply_mends_for_modules()
+            if args.local_data:
                 take_data_as_it_is()
             trust = bool(args.trust_record or os.environ.get(TRUST_RECORD_VARIABLE))
             self.record = read_record(folder, trust=trust)

@@ -15,6 +15,7 @@ from typing import Any
 
 from advrbd_plugin.errors import AdvrBDError
 
+TRUST_RECORD_VARIABLE = "ADVRBD_TRUST_RECORD"
 RUN_FOLDERS = ("attack", "defense", "detection_pretrain", "detection_infer", "analysis", "resource")
 
 
@@ -68,6 +69,7 @@ def _prepare(path: Path, options: RunOptions) -> list[str]:
     applied = [mend.name for mend in compat.apply_mends(path.read_text(encoding="utf-8"))]
     if options.trust_record:
         compat.trust_every_pickle()
+        os.environ[TRUST_RECORD_VARIABLE] = "1"  # AdvrBD's own scripts do not read records with torch.load alone
     if options.local_data:
         compat.take_data_as_it_is()
     print(f"advrbd: mends in this process: {', '.join(applied)}", file=sys.stderr)
