@@ -66,7 +66,9 @@ def run_script(checkout: Path, script: str, arguments: Sequence[str], options: R
 def _prepare(path: Path, options: RunOptions) -> list[str]:
     from advrbd_plugin.backdoorbench import compat
 
-    applied = [mend.name for mend in compat.apply_mends(path.read_text(encoding="utf-8"))]
+    source = path.read_text(encoding="utf-8")
+    own = "advrbd_plugin.backdoorbench" in source  # AdvrBD's scripts ask for devices by themselves
+    applied = [mend.name for mend in compat.apply_mends(source, leave_out=("cuda-on-cpu",) if own else ())]
     if options.trust_record:
         compat.trust_every_pickle()
         os.environ[TRUST_RECORD_VARIABLE] = "1"  # AdvrBD's own scripts do not read records with torch.load alone
