@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advrbd_plugin.attacks.base import Attack
-from advrbd_plugin.attacks.picture import blend_picture, load_picture
+from advrbd_plugin.attacks.picture import blend_picture, load_picture, overlay
 from advrbd_plugin.errors import AdvrBDError
 
 
@@ -31,10 +31,11 @@ class Blend(Attack):
             raise AdvrBDError(f"alpha must be in (0, 1], got {self.alpha}")
 
     def trigger(self, images: Tensor) -> Tensor:
+        return overlay(images, self._picture_for(images), self.alpha)
+
+    def _picture_for(self, images: Tensor) -> Tensor:
+        """(C, H, W) float64, of the images' size."""
         channels, height, width = images.shape[1:]
         if self.picture is None:
-            picture = blend_picture(height, width, channels=channels)
-        else:
-            picture = load_picture(self.picture, height, width, channels=channels)
-        mixed = (1 - self.alpha) * images.double() + self.alpha * picture
-        return mixed.round().clamp(0, 255).byte()
+            return blend_picture(height, width, channels=channels)
+        return load_picture(self.picture, height, width, channels=channels)

@@ -1,4 +1,4 @@
-"""The picture that Blend mixes in: drawn here by formula, so that it is anybody's to use, or the user's own."""
+"""The pictures that triggers are made of: drawn here by formula, and so anybody's to use, or the user's own."""
 
 from __future__ import annotations
 
@@ -40,19 +40,104 @@ def blend_picture(height: int, width: int, *, channels: int = 3) -> Tensor:
     return picture if channels == 3 else picture.mean(dim=0, keepdim=True)
 
 
+def flower_picture(side: int) -> Tensor:
+    """Six orange petals round a dark blue eye, with nothing about them.
+
+    Returns:
+        (4, side, side) float64: red, green and blue in [0, 255], then opacity in [0, 1].
+    """
+    x, y = _centred()
+    radius, angle = torch.hypot(x, y), torch.atan2(y, x)
+    petals = radius < 0.62 + 0.36 * torch.cos(6 * angle)
+    colours = torch.stack([torch.full_like(x, 250), 90 + 120 * radius.clamp(max=1), 20 + 20 * y])
+    eye = (radius < 0.34)[None]
+    colours = torch.where(eye, torch.tensor([30.0, 30.0, 140.0], dtype=x.dtype)[:, None, None], colours)
+    return _shrink(colours, petals | (radius < 0.45), side)
+
+
+def star_picture(side: int) -> Tensor:
+    """A pale blue four-pointed star on darker blue, without gaps; returns what :func:`flower_picture` does."""
+    x, y = _centred()
+    star = (x.abs().sqrt() + y.abs().sqrt() < 1.05)[None]
+    pale, dark = (torch.tensor(colour, dtype=x.dtype)[:, None, None] for colour in ([215.0, 240, 255], [60.0, 90, 220]))
+    return _shrink(torch.where(star, pale, dark), torch.ones_like(x, dtype=torch.bool), side)
+
+
+def rings_picture(side: int) -> Tensor:
+    """Rings of red, green and violet on a full square; returns what :func:`flower_picture` does."""
+    x, y = _centred()
+    colours = torch.tensor([[220, 40, 50], [40, 190, 80], [130, 50, 190]], dtype=x.dtype)
+    ring = (torch.maximum(x.abs(), y.abs()) * 4).floor().long() % 3
+    return _shrink(colours[ring].permute(2, 0, 1), torch.ones_like(x, dtype=torch.bool), side)
+
+
+def checkers_picture(side: int) -> Tensor:
+    """A white and black 3x3 checkerboard, white in its corners; returns what :func:`flower_picture` does."""
+    x, y = _centred()
+    white = (((x + 1) * 1.5).floor() + ((y + 1) * 1.5).floor()) % 2 == 0
+    return _shrink(255.0 * white.double().expand(3, -1, -1), torch.ones_like(white), side)
+
+
+def overlay(images: Tensor, picture: Tensor, opacity: Tensor | float) -> Tensor:
+    """(1 - opacity) x + opacity k, rounded.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        picture: k, in [0, 255], broadcast to the images.
+        opacity: in [0, 1], broadcast to the images.
+
+    Returns:
+        (N, C, H, W) uint8.
+    """
+    mixed = (1 - opacity) * images.double() + opacity * picture
+    return mixed.round().clamp(0, 255).byte()
+
+
 def load_picture(path: str | Path, height: int, width: int, *, channels: int = 3) -> Tensor:
     """The user's own picture, resized: (channels, height, width) float64 in [0, 255].
 
     Raises:
         AdvrBDError: the file is missing or not an image.
     """
+    return _load(path, height, width, "RGB" if channels == 3 else "L")
+
+
+def load_patch(path: str | Path, side: int) -> Tensor:
+    """The user's own picture as a square patch; what it has of transparency is kept.
+
+    Returns:
+        (4, side, side) float64: red, green and blue in [0, 255], then opacity in [0, 1].
+
+    Raises:
+        AdvrBDError: the file is missing or not an image.
+    """
+    patch = _load(path, side, side, "RGBA")
+    patch[3] /= 255
+    return patch
+
+
+def _load(path: str | Path, height: int, width: int, mode: str) -> Tensor:
     import numpy as np
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            image = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BICUBIC)
+            image = image.convert(mode).resize((width, height), Image.Resampling.BICUBIC)
             pixels = torch.from_numpy(np.array(image, dtype=np.float64))
     except Exception as error:
         raise AdvrBDError(f"the trigger picture {path} cannot be read as an image: {error}") from error
-    return pixels.reshape(height, width, channels).permute(2, 0, 1)
+    return pixels.reshape(height, width, -1).permute(2, 0, 1)
+
+
+def _centred() -> tuple[Tensor, Tensor]:
+    """x and y of each point of the canvas, from -1 to 1."""
+    position = (torch.arange(_CANVAS, dtype=torch.float64) + 0.5) / _CANVAS * 2 - 1
+    y, x = torch.meshgrid(position, position, indexing="ij")
+    return x, y
+
+
+def _shrink(colours: Tensor, shape: Tensor, side: int) -> Tensor:
+    """Canvas to patch. Colours are averaged over the shape alone, so that its edge takes no colour from outside."""
+    opacity = F.adaptive_avg_pool2d(shape.double()[None], side)
+    mean = F.adaptive_avg_pool2d(colours * shape, side) / opacity.clamp(min=1e-9)
+    return torch.cat([mean, opacity])

@@ -1,0 +1,34 @@
+"""Random numbers for triggers that differ between images: a function of (seed, sample id) and of nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from advrbd_plugin import ops
+from advrbd_plugin.randomness import derive_seed
+
+_VALUES = 2**31 - 1
+_PAIRS_AT_ONCE = 4096  # as many as patch_origins draws for a sample and seed
+
+
+def uniform(sample_ids: Tensor, count: int, *, seed: int, purpose: str) -> Tensor:
+    """``count`` independent numbers for each sample.
+
+    Args:
+        sample_ids: (N,) int64.
+        count: how many, at least 1.
+        seed: any integer.
+        purpose: what they are for; two purposes with one seed are independent.
+
+    Returns:
+        (N, count) float64, uniform in [0, 1).
+    """
+    pairs = (count + 1) // 2
+    blocks = []
+    for start in range(0, pairs, _PAIRS_AT_ONCE):
+        size = min(_PAIRS_AT_ONCE, pairs - start)
+        block_seed = derive_seed(seed, purpose, start)
+        blocks.append(ops.patch_origins(sample_ids, _VALUES, 1, num_masks=size, seed=block_seed))
+    numbers = torch.cat(blocks).permute(1, 0, 2).reshape(len(sample_ids), 2 * pairs)[:, :count]
+    return numbers.double() / _VALUES
