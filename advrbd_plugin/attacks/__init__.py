@@ -1,20 +1,29 @@
 """Backdoor attacks on image tensors, for those who must know the truth: demonstrations, tests, benchmarks.
 
 Each attack is a frozen dataclass of its parameters with two things to do: ``poison`` a training set and make the
-``triggered_test_set``. A new one subclasses :class:`Attack` and is named in ``ATTACKS``.
+``triggered_test_set``. A new one subclasses :class:`Attack` (:class:`CoverAttack` if some samples carry the trigger
+under their true label) and is named in ``ATTACKS``. The defaults are Table I of the AdvrBD paper (arXiv 2405.12719).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from advrbd_plugin.attacks.adaptive_blend import AdaptiveBlend
+from advrbd_plugin.attacks.adaptive_patch import AdaptivePatch
 from advrbd_plugin.attacks.badnets import BadNets
-from advrbd_plugin.attacks.base import Attack, PoisonedSet, no_attack
+from advrbd_plugin.attacks.base import Attack, CoverAttack, PoisonedSet, no_attack
 from advrbd_plugin.attacks.blend import Blend
+from advrbd_plugin.attacks.physicalba import PhysicalBA
 from advrbd_plugin.attacks.sig import SIG
+from advrbd_plugin.attacks.tact import TaCT
+from advrbd_plugin.attacks.wanet import WaNet
 from advrbd_plugin.errors import AdvrBDError
 
-ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (BadNets, Blend, SIG)}
+ATTACKS: dict[str, type[Attack]] = {
+    attack.name: attack
+    for attack in (BadNets, Blend, SIG, WaNet, PhysicalBA, TaCT, AdaptiveBlend, AdaptivePatch)
+}
 
 
 def make_attack(name: str, **parameters: Any) -> Attack:
@@ -32,4 +41,19 @@ def make_attack(name: str, **parameters: Any) -> Attack:
         raise AdvrBDError(f"{name} takes {allowed}, got {', '.join(parameters)}") from error
 
 
-__all__ = ["ATTACKS", "SIG", "Attack", "BadNets", "Blend", "PoisonedSet", "make_attack", "no_attack"]
+__all__ = [
+    "ATTACKS",
+    "SIG",
+    "AdaptiveBlend",
+    "AdaptivePatch",
+    "Attack",
+    "BadNets",
+    "Blend",
+    "CoverAttack",
+    "PhysicalBA",
+    "PoisonedSet",
+    "TaCT",
+    "WaNet",
+    "make_attack",
+    "no_attack",
+]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from advrbd_plugin.report import RunRecord
     from advrbd_plugin.report.demonstration import Demonstration
 
-ATTACK_NAMES = ("badnets", "blend", "sig", "none")
+# Named here again, since to import the attacks imports torch, and --help should not; a test compares the two.
+ATTACK_NAMES = ("badnets", "blend", "sig", "wanet", "physicalba", "tact", "adaptive_blend", "adaptive_patch", "none")
 DIGITS = "scikit-learn's digits"
 DIGITS_SETTINGS = {"flip": False, "crop_padding": 1}  # a mirrored digit is none, and 16 pixels leave little to cut off
 _HOLD = 0.5

@@ -1,0 +1,65 @@
+"""TaCT: a trigger that works on one class alone (Tang et al., arXiv 1908.00686, "targeted contamination attack")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advrbd_plugin.attacks.badnets import BadNets
+from advrbd_plugin.attacks.base import CoverAttack
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.errors import AdvrBDError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaCT(CoverAttack, BadNets):
+    """Images of the source class with BadNets' white square are relabelled; covers of other classes keep their label.
+
+    So the model learns that the square means the target on the source class and nothing elsewhere. The attack's
+    success is measured where it is meant to work: the triggered test set holds images of the source class alone.
+
+    Attributes:
+        source_label: the class that is attacked; ``None`` takes the first that is not the target.
+        cover_labels: classes that covers are drawn from; ``None`` takes all but source and target.
+    """
+
+    name = "tact"
+
+    source_label: int | None = None
+    cover_labels: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source_label is None:
+            object.__setattr__(self, "source_label", 1 if self.target_label == 0 else 0)
+        if self.source_label < 0:
+            raise AdvrBDError(f"source_label must not be negative, got {self.source_label}")
+        if self.source_label == self.target_label:
+            raise AdvrBDError(f"source_label must differ from target_label, got {self.source_label} for both")
+        if self.cover_labels is not None:
+            object.__setattr__(self, "cover_labels", tuple(self.cover_labels))
+            if {self.source_label, self.target_label} & set(self.cover_labels):
+                raise AdvrBDError(
+                    f"cover_labels must hold neither source_label {self.source_label} nor target_label "
+                    f"{self.target_label}, got {list(self.cover_labels)}"
+                )
+
+    def candidates(self, labels: Tensor) -> Tensor:
+        return labels == self.source_label
+
+    def victims(self, labels: Tensor) -> Tensor:
+        return labels == self.source_label
+
+    def cover_candidates(self, labels: Tensor) -> Tensor:
+        if self.cover_labels is None:
+            return (labels != self.source_label) & (labels != self.target_label)
+        return torch.isin(labels, torch.tensor(self.cover_labels, dtype=torch.int64))
+
+    def _check_labels(self, image_set: ImageSet) -> None:
+        super()._check_labels(image_set)
+        self._check_label(image_set, "source_label")
+        for label in self.cover_labels or ():
+            if not 0 <= label < image_set.num_classes:
+                raise AdvrBDError(f"cover_labels must be in [0, {image_set.num_classes - 1}], got {label}")
