@@ -97,12 +97,16 @@ def model_for(image_set):
 
 def _defend(judge: _Judge, poisoned, seed: int, work: Path) -> list[dict]:
     """Both presets share the first training, whose settings are the same."""
-    from advrbd_plugin import AdvrBD, AdvrBDConfig
+    from advrbd_plugin import AdvrBD, AdvrBDConfig, AdvrBDError
 
     rows = []
     for preset in ("robust", "paper"):
         config = AdvrBDConfig.preset(preset).replace(seed=seed)
-        result = AdvrBD(model_for(poisoned.image_set), config, work_dir=work).fit(poisoned.image_set)
+        try:
+            result = AdvrBD(model_for(poisoned.image_set), config, work_dir=work).fit(poisoned.image_set)
+        except AdvrBDError as error:
+            rows.append({"attack": judge.attack, "method": preset, "error": str(error)})
+            continue
         if preset == "robust":
             rows.append(judge.row("undefended", result.backdoored_model, result.seconds["training"]))
         rows.append(judge.row(preset, result.model, sum(result.seconds.values()), result) | {"config": config.to_mapping()})
@@ -203,7 +207,10 @@ def markdown(rows: list[dict]) -> str:
         by_method = {row["method"]: row for row in rows if row["attack"] == attack}
         for method in NAMES:
             if method in by_method:
-                values = " | ".join(_text(column, by_method[method].get(column)) for column in COLUMNS)
+                row = by_method[method]
+                values = " | ".join(_text(column, row.get(column)) for column in COLUMNS)
+                if "error" in row:
+                    values = f"stopped: {row['error']}" + " |" * (len(COLUMNS) - 1)
                 lines.append(f"| {attack} | {NAMES[method]} | {values} |")
     return "\n".join(lines) + "\n"
 
