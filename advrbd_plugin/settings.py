@@ -1,0 +1,147 @@
+"""What the settings of every method share: fields that know their range, presets, YAML, errors that name the key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from advrbd_plugin.errors import AdvrBDError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+MAX_SEED = 2**63 - 1
+
+
+def between(low: float, high: float, default: Any) -> Any:
+    """A field for a number in [low, high]; whole where the default is an ``int``."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def one_of(*names: str, default: str) -> Any:
+    """A field for one of a few words."""
+    return field(default=default, metadata={"names": names})
+
+
+class Settings:
+    """Base of the frozen dataclasses whose fields are made with :func:`between`, :func:`one_of` or a ``bool``.
+
+    ``preset_files`` names the file in ``configs/`` of each preset; the first preset is the default and equals the
+    fields' defaults.
+    """
+
+    preset_files: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            object.__setattr__(self, each.name, _checked(each, getattr(self, each.name)))
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """A built-in configuration, read from its file in ``configs/``.
+
+        Raises:
+            AdvrBDError: no such preset.
+        """
+        if name not in cls.preset_files:
+            raise AdvrBDError(f"preset must be one of {', '.join(cls.preset_files)}, got {name!r}")
+        place = resources.files("advrbd_plugin").joinpath("configs", cls.preset_files[name])
+        return cls._from_text(place.read_text(encoding="utf-8"), f"preset {name}")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Settings by name, over those of the preset that the key ``preset`` names (the default one without it).
+
+        Raises:
+            AdvrBDError: an unknown key, or a value that is not allowed; the line names the key.
+        """
+        base = cls.preset(values["preset"]) if "preset" in values else cls()
+        return base.replace(**{key: value for key, value in values.items() if key != "preset"})
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Settings from a YAML file of ``key: value`` lines.
+
+        Raises:
+            AdvrBDError: the file cannot be read, is no such YAML, or holds a key or value that is not allowed.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise AdvrBDError(f"cannot read the configuration {path}: {error}") from error
+        return cls._from_text(text, str(path))
+
+    @classmethod
+    def _from_text(cls, text: str, where: str) -> Self:
+        import yaml
+
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise AdvrBDError(f"{where} is not valid YAML: {reason}") from error
+        if not isinstance(values, dict):
+            raise AdvrBDError(f"{where} must hold 'key: value' lines, got {type(values).__name__}")
+        try:
+            return cls.from_mapping(values)
+        except AdvrBDError as error:
+            raise AdvrBDError(f"{where}: {error}") from error
+
+    def replace(self, **changes: Any) -> Self:
+        """The same settings but for ``changes``.
+
+        Raises:
+            AdvrBDError: as :meth:`from_mapping`.
+        """
+        names = [each.name for each in dataclasses.fields(self)]
+        for key in changes:
+            if key not in names:
+                close = difflib.get_close_matches(str(key), names, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(names)}"
+                raise AdvrBDError(f"unknown key {key!r}; {hint}")
+        return dataclasses.replace(self, **changes)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Every setting by name, ready for YAML and JSON."""
+        return dataclasses.asdict(self)
+
+
+def _checked(each: dataclasses.Field[Any], value: Any) -> Any:
+    if "names" in each.metadata:
+        names = each.metadata["names"]
+        if value not in names:
+            raise AdvrBDError(f"{each.name} must be one of {', '.join(names)}, got {value!r}")
+        return value
+    if isinstance(each.default, bool):
+        if not isinstance(value, bool):
+            raise AdvrBDError(f"{each.name} must be true or false, got {value!r}")
+        return value
+    return _checked_number(each, value)
+
+
+def _checked_number(each: dataclasses.Field[Any], value: Any) -> float | int:
+    kind = type(each.default)
+    low, high = each.metadata["low"], each.metadata["high"]
+    number = _number(value)
+    whole = number is not None and math.isfinite(number) and (kind is float or float(number).is_integer())
+    if not whole or not low <= number <= high:
+        described = "a whole number" if kind is int else "a number"
+        raise AdvrBDError(f"{each.name} must be {described} in [{low}, {high}], got {value!r}")
+    return kind(number)
+
+
+def _number(value: Any) -> float | int | None:
+    """A number, also from text such as 8/255 or 5e-4 (which YAML takes for text); ``None`` for anything else."""
+    if isinstance(value, str):
+        numerator, slash, denominator = value.partition("/")
+        try:
+            return float(numerator) / float(denominator) if slash else float(numerator)
+        except (ValueError, ZeroDivisionError):
+            return None
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
