@@ -8,11 +8,13 @@
 #if defined(__CUDACC__)
 #define ADVRBD_INLINE __host__ __device__ __forceinline__
 #else
-// always_inline, so that the body is compiled for the instruction set of the caller (see cpu/dispatch.h).
+// always_inline, so that the body is compiled for the instruction set of the caller (see cpu/kernels.h).
 #define ADVRBD_INLINE inline __attribute__((always_inline))
 #endif
 
 namespace advrbd {
+
+// Real is float, or on the CPU a vector of floats (cpu/lanes.h).
 
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 
@@ -64,34 +66,39 @@ struct StepBounds {
 };
 
 // The comparisons are written so that a NaN gradient makes no step (as torch.sign) and a NaN pixel stays NaN.
-ADVRBD_INLINE float sign_step(float pixel, float grad, float epsilon, float low, float high) {
-  const float step = grad > 0.0f ? epsilon : (grad < 0.0f ? -epsilon : 0.0f);
-  const float moved = pixel + step;
-  const float raised = moved < low ? low : moved;
+template <typename Real>
+ADVRBD_INLINE Real sign_step(Real pixel, Real grad, Real epsilon, Real low, Real high) {
+  const Real step = grad > 0.0f ? epsilon : (grad < 0.0f ? -epsilon : Real{});
+  const Real moved = pixel + step;
+  const Real raised = moved < low ? low : moved;
   return raised > high ? high : raised;
 }
 
 // KL divergence of softmaxes.
 
-// The sums over classes are written for Real = float, and for a vector of floats on the CPU (cpu/lanes.h).
 template <typename Real>
 struct RealTraits;
 
 template <>
 struct RealTraits<float> {
   using Bits = uint32_t;
+  using SignedBits = int32_t;
 
   // NaN for NaN.
   ADVRBD_INLINE static float at_least(float x, float bound) {
     return x < bound ? bound : x;
   }
+
+  ADVRBD_INLINE static float of_integer(int32_t integer) {
+    return static_cast<float>(integer);
+  }
 };
 
 constexpr float kSmallestExponent = -87.0f;  // below, a class counts as impossible
 
-// exp(x) for x <= 0, to about 2e-7 of its value; exp(-87) = 1.6e-38 for anything below, NaN for NaN. Branch-free, so
+// exp(x) for x <= 0, to about 4e-7 of its value; exp(-87) = 1.6e-38 for anything below, NaN for NaN. Branch-free, so
 // that compilers vectorise it, and the same code on every device. 2^n exp(r) with |r| <= log(2) / 2; the polynomial
-// interpolates (exp(r) - 1) / r at Chebyshev's points.
+// is the one of degree 5 with the least relative error, 1e-7, that is exact for r = 0.
 template <typename Real>
 ADVRBD_INLINE Real exp_of_nonpositive(Real x) {
   constexpr float kLog2E = 1.44269504088896341f;
@@ -101,11 +108,10 @@ ADVRBD_INLINE Real exp_of_nonpositive(Real x) {
   const Real bounded = RealTraits<Real>::at_least(x, kSmallestExponent);
   const Real rounded = bounded * kLog2E + kRounder;
   const Real rest = bounded - (rounded - kRounder) * kLn2;
-  Real polynomial = 1.3941239729e-3f * rest + 8.3692393459e-3f;
-  polynomial = polynomial * rest + 4.1666351310e-2f;
-  polynomial = polynomial * rest + 1.6666504433e-1f;
-  polynomial = polynomial * rest + 5.0000000475e-1f;
-  polynomial = polynomial * rest + 1.0000000109f;
+  Real polynomial = 8.2903062309e-3f * rest + 4.1897975985e-2f;
+  polynomial = polynomial * rest + 1.6667636585e-1f;
+  polynomial = polynomial * rest + 4.9999149188e-1f;
+  polynomial = polynomial * rest + 9.9999970701e-1f;
   polynomial = polynomial * rest + 1.0f;
   typename RealTraits<Real>::Bits bits;
   std::memcpy(&bits, &rounded, sizeof(bits));
@@ -116,22 +122,22 @@ ADVRBD_INLINE Real exp_of_nonpositive(Real x) {
 }
 
 // log(1 + s) for s >= 0, also where s is far below 1; NaN for NaN. Polynomial as in Cephes' logf.
-ADVRBD_INLINE float log1p_of_nonnegative(float s) {
+template <typename Real>
+ADVRBD_INLINE Real log1p_of_nonnegative(Real s) {
   constexpr float kLn2High = 0.693359375f;
   constexpr float kLn2Low = -2.12194440e-4f;
   constexpr int32_t kHalfRootBits = 0x3F3504F3;  // sqrt(1/2): the mantissa is taken in [sqrt(1/2), sqrt(2))
-  const float u = 1.0f + s;
-  const float lost = (s - (u - 1.0f)) / u;
-  int32_t bits;
+  const Real u = 1.0f + s;
+  const Real lost = (s - (u - 1.0f)) / u;
+  typename RealTraits<Real>::SignedBits bits;
   std::memcpy(&bits, &u, sizeof(bits));
-  const int32_t exponent = (bits - kHalfRootBits) >> 23;
+  const auto exponent = (bits - kHalfRootBits) >> 23;
   bits -= exponent * (1 << 23);
-  float mantissa;
+  Real mantissa;
   std::memcpy(&mantissa, &bits, sizeof(mantissa));
-  const float f = mantissa - 1.0f;
-  const float power = static_cast<float>(exponent);
-  float polynomial = 7.0376836292e-2f;
-  polynomial = polynomial * f - 1.1514610310e-1f;
+  const Real f = mantissa - 1.0f;
+  const Real power = RealTraits<Real>::of_integer(exponent);
+  Real polynomial = 7.0376836292e-2f * f - 1.1514610310e-1f;
   polynomial = polynomial * f + 1.1676998740e-1f;
   polynomial = polynomial * f - 1.2420140846e-1f;
   polynomial = polynomial * f + 1.4249322787e-1f;
@@ -139,8 +145,8 @@ ADVRBD_INLINE float log1p_of_nonnegative(float s) {
   polynomial = polynomial * f + 2.0000714765e-1f;
   polynomial = polynomial * f - 2.4999993993e-1f;
   polynomial = polynomial * f + 3.3333331174e-1f;
-  const float square = f * f;
-  const float curved = polynomial * f * square + kLn2Low * power - 0.5f * square;
+  const Real square = f * f;
+  const Real curved = polynomial * f * square + kLn2Low * power - 0.5f * square;
   return (f + curved) + (kLn2High * power + lost);
 }
 
@@ -154,6 +160,11 @@ struct SoftmaxSum {
     tail = x == 0.0f ? tail : tail + exp_x;
     largest = x == 0.0f ? largest + 1.0f : largest;
   }
+
+  ADVRBD_INLINE void add(SoftmaxSum other) {
+    tail += other.tail;
+    largest += other.largest;
+  }
 };
 
 // One class's share of sum_c exp(x_c) (x_c - y_c). An impossible class adds nothing, whatever its logits; a NaN is not
@@ -164,10 +175,11 @@ ADVRBD_INLINE Real cross_term(Real x, Real exp_x, Real y) {
 }
 
 // KL = E_p[x - y] - log sum exp(x) + log sum exp(y). Rounding must not make it negative; NaN stays NaN.
-ADVRBD_INLINE float kl_from_sums(SoftmaxSum<float> p, SoftmaxSum<float> q, float cross) {
-  const float divergence = cross / (p.largest + p.tail) - log1p_of_nonnegative(p.tail + (p.largest - 1.0f)) +
+template <typename Real>
+ADVRBD_INLINE Real kl_from_sums(SoftmaxSum<Real> p, SoftmaxSum<Real> q, Real cross) {
+  const Real divergence = cross / (p.largest + p.tail) - log1p_of_nonnegative(p.tail + (p.largest - 1.0f)) +
       log1p_of_nonnegative(q.tail + (q.largest - 1.0f));
-  return divergence < 0.0f ? 0.0f : divergence;
+  return divergence < 0.0f ? Real{} : divergence;
 }
 
 }  // namespace advrbd

@@ -12,6 +12,10 @@ constexpr int64_t kMaxChannels = 128;  // per-channel values travel as kernel pa
 
 enum class Dtype { float32, bfloat16, float16 };
 
+ADVRBD_INLINE int64_t bytes_of(Dtype dtype) {
+  return dtype == Dtype::float32 ? 4 : 2;
+}
+
 // One sample in memory: planes x rows x columns x interleaved values. Contiguous: a plane is a channel, nothing is
 // interleaved. channels_last: one plane, the channels interleaved.
 struct ImageLayout {

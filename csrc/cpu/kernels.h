@@ -7,17 +7,11 @@
 
 namespace advrbd::cpu {
 
-constexpr int64_t kBlock = 16;  // rows of logits that are finished together
-constexpr int64_t kMostLanes = 16;
-
-// Rows of logits are padded to whole vectors of the widest kind.
-ADVRBD_INLINE int64_t padded_classes(int64_t classes) {
-  return (classes + kMostLanes - 1) / kMostLanes * kMostLanes;
-}
+constexpr int64_t kMostLanes = 16;  // floats in a register of the widest kind
 
 // Floats of scratch memory that a thread gives to Kernels::kl_divergence.
 ADVRBD_INLINE int64_t kl_scratch_size(int64_t classes) {
-  return 2 * kBlock * padded_classes(classes);
+  return 3 * kMostLanes * classes;
 }
 
 // The bounds of the values in one row of a patch, laid out like that row.

@@ -2,7 +2,15 @@
 
 #include <ATen/Parallel.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
+#include <new>
 #include <vector>
 
 #include "kernels.h"
@@ -10,8 +18,11 @@
 namespace advrbd::cpu {
 namespace {
 
-// A thread must have about this many values to itself before a second one pays.
-constexpr int64_t kValuesPerThread = 32768;
+// A thread must have about this much work to itself before a second one pays, in values that are copied.
+constexpr int64_t kWorkPerThread = 32768;
+constexpr int64_t kWorkPerLogit = 4;
+
+constexpr int64_t kCacheLine = 64;
 
 // The bounds of each plane's patch row, so that the inner loop is the same for both memory formats.
 class BoundsTable {
@@ -42,17 +53,58 @@ class BoundsTable {
   std::vector<RowBounds> rows_;
 };
 
+// Uninitialised. A vector that lies across two cache lines takes twice as long to load.
+class AlignedFloats {
+ public:
+  explicit AlignedFloats(int64_t count)
+      : values_(static_cast<float*>(::operator new(count * sizeof(float), std::align_val_t{kCacheLine}))) {}
+  ~AlignedFloats() {
+    ::operator delete(values_, std::align_val_t{kCacheLine});
+  }
+  AlignedFloats(const AlignedFloats&) = delete;
+  AlignedFloats& operator=(const AlignedFloats&) = delete;
+
+  float* get() const {
+    return values_;
+  }
+
+ private:
+  float* values_;
+};
+
+// A new block comes as pages that the first write to each must wait for: 500 times fewer where they may be huge.
+void prefer_huge_pages(void* begin, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kHugePage = uintptr_t{1} << 21;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(begin) + kHugePage - 1) & ~(kHugePage - 1);
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(begin) + bytes) & ~(kHugePage - 1);
+  if (first < last) {
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // advice: a failure changes nothing
+  }
+#endif
+}
+
+#if defined(__x86_64__)
+// GCC 10's __builtin_cpu_supports does not know it.
+bool supports_f16c() {
+  unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 }  // namespace
 
 const Kernels& kernels() {
 #if defined(__x86_64__)
   static const Kernels& best = [&]() -> const Kernels& {
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      return kAvx512Kernels;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !supports_f16c()) {
+      return kBaselineKernels;
     }
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? kAvx2Kernels : kBaselineKernels;
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
+        ? kAvx512Kernels
+        : kAvx2Kernels;
   }();
   return best;
 #else
@@ -62,15 +114,16 @@ const Kernels& kernels() {
 
 void launch(const KlTask& kl, const PerturbTask& perturb) {
   const BoundsTable bounds(perturb);
-  const int64_t values =
-      kl.rows * kl.num_masks * kl.classes + perturb.samples * perturb.num_masks * perturb.layout.values();
-  const int64_t shares = std::clamp<int64_t>(values / kValuesPerThread, 1, 4 * int64_t{at::get_num_threads()});
+  const int64_t perturbed_values = perturb.num_masks * perturb.samples * perturb.layout.values();
+  const int64_t work = kWorkPerLogit * kl.rows * (1 + kl.num_masks) * kl.classes + perturbed_values;
+  const int64_t shares = std::clamp<int64_t>(work / kWorkPerThread, 1, at::get_num_threads());
+  prefer_huge_pages(perturb.perturbed, perturbed_values * bytes_of(perturb.dtype));
   // Every share holds its part of both tasks, so that the threads finish together.
   at::parallel_for(0, shares, 1, [&](int64_t first, int64_t last) {
     const int64_t row_begin = kl.rows * first / shares, row_end = kl.rows * last / shares;
     if (row_begin < row_end) {
-      std::vector<float> scratch(kl_scratch_size(kl.classes));
-      kernels().kl_divergence(kl, scratch.data(), row_begin, row_end);
+      const AlignedFloats scratch(kl_scratch_size(kl.classes));
+      kernels().kl_divergence(kl, scratch.get(), row_begin, row_end);
     }
     const int64_t begin = perturb.samples * first / shares, end = perturb.samples * last / shares;
     if (begin < end) {
