@@ -434,7 +434,7 @@ def _rates(lines: Iterable[str]) -> tuple[float, float] | None:
         if row and row[0] == "record":
             header = row
         elif row and header:
-            values = dict(zip(header, row))
+            values = dict(zip(header, row, strict=False))
             try:
                 rates = float(values["TPR"]), float(values["FPR"])
             except (KeyError, ValueError):

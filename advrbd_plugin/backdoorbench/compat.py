@@ -320,7 +320,7 @@ MENDS: tuple[Mend, ...] = (
     Mend(
         name="numpy-names",
         broken_by="NumPy 1.24 and 2.0",
-        symptom="np.float stops lf, trojannn and ftrojann; np.round_ stops bpp, np.float_ teco; np.infty stops clp's plots",
+        symptom="np.float stops lf, trojannn, ftrojann; np.round_ bpp, np.float_ teco, np.infty clp's plots",
         apply=_restore_numpy_names,
         needed=_numpy_lacks_old_names,
     ),

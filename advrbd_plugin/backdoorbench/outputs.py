@@ -73,7 +73,9 @@ def write_verdicts(folder: Path, train_set: ImageSet, outcome: Any) -> None:
         verdicts.suggested_label.tolist(),
         strict=True,
     )
-    write_text(folder / "verdicts.csv", _table(VERDICT_COLUMNS, [dict(zip(VERDICT_COLUMNS, row)) for row in rows]))
+    write_text(
+        folder / "verdicts.csv", _table(VERDICT_COLUMNS, [dict(zip(VERDICT_COLUMNS, row, strict=True)) for row in rows])
+    )
 
 
 def write_metrics(

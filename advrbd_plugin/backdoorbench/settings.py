@@ -21,7 +21,13 @@ from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.errors import AdvrBDError
 
 # BackdoorBench's name for what AdvrBDConfig calls otherwise.
-TOOLBOX_NAMES = {"lr": "learning_rate", "random_seed": "seed", "sgd_momentum": "momentum", "wd": "weight_decay", "amp": "mixed_precision"}
+TOOLBOX_NAMES = {
+    "lr": "learning_rate",
+    "random_seed": "seed",
+    "sgd_momentum": "momentum",
+    "wd": "weight_decay",
+    "amp": "mixed_precision",
+}
 
 ADAPTER_KEYS = {
     "result_file": "the record's name: record/NAME must hold an attack_result.pt",

@@ -161,7 +161,11 @@ def test_files(tmp_path):
     header, table = layout(CELLS)
     assert to_markdown(header, [["a|b", "1"]]).splitlines()[2] == "| a\\|b | 1 |"
     assert r"ft\_x & 85.0 (-5.0)" in to_latex(header, table)
-    assert [path.name for path in write_tables(CELLS, tmp_path)] == ["comparison.csv", "comparison.md", "comparison.tex"]
+    assert [path.name for path in write_tables(CELLS, tmp_path)] == [
+        "comparison.csv",
+        "comparison.md",
+        "comparison.tex",
+    ]
 
 
 def test_notes_are_json(checkout):

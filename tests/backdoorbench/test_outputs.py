@@ -42,7 +42,9 @@ def test_detection_info_is_one_table_however_often_it_is_written(tmp_path):
 
 
 def test_verdicts_name_the_original_index(tmp_path):
-    images = ImageSet(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([1, 0]), ("a", "b"), torch.tensor([7, 3]))
+    images = ImageSet(
+        torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([1, 0]), ("a", "b"), torch.tensor([7, 3])
+    )
     verdicts = SimpleNamespace(
         poisoned=bools("x."), score=torch.tensor([0.5, 0.25]), suggested_label=torch.tensor([0, 0])
     )

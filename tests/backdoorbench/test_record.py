@@ -20,7 +20,10 @@ def test_a_record_is_read(records):
     record = read_record(folder)
     assert (record.name, record.model_name, record.num_classes) == ("badnet", "preactresnet18", 3)
     assert record.img_size == (8, 8, 3)
-    assert sorted(image_paths(record)) == [str(folder / "bd_train_dataset/2/1.png"), str(folder / "bd_train_dataset/2/4.png")]
+    assert sorted(image_paths(record)) == [
+        str(folder / "bd_train_dataset/2/1.png"),
+        str(folder / "bd_train_dataset/2/4.png"),
+    ]
 
 
 def test_images_in_memory_are_read(records):
@@ -42,7 +45,9 @@ def test_a_renamed_record_still_finds_its_images(records, tmp_path):
     assert all(path.startswith(str(moved)) and os.path.isfile(path) for path in image_paths(read_record(moved)))
 
 
-@pytest.mark.parametrize("path", ["./record/badnet/bd_train_dataset/../../../secret.png", "/etc/secret.png", "../x.png"])
+@pytest.mark.parametrize(
+    "path", ["./record/badnet/bd_train_dataset/../../../secret.png", "/etc/secret.png", "../x.png"]
+)
 def test_no_path_leads_outside(records, path):
     content = records.content()
     content["bd_train"]["bd_data_container"]["data_dict"][1]["path"] = path

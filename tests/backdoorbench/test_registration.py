@@ -14,7 +14,10 @@ from advrbd_plugin.errors import AdvrBDError
 EXPECTED = {
     "defense/advrbd.py",
     "detection_pretrain/advrbd.py",
-    *(f"config/defense/advrbd/{name}.yaml" for name in ("config", "cifar10", "cifar100", "gtsrb", "tiny", "imagenette")),
+    *(
+        f"config/defense/advrbd/{name}.yaml"
+        for name in ("config", "cifar10", "cifar100", "gtsrb", "tiny", "imagenette")
+    ),
 }
 
 

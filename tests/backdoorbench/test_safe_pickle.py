@@ -45,7 +45,9 @@ def test_what_backdoorbench_writes_is_read(tmp_path):
     assert tensor.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("wrap", [lambda bad: bad, lambda bad: {"model": [bad]}, lambda bad: numpy.array([bad], object)])
+@pytest.mark.parametrize(
+    "wrap", [lambda bad: bad, lambda bad: {"model": [bad]}, lambda bad: numpy.array([bad], object)]
+)
 def test_another_type_stops_before_it_runs(tmp_path, wrap):
     made = tmp_path / "made"
     path = saved(tmp_path / "x.pt", wrap(Command(made)))

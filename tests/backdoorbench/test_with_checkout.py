@@ -30,7 +30,7 @@ DETECTIONS = ("scan", "strip")
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory):
-    """A clone of the user's checkout with 250 training and 100 test images, and AdvrBD registered in it."""
+    """A clone of the user's checkout with 300 training and 100 test images, and AdvrBD registered in it."""
     missing = [name for name in IMPORTED_BY_SCRIPTS if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"BackdoorBench's scripts import {missing[0]}: pip install 'advrbd_plugin[backdoorbench]'")
@@ -41,11 +41,13 @@ def checkout(tmp_path_factory):
     if not (found / ".git").exists():
         pytest.skip(f"{found} is no git checkout, so it cannot be cloned; get one with `{INSTALL_COMMAND}`")
     if not (IMAGES / "train.zip").is_file():
-        pytest.skip(f"no CIFAR-10 pictures at {IMAGES}: name a folder with train.zip and test.zip in "
-                    "ADVRBD_BACKDOORBENCH_IMAGES")
+        pytest.skip(
+            f"no CIFAR-10 pictures at {IMAGES}: name a folder with train.zip and test.zip in "
+            "ADVRBD_BACKDOORBENCH_IMAGES"
+        )
     clone, _ = install(found, tmp_path_factory.mktemp("backdoorbench") / "BackdoorBench")
     assert git_status(clone) == ""
-    write_cifar10(IMAGES, clone / "data" / "cifar10", train=250, test=100)
+    write_cifar10(IMAGES, clone / "data" / "cifar10", train=300, test=100)
     return clone
 
 
@@ -57,34 +59,42 @@ def git_status(checkout):
 def advrbd(checkout, *arguments, status=0, script=None):
     """Run a command of this package, or a script of the checkout, from the checkout's root."""
     command = [sys.executable, *([script] if script else ["-m", "advrbd_plugin.backdoorbench"]), *arguments]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])), "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, env=environment)
+    paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    settings = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, env=os.environ | settings)
     assert done.returncode == status, done.stdout[-2000:] + done.stderr[-4000:]
     return done
 
 
 @pytest.fixture(scope="session")
 def record(checkout):
-    """A BadNets record made by the toolbox's own script: 1 epoch on 250 images."""
+    """A BadNets record made by the toolbox's own script: 1 epoch on 300 images."""
     options = ["--dataset", "cifar10", "--epochs", "1", "--batch_size", "32", "--num_workers", "0", "--pratio", "0.2"]
     options += ["--model", "resnet18"]  # fifteen times as fast as preactresnet18
-    advrbd(checkout, "backdoorbench", "run", "--local-data", "attack/badnet.py", *options, "--save_folder_name", "badnet")
+    advrbd(
+        checkout, "backdoorbench", "run", "--local-data", "attack/badnet.py", *options, "--save_folder_name", "badnet"
+    )
     return checkout / "record/badnet"
 
 
 @pytest.fixture(scope="session")
 def cells(checkout, record, tmp_path_factory):
-    """Every defense and detection of DEFENSES and DETECTIONS, run by one ``advrbd compare``."""
+    """Every defense and detection of DEFENSES and DETECTIONS, run by ``advrbd compare``."""
     quick = tmp_path_factory.mktemp("settings") / "clp.yaml"
     text = (checkout / "config/defense/clp/cifar10.yaml").read_text()
     quick.write_text(text.replace("u_num: 21", "u_num: 2"))
     advrbd(checkout, "register", str(checkout))
-    command = ["compare", "--local-data", "--result_file", "badnet", "--defenses", ",".join(DEFENSES + DETECTIONS)]
-    command += ["--device", "cpu", "--epochs", "1", "--batch_size", "64", "--num_workers", "0"]
-    command += ["--for", "abl: --tuning_epochs 1 --finetuning_epochs 1 --unlearning_epochs 1"]
-    command += ["--for", "d-br: --debug", "--for", f"clp: --yaml_path {quick}"]
-    command += ["--for", "ac: --nb_dims 5", "--for", "scan: --clean_sample_num 50", "--for", "strip: --clean_sample_num 20"]
+    command = ["compare", "--local-data", "--result_file", "badnet", "--device", "cpu"]
+    command += ["--epochs", "1", "--batch_size", "64", "--num_workers", "0"]
+    command += ["--for", f"clp: --yaml_path {quick}", "--for", "fp: --once_prune_ratio 0.3", "--for", "ac: --nb_dims 5"]
+    command += ["--for", "scan: --clean_sample_num 50", "--for", "strip: --clean_sample_num 20"]
     command += ["--for", "advrbd: --enhancement_steps 5 --relearn_epochs 1"]
+    # The detection of abl looks at one image at a time; the defense does so once already.
+    slow = ["compare", "--local-data", "--result_file", "badnet", "--device", "cpu", "--num_workers", "0"]
+    slow += ["--batch_size", "64", "--no-detection", "--defenses", "abl,d-br", "--for", "d-br: --debug"]
+    slow += ["--for", "abl: --tuning_epochs 1 --finetuning_epochs 1 --unlearning_epochs 1"]
+    advrbd(checkout, *slow)
+    command += ["--defenses", ",".join(DEFENSES + DETECTIONS)]
     printed = advrbd(checkout, *command).stdout
     found = {name: _read_cell(record / "defense" / name / "compare.json") for name in DEFENSES + DETECTIONS}
     return found, printed, command
@@ -95,7 +105,7 @@ def test_the_attack_wrote_a_record_that_is_read_safely(record):
 
     content = read_record(record)
     assert content.clean_data == "cifar10" and content.img_size == (32, 32, 3)
-    assert int(content.bd_train["poison_indicator"].sum()) == 50
+    assert int(content.bd_train["poison_indicator"].sum()) == 60
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -175,7 +185,7 @@ def test_the_detection_script_writes_its_siblings_columns(cells, checkout, recor
     rows = list(csv.reader((record / "detection/advrbd_pretrain/detection_info.csv").open()))
     siblings = list(csv.reader((record / "detection/spectral_pretrain/detection_info.csv").open()))
     assert rows[0] == siblings[0] == ["record", "TN", "FP", "FN", "TP", "TPR", "FPR", "target"]
-    assert sum(int(count) for count in rows[1][1:5]) == 250
+    assert sum(int(count) for count in rows[1][1:5]) == 300
     assert rows[1][5:7] == [str(cells[0]["advrbd"].tpr), str(cells[0]["advrbd"].fpr)]
 
 
