@@ -15,7 +15,9 @@ from advrbd_plugin.backdoorbench.compat import MENDS
 SYMPTOMS = {
     "record-types": """
         import numpy, torch
+        from advrbd_plugin.backdoorbench import safe_pickle
         torch.save({numpy.int64(3): numpy.arange(4)}, scratch + "/record.pt")
+        assert safe_pickle.load(scratch + "/record.pt")[3].tolist() == [0, 1, 2, 3]
         assert torch.load(scratch + "/record.pt")[3].tolist() == [0, 1, 2, 3]
     """,
     "numpy-names": """
