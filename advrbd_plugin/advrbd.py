@@ -21,7 +21,7 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.features import penultimate_features
 from advrbd_plugin.identification import Verdicts, identify_accused, identify_misclassified, withdraw
 from advrbd_plugin.partition import Partition, partition
-from advrbd_plugin.progress import Progress, SilentProgress
+from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.retraining import acquitted_labels, doubt_disagreement, relabel, relearn, trusted_samples
 from advrbd_plugin.scoring import consistency_scores
@@ -160,7 +160,7 @@ class AdvrBD:
                 samples.sample_ids[used],
                 options,
                 stage=stage,
-                progress=_Scaled(self._progress, _TRAINING_WORK),
+                progress=ScaledProgress(self._progress, _TRAINING_WORK),
                 checkpoint=checkpoint,
             )
 
@@ -237,7 +237,7 @@ class AdvrBD:
                 accusation.projection,
                 accusation.accused_labels,
                 self.config,
-                progress=_Scaled(self._progress, _TRAINING_WORK),
+                progress=ScaledProgress(self._progress, _TRAINING_WORK),
             )
             logits = predict(
                 enhanced,
@@ -270,7 +270,7 @@ class AdvrBD:
                 seed=derive_seed(config.seed, "patches"),
                 sample_ids=samples.sample_ids,
                 mixed_precision=config.mixed_precision,
-                on_batch=_Scaled(self._progress, config.num_masks + 2).advance,
+                on_batch=ScaledProgress(self._progress, config.num_masks + 2).advance,
             )
         return partition(scores, config.alpha)
 
@@ -300,7 +300,7 @@ class AdvrBD:
                 samples.sample_ids,
                 verdicts,
                 config,
-                progress=_Scaled(self._progress, _TRAINING_WORK),
+                progress=ScaledProgress(self._progress, _TRAINING_WORK),
                 checkpoint=checkpoint,
             )
 
@@ -354,25 +354,6 @@ class _Found:
         evidence = tuple(LabelEvidence(**each) for each in rest["evidence"])
         consistency = tensors.pop("consistency")
         return cls(Verdicts(**tensors), consistency, evidence, rest["curves"])
-
-
-class _Scaled:
-    """Reports each sample as several units of work."""
-
-    def __init__(self, progress: Progress, factor: float) -> None:
-        self._progress, self._factor = progress, factor
-
-    def advance(self, work: float, **figures: float) -> None:
-        self._progress.advance(work * self._factor, **figures)
-
-    def plan(self, work: Any) -> None:
-        self._progress.plan(work)
-
-    def start(self, stage: str) -> None:
-        self._progress.start(stage)
-
-    def finish(self) -> None:
-        self._progress.finish()
 
 
 def _data_key(samples: ImageSet) -> str:

@@ -36,3 +36,22 @@ class SilentProgress:
 
     def finish(self) -> None:
         pass
+
+
+class ScaledProgress:
+    """Reports each unit as several to another progress, so that all stages count in one unit of work."""
+
+    def __init__(self, progress: Progress, factor: float) -> None:
+        self._progress, self._factor = progress, factor
+
+    def plan(self, work: Mapping[str, float]) -> None:
+        self._progress.plan(work)
+
+    def start(self, stage: str) -> None:
+        self._progress.start(stage)
+
+    def advance(self, work: float, **figures: float) -> None:
+        self._progress.advance(work * self._factor, **figures)
+
+    def finish(self) -> None:
+        self._progress.finish()

@@ -71,7 +71,7 @@ def consistency_scores(
     clean = perturbed = None
     done = 0
     model.eval()
-    with _frozen(model):
+    with frozen(model):
         for batch in torch.arange(len(images)).split(batch_size):
             inputs = _model_input(images[batch], device)
             logits, grad = _input_gradient(model, inputs, labels[batch].to(device), mixed_precision)
@@ -127,7 +127,7 @@ def _perturbed_logits(model: nn.Module, perturbed: Tensor, mixed_precision: bool
 
 
 @contextmanager
-def _frozen(model: nn.Module):
+def frozen(model: nn.Module):
     """No gradient for the weights while scores are taken: they would cost as much again as the input's."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in learning:

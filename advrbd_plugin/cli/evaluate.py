@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from advrbd_plugin.cli.options import add_device_option, check_device
 from advrbd_plugin.errors import AdvrBDError
 
 if TYPE_CHECKING:
-    from advrbd_plugin.data import ImageSet
+    from advrbd_plugin.data import LoadedImages
     from advrbd_plugin.report import ModelDescription
 
 
@@ -41,11 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     check_device(arguments.device)
     model, description = load_model(arguments.model)
     target = _target_label(description, arguments.target)
-    clean, left_out = _load(arguments.clean, description)
+    loaded = load_for_model(arguments.clean, description)
+    clean, left_out = loaded.image_set, len(loaded.left_out)
     triggered = None
     if arguments.triggered is not None:
-        triggered, more = _load(arguments.triggered, description)
-        left_out += more
+        loaded = load_for_model(arguments.triggered, description)
+        triggered, left_out = loaded.image_set, left_out + len(loaded.left_out)
     model.to(arguments.device or _default_device())
     performance = evaluate(model, clean, triggered, target)
     figures = {
@@ -72,18 +74,18 @@ def _target_label(description: ModelDescription, name: str | None) -> int | None
     return description.class_names.index(name)
 
 
-def _load(folder: str, description: ModelDescription) -> tuple[ImageSet, int]:
-    """The labelled images as the model wants them, and how many files could not be read."""
+def load_for_model(folder: str, description: ModelDescription, **reading: Any) -> LoadedImages:
+    """Labelled images as the model wants them; ``reading`` goes to :func:`advrbd_plugin.data.load_folder`."""
     import torch
 
-    from advrbd_plugin.data import ImageSet, load_folder
+    from advrbd_plugin.data import load_folder
 
-    loaded = load_folder(folder, image_size=description.image_size, class_names=description.class_names)
+    loaded = load_folder(folder, image_size=description.image_size, class_names=description.class_names, **reading)
+    if description.in_channels == 3:
+        return loaded
     images = loaded.image_set
-    if description.in_channels == 1:
-        grey = images.images.float().mean(dim=1, keepdim=True).round().to(torch.uint8)
-        images = ImageSet(grey, images.labels, images.class_names, images.sample_ids, images.paths)
-    return images, len(loaded.left_out)
+    grey = images.images.float().mean(dim=1, keepdim=True).round().to(torch.uint8)
+    return dataclasses.replace(loaded, image_set=dataclasses.replace(images, images=grey))
 
 
 def _default_device() -> str:

@@ -6,15 +6,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from torch import nn
+
 from advrbd_plugin.errors import AdvrBDError, StorageError
 from advrbd_plugin.files import explain_os_error, write_bytes, write_json, write_text
 from advrbd_plugin.report.figures import overview_png
-from advrbd_plugin.report.model_file import save_model
+from advrbd_plugin.report.model_file import ModelDescription, save_model
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.record import TOOL, RunRecord, finite, summarise
 from advrbd_plugin.report.tables import curves_csv, verdicts_csv
@@ -95,25 +97,38 @@ class OutputFolder:
             The summary.
         """
         summary = summarise(record) | ({"truth": finite(dict(truth))} if truth is not None else {})
+        files = {
+            "verdicts.csv": verdicts_csv(record).encode(),
+            "report.png": overview_png(record),
+            "report.html": report_html(record, summary, comparison).encode(),
+        }
+        self.write_files(record.result.model, record.model, record.result.curves, files | dict(more or {}), summary)
+        return summary
+
+    def write_files(
+        self,
+        model: nn.Module,
+        description: ModelDescription,
+        curves: Mapping[str, Sequence[Mapping[str, float]]],
+        files: Mapping[str, bytes],
+        summary: Mapping[str, Any],
+    ) -> None:
+        """Write a model, its curves, ``files`` by name and ``summary.json``, as :meth:`write` does for the defense."""
         try:
             unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.path))
         except OSError as error:
             raise explain_os_error(error, self.path) from error
         try:
-            save_model(unfinished, record.result.model, record.model)
-            write_text(unfinished / "verdicts.csv", verdicts_csv(record))
-            write_text(unfinished / "curves.csv", curves_csv(record.result.curves))
-            write_json(unfinished / "curves.json", finite(record.result.curves))
-            write_bytes(unfinished / "report.png", overview_png(record))
-            write_text(unfinished / "report.html", report_html(record, summary, comparison))
-            for name, content in (more or {}).items():
+            save_model(unfinished, model, description)
+            write_text(unfinished / "curves.csv", curves_csv(curves))
+            write_json(unfinished / "curves.json", finite(curves))
+            for name, content in files.items():
                 write_bytes(unfinished / name, content)
             write_json(unfinished / SUMMARY, summary)
             self._move_in(unfinished)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         self.discard()
-        return summary
 
     def _move_in(self, unfinished: Path) -> None:
         try:

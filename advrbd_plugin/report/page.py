@@ -31,9 +31,9 @@ def report_html(record: RunRecord, summary: Mapping[str, Any], comparison: Mappi
         comparison=comparison,
         gallery=_gallery(record),
         evidence=_evidence(record),
-        scores=_data_uri(figures.scores_svg(record), "image/svg+xml"),
-        classes=_data_uri(figures.classes_svg(record), "image/svg+xml"),
-        curves=_data_uri(figures.curves_svg(record), "image/svg+xml"),
+        scores=data_uri(figures.scores_svg(record), "image/svg+xml"),
+        classes=data_uri(figures.classes_svg(record), "image/svg+xml"),
+        curves=data_uri(figures.curves_svg(record), "image/svg+xml"),
         seconds_total=duration(sum(summary["seconds"].values())),
     )
 
@@ -52,7 +52,7 @@ def _gallery(record: RunRecord) -> list[dict[str, str]]:
     names, verdicts = record.image_set.class_names, record.result.verdicts
     return [
         {
-            "image": _data_uri(figures.thumbnail_png(record.image_set.images[index]), "image/png"),
+            "image": data_uri(figures.thumbnail_png(record.image_set.images[index]), "image/png"),
             "label": one_line(names[int(record.image_set.labels[index])]),
             "suggestion": one_line(names[int(verdicts.suggested_label[index])]),
             "path": one_line(record.path(index)),
@@ -76,5 +76,5 @@ def _evidence(record: RunRecord) -> list[dict[str, str]]:
     ]
 
 
-def _data_uri(content: bytes, kind: str) -> str:
+def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

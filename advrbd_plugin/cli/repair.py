@@ -1,0 +1,141 @@
+"""``advrbd repair``: a backdoored model and a few clean samples in, a repaired model out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advrbd_plugin.cli.defend import reading, tell_about_reading
+from advrbd_plugin.cli.evaluate import load_for_model
+from advrbd_plugin.cli.options import PRESETS, add_device_option, check_device, positive, setting
+
+if TYPE_CHECKING:
+    from advrbd_plugin.ulrl import ULRLConfig
+
+_SHARE_OF_POISONED = 0.2
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "repair",
+        help="repair a backdoored model with few clean samples, or with none (ULRL)",
+        description="MODEL is a folder that `advrbd defend` wrote, or model.safetensors with model.json beside it. "
+        "A run that was stopped goes on where it was when the same command is given again.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a folder with model.safetensors and model.json")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", metavar="DATA", help="clean images, one sub-folder a class; 1%% of a set will do")
+    source.add_argument(
+        "--clean-from-poisoned",
+        metavar="DATA",
+        help="the untrusted training set of MODEL: AdvrBD picks clean samples from it",
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder for the results")
+    parser.add_argument(
+        "--samples",
+        type=positive,
+        help="use so many clean samples (default: all of --data, a fifth of --clean-from-poisoned)",
+    )
+    configuration = parser.add_mutually_exclusive_group()
+    configuration.add_argument("--preset", choices=PRESETS, help="a built-in configuration (default: robust)")
+    configuration.add_argument("--config", metavar="YAML", help="a file with the keys of configs/ulrl-*.yaml")
+    parser.add_argument("--seed", type=int, help="same seed, same result (default: the configuration's)")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        type=setting,
+        help="override any configuration key; may be given several times",
+    )
+    add_device_option(parser)
+    parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read, repair, write, and tell."""
+    from advrbd_plugin.cli.progress import make_progress
+    from advrbd_plugin.report import OutputFolder, load_model
+    from advrbd_plugin.report.repair import RepairRecord, repair_files, summarise_repair
+    from advrbd_plugin.ulrl import ULRL
+
+    config = _make_config(arguments)
+    check_device(arguments.device)
+    from_poisoned = arguments.data is None
+    data = arguments.clean_from_poisoned if from_poisoned else arguments.data
+    OutputFolder.check(arguments.out, data=data)
+    model, description = load_model(_model_folder(arguments.model))
+    with make_progress() as progress:
+        loaded = load_for_model(
+            data,
+            description,
+            samples=None if from_poisoned else arguments.samples,
+            seed=config.seed,
+            on_progress=reading(progress),
+        )
+        progress.finish()
+        tell_about_reading(progress, loaded)
+        with OutputFolder(arguments.out, data=data) as out:
+            repair = ULRL(config, device=arguments.device, work_dir=out.work, progress=progress)
+            clean_set, suspects, attacked, notes = loaded.image_set, None, None, loaded.notes
+            if from_poisoned:
+                picked = _pick(model.to(repair.device), clean_set, arguments.samples, config.seed, progress)
+                clean_set, suspects, attacked = picked.clean_set, picked.suspect_set, picked.accused_labels
+                count = 0 if suspects is None else len(suspects)
+                notes += (f"{len(clean_set):,} images were taken as clean and {count:,} as likely poisoned.",)
+            result = repair.repair(model, clean_set, suspect_set=suspects, attacked_labels=attacked)
+            record = RepairRecord(
+                arguments.model, data, from_poisoned, clean_set, result, description, loaded.left_out, notes
+            )
+            summary = summarise_repair(record)
+            out.write_files(result.model, description, result.curves, repair_files(record, summary), summary)
+    _print_summary(summary, arguments.out)
+    return 0
+
+
+def _make_config(arguments: argparse.Namespace) -> ULRLConfig:
+    from advrbd_plugin.ulrl import ULRLConfig
+
+    if arguments.config is not None:
+        config = ULRLConfig.from_yaml(arguments.config)
+    else:
+        config = ULRLConfig.preset(arguments.preset or PRESETS[0])
+    seed = {} if arguments.seed is None else {"seed": arguments.seed}
+    return config.replace(**(seed | dict(arguments.settings)))
+
+
+def _model_folder(place: str) -> Path:
+    """The folder of MODEL, which may be given by its weights file."""
+    path = Path(place)
+    return path.parent if path.is_file() else path
+
+
+def _pick(model, train_set, samples, seed, progress):
+    """Clean and suspect samples of an untrusted set, by AdvrBD's scores of ``model``."""
+    from advrbd_plugin.config import AdvrBDConfig
+    from advrbd_plugin.ulrl import clean_from_poisoned
+
+    config = AdvrBDConfig(seed=seed)
+    progress.plan({"scoring": (config.num_masks + 3) * len(train_set)})
+    count = samples or max(train_set.num_classes, round(_SHARE_OF_POISONED * len(train_set)))
+    return clean_from_poisoned(model, train_set, count, config, progress=progress)
+
+
+def _print_summary(summary: dict, out: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="ULRL", show_header=False, title_justify="left")
+    for name, value in (
+        ("clean samples", f"{summary['clean_samples']:,}"),
+        ("verdict", summary["verdict"]),
+        ("labels that look attacked", ", ".join(summary["attacked_labels"]) or "none"),
+        ("suspicious neurons", f"{summary['suspicious_neurons']:,}"),
+        ("results", f"{out} (open report.html)"),
+    ):
+        table.add_row(name, Text(value))
+    Console(file=sys.stdout).print(table)

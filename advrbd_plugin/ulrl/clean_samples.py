@@ -1,0 +1,138 @@
+"""The few clean samples that a repair needs: checked, or taken from an untrusted training set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.accusation import accuse
+from advrbd_plugin.config import AdvrBDConfig
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.data.selection import draw
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.features import penultimate_features
+from advrbd_plugin.partition import partition
+from advrbd_plugin.progress import Progress, SilentProgress
+from advrbd_plugin.randomness import derive_seed
+from advrbd_plugin.scoring import consistency_scores
+
+_TRUSTED_SUSPICION = 0.1
+_POISONED_SUSPICION = 0.9
+# Among a label's samples that nothing speaks against, this share with the least suspicion is drawn from.
+_TRUSTED_SHARE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class CleanSamples:
+    """What AdvrBD's scores of a backdoored model say about its untrusted training set.
+
+    Attributes:
+        clean_set: samples taken as clean, equally many of each label.
+        suspect_set: samples of accused labels that are likely poisoned; ``None`` where no label is accused.
+        accused_labels: labels found to be attacked, in ascending order.
+    """
+
+    clean_set: ImageSet
+    suspect_set: ImageSet | None
+    accused_labels: tuple[int, ...]
+
+
+def clean_from_poisoned(
+    model: nn.Module,
+    train_set: ImageSet,
+    count: int,
+    config: AdvrBDConfig | None = None,
+    *,
+    progress: Progress | None = None,
+) -> CleanSamples:
+    """Take clean samples from what the victim has: a partition of the untrusted set by the backdoored model itself.
+
+    The stages are AdvrBD's: consistency scores, their ranks, the accusation of labels. Samples are then drawn at
+    random, as many of each label, from the less suspicious half of those that are trusted.
+
+    Args:
+        model: the backdoored model, trained on ``train_set``.
+        train_set: the untrusted set.
+        count: how many clean samples to take in all; fewer come back where a label has not enough.
+        config: AdvrBD's settings.
+
+    Raises:
+        AdvrBDError: a label has no sample that can be trusted, or a logit is not finite.
+    """
+    config, progress = config or AdvrBDConfig(), progress or SilentProgress()
+    if config.patch_size > min(train_set.image_size):
+        config = config.replace(patch_size=max(1, min(train_set.image_size) // 4))
+    progress.start("scoring")
+    scores = consistency_scores(
+        model,
+        train_set.images,
+        train_set.labels,
+        epsilon=config.epsilon,
+        patch_size=config.patch_size,
+        num_masks=config.num_masks,
+        reduction=config.reduction,
+        seed=derive_seed(config.seed, "patches"),
+        sample_ids=train_set.sample_ids,
+        mixed_precision=config.mixed_precision,
+        on_batch=lambda done: progress.advance((config.num_masks + 2) * done),
+    )
+    consistency = partition(scores, config.alpha).consistency
+    features, _ = penultimate_features(
+        model, train_set.images, mixed_precision=config.mixed_precision, on_batch=progress.advance
+    )
+    accusation = accuse(
+        features, train_set.labels, consistency, train_set.num_classes, gain=config.accusation_gain
+    )
+    progress.finish()
+    accused = torch.isin(train_set.labels, torch.tensor(accusation.accused_labels, dtype=torch.int64))
+    order = torch.where(accused, accusation.projection, consistency)
+    trusted = _trusted(train_set.labels, accusation.suspicion, order, train_set.num_classes)
+    chosen = _balanced(train_set, trusted, count, config.seed)
+    suspects = accused & (accusation.suspicion > _POISONED_SUSPICION)
+    return CleanSamples(
+        clean_set=train_set.subset(chosen),
+        suspect_set=train_set.subset(suspects) if suspects.any() else None,
+        accused_labels=accusation.accused_labels,
+    )
+
+
+def check_clean_set(clean_set: ImageSet, num_outputs: int) -> None:
+    """Raise AdvrBDError unless every class has a sample and the model has an output for each class."""
+    if num_outputs != clean_set.num_classes:
+        raise AdvrBDError(f"the model has {num_outputs} classes, the clean samples {clean_set.num_classes}")
+    if len(clean_set) < clean_set.num_classes:
+        raise AdvrBDError(
+            f"a repair needs at least one clean sample of each of the {clean_set.num_classes} classes, got "
+            f"{len(clean_set)} samples"
+        )
+    empty = (clean_set.class_counts() == 0).nonzero().flatten().tolist()
+    if empty:
+        names = ", ".join(repr(clean_set.class_names[label]) for label in empty[:5])
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        raise AdvrBDError(f"there is no clean sample of the class {names}{more}: give at least one of each class")
+
+
+def _trusted(labels: Tensor, suspicion: Tensor, order: Tensor, num_classes: int) -> Tensor:
+    """(N,) bool: of each label the less suspicious half, by ``order``, of the samples that nothing speaks against."""
+    trusted = torch.zeros_like(labels, dtype=torch.bool)
+    for label in range(num_classes):
+        members = ((labels == label) & (suspicion < _TRUSTED_SUSPICION)).nonzero().flatten()
+        least_suspicious_first = members[torch.argsort(order[members], stable=True)]
+        trusted[least_suspicious_first[: max(1, round(_TRUSTED_SHARE * len(members)))]] = True
+    return trusted
+
+
+def _balanced(train_set: ImageSet, trusted: Tensor, count: int, seed: int) -> Tensor:
+    """Positions of as many trusted samples of each label as ``count`` allows and the rarest label has."""
+    members = [((train_set.labels == label) & trusted).nonzero().flatten() for label in range(train_set.num_classes)]
+    rarest = min(range(len(members)), key=lambda label: len(members[label]))
+    if not len(members[rarest]):
+        raise AdvrBDError(
+            f"no sample of the class {train_set.class_names[rarest]!r} can be trusted: give clean samples of it"
+        )
+    each = min(len(members[rarest]), max(1, count // len(members)))
+    return torch.cat(
+        [which[draw(train_set.sample_ids[which], each, seed=seed, purpose="clean samples")] for which in members]
+    )

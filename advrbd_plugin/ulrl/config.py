@@ -1,0 +1,85 @@
+"""Every setting of ULRL, validated once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from advrbd_plugin.settings import MAX_SEED, Settings, between, one_of
+from advrbd_plugin.training import TrainingOptions
+
+
+@dataclass(frozen=True)
+class ULRLConfig(Settings):
+    """The settings of one repair; the defaults are the preset ``robust``. docs/ulrl.md gives the reason of each.
+
+    Attributes:
+        seed: everything random derives from (seed, sample id).
+        batch_size, momentum, crop_padding, flip, mixed_precision: as in
+            :class:`advrbd_plugin.training.TrainingOptions`.
+        layers: look for suspicious neurons in ``all`` convolution and linear layers, or in the ``last`` linear one.
+        unlearn_epochs: passes over the clean samples that unlearning may take.
+        unlearn_accuracy: unlearning ends where the accuracy on the clean samples is at most this.
+        unlearn_learning_rate, unlearn_weight_decay: of unlearning; the rate falls to a tenth after half of the epochs.
+        gradient_clip: largest gradient norm of unlearning.
+        z_threshold: a neuron is suspicious whose robust z-score exceeds this.
+        max_neurons: at most so many suspicious neurons in a layer; 0 sets no limit.
+        choose: which ones where there are more: those of the highest ``score``, or the first by ``index``.
+        attraction: before any neuron is suspected, ask which label a small universal perturbation leads to most
+            easily; without a label that stands out the model looks clean and is left alone. Switched off, the
+            neurons alone decide.
+        attraction_radius: largest Euclidean norm of that perturbation, pixel scale.
+        attraction_steps: gradient steps to each perturbation.
+        attraction_threshold: a label is attacked where its attraction exceeds the median of all labels by this.
+        relearn_epochs: passes over the clean samples in relearning.
+        relearn_steps: relearning ends after so many batches at the latest; 0 sets no limit.
+        relearn_learning_rate, relearn_weight_decay: of relearning; the rate falls along a cosine.
+        relearn_warm_up: batches over which the rate rises first.
+        alpha: weight of the cosine similarity between the suspicious neurons' new and old weights.
+        distillation: weight of the divergence from the old model's answer on clean samples and mixtures of them.
+        adversary_weight: weight of the divergence from the old model's answer on clean samples where a universal
+            perturbation that leads to an attacked label is added to them; 0 leaves it out.
+        adversary_radius: largest Euclidean norm of that perturbation, pixel scale.
+        adversary_count: perturbations kept at a time.
+        adversary_steps: gradient steps to the perturbations in each batch.
+        forget_weight: weight of unlearning the label of samples known to be suspicious, where some are given.
+    """
+
+    seed: int = between(0, MAX_SEED, 0)
+    batch_size: int = between(1, 65_536, 100)
+    momentum: float = between(0.0, 0.9999, 0.9)
+    crop_padding: int = between(0, 64, 4)
+    flip: bool = True
+    mixed_precision: bool = True
+    layers: str = one_of("all", "last", default="all")
+    unlearn_epochs: int = between(1, 10_000, 20)
+    unlearn_accuracy: float = between(0.0, 1.0, 0.2)
+    unlearn_learning_rate: float = between(1e-8, 100.0, 0.01)
+    unlearn_weight_decay: float = between(0.0, 1.0, 5e-4)
+    gradient_clip: float = between(1e-6, 1e6, 20.0)
+    z_threshold: float = between(0.0, 1000.0, 3.5)
+    max_neurons: int = between(0, 1_000_000, 0)
+    choose: str = one_of("score", "index", default="score")
+    attraction: bool = True
+    attraction_radius: float = between(0.0, 1000.0, 1.0)
+    attraction_steps: int = between(1, 1000, 12)
+    attraction_threshold: float = between(0.0, 1.0, 0.2)
+    relearn_epochs: int = between(1, 100_000, 100)
+    relearn_steps: int = between(0, 1_000_000, 100)
+    relearn_learning_rate: float = between(1e-8, 100.0, 0.05)
+    relearn_weight_decay: float = between(0.0, 1.0, 5e-4)
+    relearn_warm_up: int = between(0, 100_000, 10)
+    alpha: float = between(0.0, 1000.0, 0.0)
+    distillation: float = between(0.0, 1000.0, 1.0)
+    adversary_weight: float = between(0.0, 1000.0, 0.5)
+    adversary_radius: float = between(0.0, 1000.0, 1.5)
+    adversary_count: int = between(1, 1000, 10)
+    adversary_steps: int = between(1, 1000, 2)
+    forget_weight: float = between(0.0, 1000.0, 1.0)
+
+    preset_files: ClassVar[Mapping[str, str]] = {"robust": "ulrl-robust.yaml", "paper": "ulrl-paper.yaml"}
+
+    def augmentation(self, seed: int) -> TrainingOptions:
+        """What :func:`advrbd_plugin.training.augment` needs, for random numbers from ``seed``."""
+        return TrainingOptions(epochs=1, crop_padding=self.crop_padding, flip=self.flip, seed=seed)

@@ -1,0 +1,243 @@
+"""Relearning: from the old weights, suspicious neurons begun anew, back to the clean samples alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.enhancement import log_odds
+from advrbd_plugin.progress import Progress, SilentProgress
+from advrbd_plugin.randomness import derive_seed, shuffled, uniform_integers
+from advrbd_plugin.scoring import frozen
+from advrbd_plugin.training import as_input, augment, autocast
+from advrbd_plugin.ulrl.attraction import unit, within_norm
+from advrbd_plugin.ulrl.config import ULRLConfig
+from advrbd_plugin.ulrl.neurons import LayerSuspicion, reinitialise
+from advrbd_plugin.ulrl.unlearning import check_finite_loss
+
+_TEMPERATURE = 2.0
+_MIXING_LEVELS = 1000
+# The adversary begins anew after so many batches, so that it does not stay where the model has learned to resist.
+_ADVERSARY_LIFE = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Relearned:
+    """Attributes:
+    model: the repaired model, in eval mode.
+    rows: one an epoch: ``epoch``, ``loss`` (the whole objective), ``accuracy`` on the clean batches as they went by.
+    """
+
+    model: nn.Module
+    rows: list[dict[str, float]]
+
+
+def relearn(
+    model: nn.Module,
+    clean_set: ImageSet,
+    suspicions: tuple[LayerSuspicion, ...],
+    config: ULRLConfig,
+    *,
+    suspect_set: ImageSet | None = None,
+    attacked_labels: tuple[int, ...] = (),
+    progress: Progress | None = None,
+) -> Relearned:
+    """Fine-tune on the clean samples with the suspicious neurons re-initialised and kept from turning back.
+
+    The objective is v1's (arXiv 2405.14781), cross entropy plus ``alpha`` times the cosine similarity of the suspicious
+    neurons' new and old weights, and, where their weights are above 0, three terms of ours: the old model's answers
+    on clean samples and on mixtures of two (so that little is forgotten), the same answers under universal
+    perturbations that lead to the attacked labels (so that the roads open to all are closed), and the unlearning of
+    samples known to be suspicious.
+
+    Args:
+        model: the backdoored model; it is not changed.
+        clean_set: clean samples.
+        suspicions: of :func:`advrbd_plugin.ulrl.neurons.identify`.
+        suspect_set: samples that are likely poisoned, with the labels they came with; may be ``None``.
+        attacked_labels: where the perturbations lead to; without one, they lead away from the true label.
+
+    Raises:
+        AdvrBDError: the loss stops being a number.
+    """
+    progress = progress or SilentProgress()
+    repaired = copy.deepcopy(model)
+    reinitialise(repaired, suspicions, derive_seed(config.seed, "neurons"))
+    device = next(repaired.parameters()).device
+    optimizer = torch.optim.SGD(
+        repaired.parameters(),
+        lr=config.relearn_learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.relearn_weight_decay,
+    )
+    objective = _Objective(model, repaired, suspicions, config, clean_set, suspect_set, attacked_labels)
+    batches_per_epoch = math.ceil(len(clean_set) / config.batch_size)
+    steps = planned_steps(len(clean_set), config)
+    rows: list[dict[str, float]] = []
+    for epoch in range(math.ceil(steps / batches_per_epoch)):
+        total_loss, right, seen = 0.0, 0, 0
+        order = shuffled(clean_set.sample_ids, derive_seed(config.seed, "relearning", epoch))
+        for number, batch in enumerate(order.split(config.batch_size)):
+            step = epoch * batches_per_epoch + number
+            if step >= steps:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = config.relearn_learning_rate * _rate(step, steps, config.relearn_warm_up)
+            loss, hits = objective(batch, epoch, step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            check_finite_loss("relearning", "relearn_learning_rate", config.relearn_learning_rate, loss.detach())
+            optimizer.step()
+            total_loss, right, seen = total_loss + float(loss.detach()) * len(batch), right + hits, seen + len(batch)
+            progress.advance(len(batch), epoch=epoch + 1, loss=float(loss.detach()))
+        rows.append({"epoch": epoch + 1, "loss": total_loss / seen, "accuracy": right / seen})
+    for parameter in repaired.parameters():
+        parameter.grad = None
+    return Relearned(repaired.eval(), rows)
+
+
+def planned_steps(count: int, config: ULRLConfig) -> int:
+    """Batches that relearning takes with ``count`` clean samples."""
+    steps = config.relearn_epochs * math.ceil(count / config.batch_size)
+    return min(steps, config.relearn_steps) if config.relearn_steps else steps
+
+
+class _Objective:
+    """What relearning minimises in one batch."""
+
+    def __init__(
+        self,
+        original: nn.Module,
+        repaired: nn.Module,
+        suspicions: tuple[LayerSuspicion, ...],
+        config: ULRLConfig,
+        clean_set: ImageSet,
+        suspect_set: ImageSet | None,
+        attacked_labels: tuple[int, ...],
+    ) -> None:
+        self._original, self._repaired = original.eval(), repaired
+        self._config, self._clean_set, self._suspect_set = config, clean_set, suspect_set
+        self._device = next(repaired.parameters()).device
+        self._augmentation = config.augmentation(derive_seed(config.seed, "relearning crops"))
+        self._suspect_batches = _endless(suspect_set, config) if suspect_set is not None else iter(())
+        self._perturbations: Tensor | None = None
+        self._attacked = torch.tensor(attacked_labels, dtype=torch.int64, device=self._device)
+        layers, old_layers = dict(repaired.named_modules()), dict(original.named_modules())
+        self._neurons = [
+            (layers[each.layer], list(each.suspicious), old_layers[each.layer].weight.detach())
+            for each in suspicions
+            if each.suspicious
+        ]
+
+    def __call__(self, batch: Tensor, epoch: int, step: int) -> tuple[Tensor, int]:
+        """The loss, and how many of the batch the model gets right."""
+        config = self._config
+        inputs, targets = self._inputs(self._clean_set, batch, epoch)
+        parts = {"clean": inputs}
+        if config.distillation:
+            parts["mixed"] = self._mixed(inputs, batch, epoch)
+        if config.adversary_weight:
+            parts["adversary"] = self._perturbed(inputs, targets, batch, step)
+        if self._suspect_set is not None and config.forget_weight:
+            suspects = next(self._suspect_batches)
+            parts["suspect"], suspect_labels = self._inputs(self._suspect_set, suspects, step)
+        self._repaired.train()
+        outputs = self._answers(self._repaired, parts)
+        loss = functional.cross_entropy(outputs["clean"], targets)
+        if config.distillation or config.adversary_weight:
+            with torch.no_grad():
+                wanted = self._answers(self._original, {n: parts[n] for n in ("clean", "mixed") if n in parts})
+        if config.distillation:
+            divergence = sum(_divergence(outputs[name], wanted[name]) for name in ("clean", "mixed"))
+            loss = loss + config.distillation * divergence
+        if config.adversary_weight:
+            loss = loss + config.adversary_weight * _divergence(outputs["adversary"], wanted["clean"])
+        if "suspect" in parts:
+            odds = log_odds(outputs["suspect"], suspect_labels)
+            loss = loss + config.forget_weight * functional.softplus(odds).mean()
+        if config.alpha:
+            loss = loss + config.alpha * self._similarity()
+        return loss, int((outputs["clean"].argmax(1) == targets).sum())
+
+    def _inputs(self, samples: ImageSet, batch: Tensor, turn: int) -> tuple[Tensor, Tensor]:
+        images = augment(samples.images[batch], samples.sample_ids[batch], self._augmentation, turn)
+        return as_input(images, self._device), samples.labels[batch].to(self._device)
+
+    def _answers(self, model: nn.Module, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of several inputs from one pass, as batch normalisation wants it."""
+        with autocast(self._device, self._config.mixed_precision):
+            logits = model(torch.cat(list(parts.values())))
+        sizes = [len(part) for part in parts.values()]
+        return dict(zip(parts, logits.float().split(sizes), strict=True))
+
+    def _mixed(self, inputs: Tensor, batch: Tensor, epoch: int) -> Tensor:
+        """Each image with up to half of another one in it."""
+        ids = self._clean_set.sample_ids[batch]
+        levels = uniform_integers(ids, _MIXING_LEVELS, derive_seed(self._config.seed, "mixing", epoch))[:, 0]
+        share = (levels.to(self._device).float() / (2 * _MIXING_LEVELS)).view(-1, 1, 1, 1)
+        partner = shuffled(ids, derive_seed(self._config.seed, "partners", epoch)).to(self._device)
+        return (1 - share) * inputs + share * inputs[partner]
+
+    def _perturbed(self, inputs: Tensor, targets: Tensor, batch: Tensor, step: int) -> Tensor:
+        """The batch, each image under one of the universal perturbations, which first follow the model."""
+        config = self._config
+        group = torch.arange(len(inputs), device=self._device) % config.adversary_count
+        steps, direction, wanted = config.adversary_steps, 1.0, targets
+        if len(self._attacked):
+            direction, wanted = -1.0, self._attacked[group % len(self._attacked)]
+        if self._perturbations is None or step % _ADVERSARY_LIFE == 0:
+            generator = torch.Generator().manual_seed(derive_seed(config.seed, "adversary", step))
+            fresh = torch.randn(config.adversary_count, *inputs.shape[1:], generator=generator).to(self._device)
+            self._perturbations = 0.3 * config.adversary_radius * unit(fresh)
+            steps *= 5
+        self._repaired.eval()
+        with frozen(self._repaired):
+            for _ in range(steps):
+                current = self._perturbations.requires_grad_(True)
+                with autocast(self._device, config.mixed_precision):
+                    logits = self._repaired((inputs + current[group]).clamp(0, 1))
+                (grad,) = torch.autograd.grad(functional.cross_entropy(logits.float(), wanted), current)
+                moved = current.detach() + direction * config.adversary_radius / 3 * unit(grad)
+                self._perturbations = within_norm(moved, config.adversary_radius)
+        return (inputs + self._perturbations[group]).clamp(0, 1)
+
+    def _similarity(self) -> Tensor:
+        """Summed cosine similarity of the suspicious neurons' new and old weights (v1, relearning)."""
+        total = torch.zeros((), device=self._device)
+        for layer, indices, old in self._neurons:
+            similarity = functional.cosine_similarity(
+                layer.weight[indices].flatten(1), old[indices].flatten(1), dim=1
+            )
+            total = total + similarity.sum()
+        return total
+
+
+def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    """KL(wanted || answer) at a temperature that lets the small probabilities count (Hinton et al., 1503.02531)."""
+    return _TEMPERATURE**2 * functional.kl_div(
+        functional.log_softmax(logits / _TEMPERATURE, dim=1),
+        functional.log_softmax(wanted / _TEMPERATURE, dim=1),
+        log_target=True,
+        reduction="batchmean",
+    )
+
+
+def _rate(step: int, steps: int, warm_up: int) -> float:
+    """A straight rise over ``warm_up`` batches, under half a cosine down to zero."""
+    return min(1.0, (step + 1) / (warm_up + 1)) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def _endless(samples: ImageSet, config: ULRLConfig) -> Iterator[Tensor]:
+    """Batches of positions, half as large as those of the clean samples, shuffled anew for each pass."""
+    passes = 0
+    while True:
+        order = shuffled(samples.sample_ids, derive_seed(config.seed, "suspects", passes))
+        yield from order.split(max(1, config.batch_size // 2))
+        passes += 1

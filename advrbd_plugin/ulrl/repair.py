@@ -1,0 +1,261 @@
+"""ULRL from end to end: a backdoored model and a few clean samples in, a repaired model and a verdict out."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress
+from advrbd_plugin.stages import StageStore, digest
+from advrbd_plugin.training import predict
+from advrbd_plugin.ulrl.attraction import attraction
+from advrbd_plugin.ulrl.clean_samples import check_clean_set
+from advrbd_plugin.ulrl.config import ULRLConfig
+from advrbd_plugin.ulrl.neurons import LayerSuspicion, identify, neuron_layers
+from advrbd_plugin.ulrl.relearning import planned_steps, relearn
+from advrbd_plugin.ulrl.unlearning import unlearn
+
+STAGES = ("attraction", "unlearning", "relearning")
+FOUND, LOOKS_CLEAN = "suspicious neurons found", "looks clean"
+
+# Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
+_ALGORITHM_VERSION = 1
+_TRAINING_WORK = 3
+
+
+@dataclass(frozen=True, eq=False)
+class ULRLResult:
+    """What a repair found.
+
+    Attributes:
+        model: the repaired model, in eval mode; a copy of the old one where it looks clean.
+        verdict: :data:`FOUND` or :data:`LOOKS_CLEAN`.
+        layers: what unlearning did to the neurons of each layer; empty where the model looked clean before.
+        attacked_labels: labels that a backdoor seems to lead to; empty with ``attraction`` switched off and none given.
+        label_attraction: (num_classes,) float32 or ``None``: see :func:`advrbd_plugin.ulrl.attraction.attraction`.
+        curves: stage -> rows, one a step.
+        seconds: stage -> time, of this run alone where an earlier one was resumed.
+        config: the settings.
+    """
+
+    model: nn.Module
+    verdict: str
+    layers: tuple[LayerSuspicion, ...]
+    attacked_labels: tuple[int, ...]
+    label_attraction: Tensor | None
+    curves: dict[str, list[dict[str, float]]]
+    seconds: dict[str, float]
+    config: ULRLConfig
+
+    @property
+    def num_suspicious(self) -> int:
+        """Suspicious neurons in all layers."""
+        return sum(len(each.suspicious) for each in self.layers)
+
+
+class ULRL:
+    """The repair (arXiv 2405.14781) with the additions that docs/ulrl.md explains.
+
+    Args:
+        config: the settings; the preset ``robust`` by default.
+        device: where to work; a GPU if there is one, by default.
+        work_dir: a folder for finished stages, from which a run that was killed goes on to the same result.
+        progress: told of every batch.
+    """
+
+    def __init__(
+        self,
+        config: ULRLConfig | None = None,
+        *,
+        device: str | torch.device | None = None,
+        work_dir: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config = config or ULRLConfig()
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._store = StageStore(work_dir)
+        self._progress = progress or SilentProgress()
+        self._seconds: dict[str, float] = {}
+
+    def repair(
+        self,
+        model: nn.Module,
+        clean_set: ImageSet,
+        *,
+        suspect_set: ImageSet | None = None,
+        attacked_labels: tuple[int, ...] | None = None,
+    ) -> ULRLResult:
+        """Repair a model.
+
+        Args:
+            model: takes (N, C, H, W) float images in pixel scale [0, 1]; it is not changed.
+            clean_set: clean samples, at least one of each class.
+            suspect_set: samples that are likely poisoned, with the labels they came with, where some are known.
+            attacked_labels: labels known to be attacked; where given they stand for the search for them.
+
+        Raises:
+            AdvrBDError: the samples or the model do not suit, or training diverges; one line says what to do.
+        """
+        self._seconds = {}
+        config = self.config
+        original = copy.deepcopy(model).to(self.device, memory_format=torch.channels_last).eval()
+        layers = neuron_layers(original, config.layers)
+        check_weights(original)
+        check_clean_set(clean_set, predict(original, clean_set.images[:1]).shape[1])
+        clean_set = clean_set.subset(torch.argsort(clean_set.sample_ids))
+        self._progress.plan(self._planned_work(clean_set, attacked_labels))
+        weights = original.state_dict().values()
+        settings = (config.to_mapping(), list(layers), _ALGORITHM_VERSION)
+        key = digest(clean_set.images, clean_set.labels, clean_set.sample_ids, *weights, *settings)
+        pulls, curves = None, {}
+        if attacked_labels is None and config.attraction:
+            pulls, attacked_labels = self._attraction(original, clean_set, key)
+            curves["attraction"] = [
+                {"label": label, "attraction": float(pull), "accused": int(label in attacked_labels)}
+                for label, pull in enumerate(pulls)
+            ]
+        if attacked_labels == ():
+            return self._result(original, (), (), pulls, curves)
+        found, curves["unlearning"] = self._unlearn(original, clean_set, key)
+        if not any(each.suspicious for each in found) and not attacked_labels:
+            return self._result(original, found, (), pulls, curves)
+        repaired, curves["relearning"] = self._relearn(
+            original, clean_set, found, suspect_set, attacked_labels or (), key
+        )
+        return self._result(repaired, found, attacked_labels or (), pulls, curves, FOUND)
+
+    def _result(
+        self,
+        model: nn.Module,
+        layers: tuple[LayerSuspicion, ...],
+        attacked_labels: tuple[int, ...],
+        pulls: Tensor | None,
+        curves: dict[str, list[dict[str, float]]],
+        verdict: str = LOOKS_CLEAN,
+    ) -> ULRLResult:
+        return ULRLResult(
+            model.eval(), verdict, layers, attacked_labels, pulls, curves, dict(self._seconds), self.config
+        )
+
+    def _attraction(self, model: nn.Module, clean_set: ImageSet, key: str) -> tuple[Tensor, tuple[int, ...]]:
+        config = self.config
+        with self._stage("attraction"):
+            kept = self._store.load("attraction", key)
+            if kept is not None:
+                pulls = kept[0]["attraction"]
+            else:
+                pulls = attraction(
+                    model,
+                    clean_set,
+                    radius=config.attraction_radius,
+                    steps=config.attraction_steps,
+                    mixed_precision=config.mixed_precision,
+                    on_batch=self._progress.advance,
+                )
+                self._store.save("attraction", key, {"attraction": pulls})
+        standing_out = pulls - pulls.quantile(0.5) > config.attraction_threshold
+        return pulls, tuple(standing_out.nonzero().flatten().tolist())
+
+    def _unlearn(
+        self, model: nn.Module, clean_set: ImageSet, key: str
+    ) -> tuple[tuple[LayerSuspicion, ...], list[dict[str, float]]]:
+        config = self.config
+        with self._stage("unlearning"):
+            kept = self._store.load("unlearning", key)
+            if kept is not None:
+                return _restored(*kept), kept[1]["rows"]
+            unlearned = unlearn(model, clean_set, config, progress=ScaledProgress(self._progress, _TRAINING_WORK))
+            found = identify(
+                model,
+                unlearned.model,
+                which=config.layers,
+                threshold=config.z_threshold,
+                max_neurons=config.max_neurons,
+                choose=config.choose,
+            )
+            self._store.save("unlearning", key, *_kept(found, unlearned.rows))
+        return found, unlearned.rows
+
+    def _relearn(
+        self,
+        model: nn.Module,
+        clean_set: ImageSet,
+        found: tuple[LayerSuspicion, ...],
+        suspect_set: ImageSet | None,
+        attacked_labels: tuple[int, ...],
+        key: str,
+    ) -> tuple[nn.Module, list[dict[str, float]]]:
+        with self._stage("relearning"):
+            key = digest(key, list(attacked_labels))
+            if suspect_set is not None:
+                key = digest(key, suspect_set.images, suspect_set.labels, suspect_set.sample_ids)
+            kept = self._store.load("relearning", key)
+            if kept is not None:
+                repaired = copy.deepcopy(model)
+                repaired.load_state_dict(kept[0])
+                return repaired, kept[1]
+            relearned = relearn(
+                model,
+                clean_set,
+                found,
+                self.config,
+                suspect_set=suspect_set,
+                attacked_labels=attacked_labels,
+                progress=ScaledProgress(self._progress, _TRAINING_WORK),
+            )
+            self._store.save("relearning", key, relearned.model.state_dict(), relearned.rows)
+        return relearned.model, relearned.rows
+
+    def _planned_work(self, clean_set: ImageSet, attacked_labels: tuple[int, ...] | None) -> dict[str, float]:
+        """Stage -> expected work, one unit for each image looked at once."""
+        config, count = self.config, len(clean_set)
+        work: dict[str, float] = {}
+        if attacked_labels is None and config.attraction:
+            work["attraction"] = clean_set.num_classes * count * (config.attraction_steps + 1) / 2
+        work["unlearning"] = _TRAINING_WORK * config.unlearn_epochs * count
+        work["relearning"] = _TRAINING_WORK * planned_steps(count, config) * min(count, config.batch_size)
+        return work
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        self._progress.start(name)
+        try:
+            yield
+        finally:
+            self._progress.finish()
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise AdvrBDError if a weight or buffer of the model is NaN or infinite; the line names it."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            broken = int((~torch.isfinite(tensor)).sum())
+            raise AdvrBDError(
+                f"the model's {name} holds {broken} values that are NaN or infinite: a model that was trained to the "
+                "end is needed"
+            )
+
+
+def _kept(found: tuple[LayerSuspicion, ...], rows: list[dict[str, float]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {f"change.{each.layer}": each.change for each in found}
+    tensors |= {f"z_score.{each.layer}": each.z_score for each in found}
+    return tensors, {"rows": rows, "suspicious": [[each.layer, list(each.suspicious)] for each in found]}
+
+
+def _restored(tensors: dict[str, Tensor], rest: dict[str, Any]) -> tuple[LayerSuspicion, ...]:
+    return tuple(
+        LayerSuspicion(layer, tensors[f"change.{layer}"], tensors[f"z_score.{layer}"], tuple(indices))
+        for layer, indices in rest["suspicious"]
+    )
