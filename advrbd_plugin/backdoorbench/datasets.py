@@ -84,9 +84,16 @@ def load_result(record: AttackRecord, dataset_path: str | None = None) -> dict[s
     Raises:
         AdvrBDError: the dataset is not there or cannot be read, or is not the one that was attacked.
     """
-    from utils.aggregate_block.dataset_and_transform_generate import dataset_and_transform_generate
+    from utils.aggregate_block.dataset_and_transform_generate import dataset_and_transform_generate, get_transform
     from utils.bd_dataset_v2 import dataset_wrapper_with_transform, prepro_cls_DatasetBD_v2
 
+    try:
+        get_transform(record.clean_data, *record.img_size[:2])
+    except Exception as error:  # the toolbox raises no narrower one
+        raise AdvrBDError(
+            f"record {record.name} was made on {record.clean_data}, which this checkout does not know; it has "
+            f"{', '.join(DATASETS)}"
+        ) from error
     root = data_root(record, dataset_path)
     setting = argparse.Namespace(dataset=record.clean_data, dataset_path=str(root), img_size=record.img_size)
     try:
