@@ -6,14 +6,16 @@ INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 SOURCES := setup.py pyproject.toml advrbd_plugin/ops/schemas.inc \
 	$(shell find csrc -type f)
+CHECK_PYTHON := import sys; ok = (3, 10) <= sys.version_info < (3, 14); sys.exit(None if ok else \
+	"advrbd_plugin needs Python 3.10 to 3.13; choose one with: make PYTHON=python3.12")
 
 .PHONY: all demo test benchmark clean
 
 all: $(BUILT)
 
+# An environment that works is kept, whoever made it; one that was left half-made is made anew.
 $(INSTALLED): requirements.txt
-	$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info < (3, 14); sys.exit(None if ok else "advrbd_plugin needs Python 3.10 to 3.13; choose one with: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version > /dev/null 2>&1 || { $(PYTHON) -c '$(CHECK_PYTHON)' && $(PYTHON) -m venv --clear $(VENV); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	touch $@
 

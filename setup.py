@@ -16,7 +16,7 @@ try:
     import torch
 except ImportError as error:
     raise SystemExit(
-        "advrbd_plugin: building needs PyTorch; first `pip install torch torchvision`, "
+        'advrbd_plugin: building needs PyTorch; first `pip install torch torchvision "setuptools>=77" ninja`, '
         "then `pip install --no-build-isolation .`"
     ) from error
 

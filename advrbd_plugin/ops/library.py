@@ -1,5 +1,6 @@
 """Loads the compiled ops, or defines them here, and gives every op its reference and its fake implementation."""
 
+import importlib.util
 import json
 import os
 import warnings
@@ -24,6 +25,8 @@ def _load_extension() -> str | None:
     """Import the compiled module, which registers schemas and kernels; the reason where that is impossible."""
     if reference_requested():
         return "ADVRBD_REFERENCE is set"
+    if importlib.util.find_spec("advrbd_plugin._C") is None:
+        return "advrbd_plugin was installed without compiled ops, for want of a C++ compiler or because the build failed"
     try:
         from advrbd_plugin import _C  # noqa: F401
     except ImportError as error:
