@@ -36,6 +36,9 @@ class ULRLConfig(Settings):
         relearn_steps: relearning ends after so many batches at the latest; 0 sets no limit.
         relearn_learning_rate, relearn_weight_decay: of relearning; the rate falls along a cosine.
         relearn_warm_up: batches over which the rate rises first.
+        relearn_gradient_clip: largest gradient norm of relearning; 0 sets no limit.
+        freeze_statistics: keep the running statistics of batch normalisation in relearning, where few clean samples
+            and perturbed ones would shift them.
         alpha: weight of the cosine similarity between the suspicious neurons' new and old weights.
         distillation: weight of the divergence from the old model's answer on clean samples and mixtures of them.
         adversary_weight: weight of the divergence from the old model's answer on clean samples where a universal
@@ -66,16 +69,18 @@ class ULRLConfig(Settings):
     attraction_steps: int = between(1, 1000, 12)
     attraction_threshold: float = between(0.0, 1.0, 0.2)
     relearn_epochs: int = between(1, 100_000, 100)
-    relearn_steps: int = between(0, 1_000_000, 100)
-    relearn_learning_rate: float = between(1e-8, 100.0, 0.05)
+    relearn_steps: int = between(0, 1_000_000, 50)
+    relearn_learning_rate: float = between(1e-8, 100.0, 0.02)
     relearn_weight_decay: float = between(0.0, 1.0, 5e-4)
     relearn_warm_up: int = between(0, 100_000, 10)
+    relearn_gradient_clip: float = between(0.0, 1e6, 1.0)
+    freeze_statistics: bool = True
     alpha: float = between(0.0, 1000.0, 0.0)
     distillation: float = between(0.0, 1000.0, 1.0)
-    adversary_weight: float = between(0.0, 1000.0, 0.5)
-    adversary_radius: float = between(0.0, 1000.0, 1.5)
-    adversary_count: int = between(1, 1000, 10)
-    adversary_steps: int = between(1, 1000, 2)
+    adversary_weight: float = between(0.0, 1000.0, 1.0)
+    adversary_radius: float = between(0.0, 1000.0, 2.0)
+    adversary_count: int = between(1, 1000, 4)
+    adversary_steps: int = between(1, 1000, 1)
     forget_weight: float = between(0.0, 1000.0, 1.0)
 
     preset_files: ClassVar[Mapping[str, str]] = {"robust": "ulrl-robust.yaml", "paper": "ulrl-paper.yaml"}

@@ -93,7 +93,8 @@ def relearn(
             loss, hits = objective(batch, epoch, step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            check_finite_loss("relearning", "relearn_learning_rate", config.relearn_learning_rate, loss.detach())
+            norm = nn.utils.clip_grad_norm_(repaired.parameters(), config.relearn_gradient_clip or math.inf)
+            check_finite_loss("relearning", "relearn_learning_rate", config.relearn_learning_rate, loss.detach(), norm)
             optimizer.step()
             total_loss, right, seen = total_loss + float(loss.detach()) * len(batch), right + hits, seen + len(batch)
             progress.advance(len(batch), epoch=epoch + 1, loss=float(loss.detach()))
@@ -101,6 +102,13 @@ def relearn(
     for parameter in repaired.parameters():
         parameter.grad = None
     return Relearned(repaired.eval(), rows)
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Let batch normalisation use its running statistics and leave them as they are, also in training mode."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def planned_steps(count: int, config: ULRLConfig) -> int:
@@ -149,6 +157,8 @@ class _Objective:
             suspects = next(self._suspect_batches)
             parts["suspect"], suspect_labels = self._inputs(self._suspect_set, suspects, step)
         self._repaired.train()
+        if config.freeze_statistics:
+            freeze_statistics(self._repaired)
         outputs = self._answers(self._repaired, parts)
         loss = functional.cross_entropy(outputs["clean"], targets)
         if config.distillation or config.adversary_weight:

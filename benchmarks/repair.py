@@ -1,0 +1,173 @@
+"""Measures ULRL on the backdoored models of benchmarks/defense.py: with 1% clean samples, and with none.
+
+    python benchmarks/repair.py [--data ../shared/data/cifar10] [--samples 10000] [--attacks badnets,blend,sig,none]
+
+Starts from the models that benchmarks/defense.py trained and kept (same --work folder, same settings), and trains them
+first where they are missing. Writes FOLDER/repair.json and repair.md; finished cells are kept in --work. The clean samples of
+the rows "1% clean" are the true images of 1% of the training set, as BackdoorBench draws them. Costs are processor
+seconds, given in epochs of the training of the whole set (measured once, beside them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+sys.path.insert(0, str(Path(__file__).parent))
+from defense import MODEL, POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
+
+CLEAN_SHARE, PICKED_SHARE = 0.01, 0.2
+METHODS = {
+    "undefended": "no repair",
+    "paper": "ULRL (`paper`), 1% clean",
+    "robust": "ULRL (`robust`), 1% clean",
+    "none_clean": "ULRL (`robust`), none clean",
+}
+
+
+def run_attack(name: str, arguments: argparse.Namespace) -> list[dict]:
+    """One row for each method. The truth is used to poison, to draw the clean samples, and for the figures only."""
+    from advrbd_plugin import AdvrBD, AdvrBDConfig
+    from advrbd_plugin.attacks import make_attack, no_attack
+    from advrbd_plugin.data.selection import draw_stratified
+    from advrbd_plugin.metrics import evaluate
+    from advrbd_plugin.ulrl import ULRL, ULRLConfig, clean_from_poisoned
+
+    train, test = load(arguments.data, arguments.samples, arguments.seed)
+    attack = None
+    if name != "none":
+        attack = make_attack(name, target_label=TARGET_LABEL, poison_ratio=POISON_RATIO)
+    poisoned = no_attack(train) if attack is None else attack.poison(train, seed=arguments.seed)
+    triggered = None if attack is None else attack.triggered_test_set(test)
+    samples = poisoned.image_set
+    work = Path(arguments.work) / name
+    defense = AdvrBD(model_for(samples), AdvrBDConfig(seed=arguments.seed), work_dir=work)
+    backdoored = defense.train_backdoored(samples)
+    epoch_seconds = _epoch_seconds(backdoored, samples, arguments.seed)
+    count = max(train.num_classes, round(CLEAN_SHARE * len(train)))
+    clean_set = train.subset(draw_stratified(train.sample_ids, train.labels, count, seed=arguments.seed + 1))
+    rows = []
+
+    def judge(method: str, model, seconds: float = 0.0, **more) -> None:
+        target = None if attack is None else TARGET_LABEL
+        figures = asdict(evaluate(model, test, triggered, target))
+        row = {"attack": name, "method": method, **figures, "epochs": round(seconds / epoch_seconds, 2), **more}
+        print(row, flush=True)
+        rows.append(row)
+
+    def repaired(method: str, preset: str, clean, began: float, **known) -> None:
+        result = ULRL(ULRLConfig.preset(preset).replace(seed=arguments.seed)).repair(backdoored, clean, **known)
+        seconds = time.process_time() - began
+        pulls = result.label_attraction
+        judge(
+            method,
+            result.model,
+            seconds,
+            verdict=result.verdict,
+            clean_samples=len(clean),
+            suspicious_neurons=result.num_suspicious,
+            attacked_labels=list(result.attacked_labels),
+            attraction=None if pulls is None else [round(float(pull), 4) for pull in pulls],
+            config=result.config.to_mapping(),
+        )
+
+    judge("undefended", backdoored)
+    repaired("paper", "paper", clean_set, time.process_time())
+    repaired("robust", "robust", clean_set, time.process_time())
+    began = time.process_time()
+    picked = clean_from_poisoned(
+        backdoored, samples, round(PICKED_SHARE * len(samples)), AdvrBDConfig(seed=arguments.seed)
+    )
+    positions = {int(sample): place for place, sample in enumerate(samples.sample_ids)}
+    chosen = [positions[int(sample)] for sample in picked.clean_set.sample_ids]
+    repaired(
+        "none_clean", "robust", picked.clean_set, began, suspect_set=picked.suspect_set,
+        attacked_labels=picked.accused_labels,
+    )
+    rows[-1]["poison_among_clean"] = float(poisoned.poisoned[chosen].float().mean())
+    return rows
+
+
+def _epoch_seconds(model, samples, seed: int) -> float:
+    """Processor seconds of one epoch of training on the whole set."""
+    import copy
+
+    from advrbd_plugin import AdvrBDConfig
+    from advrbd_plugin.training import train
+
+    options = AdvrBDConfig().training(seed, epochs=1)
+    began = time.process_time()
+    train(copy.deepcopy(model), samples.images, samples.labels, samples.sample_ids, options)
+    return time.process_time() - began
+
+
+def markdown(rows: list[dict]) -> str:
+    """The table of docs/ulrl.md."""
+    lines = [
+        "| attack | method | ACC | ASR | RA | verdict | suspicious neurons | cost in epochs |",
+        "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: |",
+    ]
+    for row in rows:
+        figures = ("" if row[name] is None else f"{100 * row[name]:.1f}" for name in ("acc", "asr", "ra"))
+        rest = (row.get("verdict", ""), row.get("suspicious_neurons", ""), row["epochs"] or "")
+        cells = (row["attack"], METHODS[row["method"]], *figures, *rest)
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data/cifar10", help="folder with train and test, or their zips")
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--attacks", default="badnets,blend,sig,wanet,tact,adaptive_blend,none")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="benchmarks/results")
+    parser.add_argument("--work", default=WORK)
+    arguments = parser.parse_args()
+    if not Path(arguments.data).is_dir():
+        sys.exit(f"benchmarks/repair.py: {arguments.data} is missing: give --data a folder with train and test")
+    import torch
+
+    from advrbd_plugin.files import write_json, write_text
+    from advrbd_plugin.report.environment import commit, hardware, versions
+    from advrbd_plugin.stages import digest
+    from advrbd_plugin.ulrl import ULRLConfig
+
+    torch.set_num_threads(1)
+    settings = digest([ULRLConfig.preset(name).to_mapping() for name in ULRLConfig.preset_files])[:8]
+    rows = []
+    for name in arguments.attacks.split(","):
+        kept = Path(arguments.work) / f"{name}-repair-{arguments.samples}-{arguments.seed}-{settings}.json"
+        if not kept.exists():
+            write_json(kept, run_attack(name, arguments))
+        rows += json.loads(kept.read_text())
+    about = {
+        "command": "python benchmarks/repair.py",
+        "date": datetime.date.today().isoformat(),
+        "samples": arguments.samples,
+        "clean_share": CLEAN_SHARE,
+        "picked_share": PICKED_SHARE,
+        "poison_ratio": POISON_RATIO,
+        "target_label": TARGET_LABEL,
+        "model": MODEL,
+        "seed": arguments.seed,
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+    }
+    write_json(Path(arguments.out) / "repair.json", about | {"rows": rows})
+    write_text(Path(arguments.out) / "repair.md", markdown(rows))
+    print(f"\n{markdown(rows)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
