@@ -21,6 +21,8 @@ _PUBLIC = {
     "AdvrBDError": "advrbd_plugin.errors",
     "AdvrBDResult": "advrbd_plugin.advrbd",
     "ImageSet": "advrbd_plugin.data.image_set",
+    "ULRL": "advrbd_plugin.ulrl",
+    "ULRLConfig": "advrbd_plugin.ulrl",
     "consistency_scores": "advrbd_plugin.scoring",
     "make_model": "advrbd_plugin.models",
     "partition": "advrbd_plugin.partition",
