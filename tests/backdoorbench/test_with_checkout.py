@@ -47,6 +47,7 @@ def checkout(tmp_path_factory):
         )
     clone, _ = install(found, tmp_path_factory.mktemp("backdoorbench") / "BackdoorBench")
     assert git_status(clone) == ""
+    # Fewer images leave abl and d-br with batches of one, which batch normalisation refuses.
     write_cifar10(IMAGES, clone / "data" / "cifar10", train=300, test=100)
     return clone
 
@@ -60,7 +61,7 @@ def advrbd(checkout, *arguments, status=0, script=None):
     """Run a command of this package, or a script of the checkout, from the checkout's root."""
     command = [sys.executable, *([script] if script else ["-m", "advrbd_plugin.backdoorbench"]), *arguments]
     paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    settings = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    settings = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, env=os.environ | settings)
     assert done.returncode == status, done.stdout[-2000:] + done.stderr[-4000:]
     return done
