@@ -32,6 +32,7 @@ class ULRLConfig(Settings):
         attraction_radius: largest Euclidean norm of that perturbation, pixel scale.
         attraction_steps: gradient steps to each perturbation.
         attraction_threshold: a label is attacked where its attraction exceeds the median of all labels by this.
+        reinitialise: begin the suspicious neurons anew before relearning.
         relearn_epochs: passes over the clean samples in relearning.
         relearn_steps: relearning ends after so many batches at the latest; 0 sets no limit.
         relearn_learning_rate, relearn_weight_decay: of relearning; the rate falls along a cosine.
@@ -42,7 +43,8 @@ class ULRLConfig(Settings):
         alpha: weight of the cosine similarity between the suspicious neurons' new and old weights.
         distillation: weight of the divergence from the old model's answer on clean samples and mixtures of them.
         adversary_weight: weight of the divergence from the old model's answer on clean samples where a universal
-            perturbation that leads to an attacked label is added to them; 0 leaves it out.
+            perturbation that leads to an attacked label is added to them; 0 leaves it out, as suspicious
+            samples do.
         adversary_radius: largest Euclidean norm of that perturbation, pixel scale.
         adversary_count: perturbations kept at a time.
         adversary_steps: gradient steps to the perturbations in each batch.
@@ -68,8 +70,9 @@ class ULRLConfig(Settings):
     attraction_radius: float = between(0.0, 1000.0, 1.0)
     attraction_steps: int = between(1, 1000, 12)
     attraction_threshold: float = between(0.0, 1.0, 0.2)
+    reinitialise: bool = False
     relearn_epochs: int = between(1, 100_000, 100)
-    relearn_steps: int = between(0, 1_000_000, 50)
+    relearn_steps: int = between(0, 1_000_000, 70)
     relearn_learning_rate: float = between(1e-8, 100.0, 0.02)
     relearn_weight_decay: float = between(0.0, 1.0, 5e-4)
     relearn_warm_up: int = between(0, 100_000, 10)

@@ -54,8 +54,8 @@ def relearn(
     The objective is v1's (arXiv 2405.14781), cross entropy plus ``alpha`` times the cosine similarity of the suspicious
     neurons' new and old weights, and, where their weights are above 0, three terms of ours: the old model's answers
     on clean samples and on mixtures of two (so that little is forgotten), the same answers under universal
-    perturbations that lead to the attacked labels (so that the roads open to all are closed), and the unlearning of
-    samples known to be suspicious.
+    perturbations that lead to the attacked labels (so that the roads open to all are closed), and, in its place where
+    there are some, the unlearning of samples known to be suspicious.
 
     Args:
         model: the backdoored model; it is not changed.
@@ -69,7 +69,8 @@ def relearn(
     """
     progress = progress or SilentProgress()
     repaired = copy.deepcopy(model)
-    reinitialise(repaired, suspicions, derive_seed(config.seed, "neurons"))
+    if config.reinitialise:
+        reinitialise(repaired, suspicions, derive_seed(config.seed, "neurons"))
     device = next(repaired.parameters()).device
     optimizer = torch.optim.SGD(
         repaired.parameters(),
@@ -136,6 +137,8 @@ class _Objective:
         self._augmentation = config.augmentation(derive_seed(config.seed, "relearning crops"))
         self._suspect_batches = _endless(suspect_set, config) if suspect_set is not None else iter(())
         self._perturbations: Tensor | None = None
+        # Samples that carry the trigger show the road itself, so none has to be searched.
+        self._adversary_weight = 0.0 if suspect_set is not None else config.adversary_weight
         self._attacked = torch.tensor(attacked_labels, dtype=torch.int64, device=self._device)
         layers, old_layers = dict(repaired.named_modules()), dict(original.named_modules())
         self._neurons = [
@@ -151,7 +154,7 @@ class _Objective:
         parts = {"clean": inputs}
         if config.distillation:
             parts["mixed"] = self._mixed(inputs, batch, epoch)
-        if config.adversary_weight:
+        if self._adversary_weight:
             parts["adversary"] = self._perturbed(inputs, targets, batch, step)
         if self._suspect_set is not None and config.forget_weight:
             suspects = next(self._suspect_batches)
@@ -161,14 +164,14 @@ class _Objective:
             freeze_statistics(self._repaired)
         outputs = self._answers(self._repaired, parts)
         loss = functional.cross_entropy(outputs["clean"], targets)
-        if config.distillation or config.adversary_weight:
+        if config.distillation or self._adversary_weight:
             with torch.no_grad():
                 wanted = self._answers(self._original, {n: parts[n] for n in ("clean", "mixed") if n in parts})
         if config.distillation:
             divergence = sum(_divergence(outputs[name], wanted[name]) for name in ("clean", "mixed"))
             loss = loss + config.distillation * divergence
-        if config.adversary_weight:
-            loss = loss + config.adversary_weight * _divergence(outputs["adversary"], wanted["clean"])
+        if self._adversary_weight:
+            loss = loss + self._adversary_weight * _divergence(outputs["adversary"], wanted["clean"])
         if "suspect" in parts:
             odds = log_odds(outputs["suspect"], suspect_labels)
             loss = loss + config.forget_weight * functional.softplus(odds).mean()
