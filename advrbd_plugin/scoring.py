@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,27 +69,47 @@ def consistency_scores(
         epsilon=epsilon, patch_size=patch_size, num_masks=num_masks, seed=seed, low=low, high=high
     )
     divergences: list[Tensor] = []
-    clean = perturbed = None
-    done = 0
+    pending = _Pending(None, None)
     model.eval()
     with frozen(model):
         for batch in torch.arange(len(images)).split(batch_size):
-            inputs = _model_input(images[batch], device)
-            logits, grad = _input_gradient(model, inputs, labels[batch].to(device), mixed_precision)
-            # One op ends the batch before and begins this one.
-            step = ops.score_step(
-                clean, perturbed, inputs, grad, sample_ids=sample_ids[batch].to(device), **perturbation
+            divergence, pending = _score_batch(
+                model,
+                _model_input(images[batch], device),
+                labels[batch].to(device),
+                pending,
+                mixed_precision,
+                sample_ids=sample_ids[batch].to(device),
+                **perturbation,
             )
-            if step.divergence is not None:
-                divergences.append(step.divergence.cpu())
-            clean, perturbed = logits, _perturbed_logits(model, step.perturbed, mixed_precision)
-            done += len(batch)
+            if divergence is not None:
+                divergences.append(divergence.cpu())
             if on_batch is not None:
                 on_batch(len(batch))
-    if done == 0:
+    if pending.logits is None:
         return torch.empty(0)
-    divergences.append(ops.kl_divergence(clean, perturbed).cpu())
+    divergences.append(ops.kl_divergence(pending.logits, pending.perturbed_logits).cpu())
     return _REDUCTIONS[reduction](torch.cat(divergences, dim=1))
+
+
+class _Pending(NamedTuple):
+    """A batch whose divergence the next launch takes."""
+
+    logits: Tensor | None  # (N, num_classes) float32
+    perturbed_logits: Tensor | None  # (num_masks, N, num_classes) float32
+
+
+def _score_batch(
+    model: nn.Module, inputs: Tensor, labels: Tensor, pending: _Pending, mixed_precision: bool, **perturbation: Any
+) -> tuple[Tensor | None, _Pending]:
+    """End the batch before and begin this one.
+
+    A function of its own, so that the images, their gradient and their perturbed copies are gone before the next batch
+    asks for memory.
+    """
+    logits, grad = _input_gradient(model, inputs, labels, mixed_precision)
+    step = ops.score_step(pending.logits, pending.perturbed_logits, inputs, grad, **perturbation)
+    return step.divergence, _Pending(logits, _perturbed_logits(model, step.perturbed, mixed_precision))
 
 
 def _model_input(images: Tensor, device: torch.device) -> Tensor:
