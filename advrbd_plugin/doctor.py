@@ -17,7 +17,6 @@ PACKAGES = (
     "numpy",
     "jinja2",
     "matplotlib",
-    "pandas",
     "pillow",
     "platformdirs",
     "pyyaml",

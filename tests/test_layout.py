@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "advrbd_plugin"
 # Each stage may import those before it.
-STAGES = ["ops", "scoring", "partition", "enhancement", "identification", "retraining", "stages", "advrbd"]
+STAGES = [
+    "ops", "scoring", "partition", "accusation", "enhancement", "identification", "retraining", "stages", "advrbd"
+]
 EDGES = ["attacks", "backdoorbench", "cli", "doctor", "report"]
 # BackdoorBench's own top-level modules, which only its adapter may import.
 BACKDOORBENCH_MODULES = {"analysis", "attack", "bd_dataset", "defense", "detection_pretrain", "utils"}
