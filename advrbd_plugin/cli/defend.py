@@ -6,7 +6,15 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from advrbd_plugin.cli.options import add_defense_options, check_device, check_model, image_size, make_config, positive
+from advrbd_plugin.cli.options import (
+    add_defense_options,
+    check_device,
+    check_model,
+    image_size,
+    make_config,
+    no_accusation,
+    positive,
+)
 
 if TYPE_CHECKING:
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
@@ -93,7 +101,7 @@ def _print_summary(summary: dict, out: str) -> None:
     from rich.table import Table
 
     table = Table(title="AdvrBD", show_header=False, title_justify="left")
-    accused = ", ".join(summary["accused_labels"]) or "none"
+    accused = ", ".join(summary["accused_labels"]) or no_accusation(summary["config"]["accuse_labels"])
     for name, value in (
         ("images", f"{summary['images']:,}"),
         ("called poisoned", f"{summary['poisoned']:,} ({summary['poisoned'] / summary['images']:.1%})"),

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advrbd_plugin.cli.defend import reading, tell_about_reading
-from advrbd_plugin.cli.options import add_defense_options, check_device, check_model, image_size, make_config, positive
+from advrbd_plugin.cli.options import (
+    add_defense_options,
+    check_device,
+    check_model,
+    image_size,
+    make_config,
+    no_accusation,
+    positive,
+)
 
 if TYPE_CHECKING:
     from advrbd_plugin.attacks import Attack
@@ -176,13 +184,14 @@ def _print_outcome(record: RunRecord, demonstration: Demonstration, place: str) 
     console = Console(file=sys.stdout)
     console.print(table)
     accused = ", ".join(one_line(record.image_set.class_names[label]) for label in record.result.accused_labels)
+    accused = accused or no_accusation(record.result.config.accuse_labels)
     asr = demonstration.undefended.asr
     if asr is not None and asr < _HOLD:
         console.print(Text("The attack did not take hold on these images, so there was little to defend against."), soft_wrap=True)
     for line in (
         "ACC: clean accuracy. ASR: triggered images given the target label. RA: given their true label.",
         "TPR, FPR: poisoned and clean training images flagged. AUROC: of the scores.",
-        f"Labels under attack, as AdvrBD found: {accused or 'none'}. Time: {duration(sum(record.result.seconds.values()))}.",
+        f"Labels under attack, as AdvrBD found: {accused}. Time: {duration(sum(record.result.seconds.values()))}.",
         f"Results: {place} (open report.html, look at demo.png)",
     ):
         console.print(Text(line), soft_wrap=True)

@@ -102,3 +102,8 @@ def check_device(name: str | None) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise AdvrBDError(f"--device {name} cannot be used: {reason}") from error
+
+
+def no_accusation(accuse_labels: bool) -> str:
+    """What stands where no label is accused."""
+    return "none" if accuse_labels else "not asked (these settings judge samples, not labels)"
