@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from torch import Tensor, nn
 from advrbd_plugin.accusation import Accusation, LabelEvidence, accuse
 from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.enhancement import enhance_trigger, unlearn_rounds
+from advrbd_plugin.enhancement import TRIGGER_BATCH_SIZE, enhance_trigger, unlearn_rounds
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.features import penultimate_features
 from advrbd_plugin.identification import Verdicts, identify_accused, identify_misclassified, withdraw
 from advrbd_plugin.partition import Partition, partition
-from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress
+from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.retraining import acquitted_labels, doubt_disagreement, relabel, relearn, trusted_samples
 from advrbd_plugin.scoring import consistency_scores
@@ -309,15 +308,8 @@ class AdvrBD:
     def _settings(self) -> dict[str, Any]:
         return self.config.to_mapping()
 
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        self._progress.start(name)
-        try:
-            yield
-        finally:
-            self._progress.finish()
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+    def _stage(self, name: str) -> AbstractContextManager[None]:
+        return timed_stage(self._progress, name, self._seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,7 +359,7 @@ def _planned_work(count: int, config: AdvrBDConfig) -> dict[str, float]:
         work["scoring"] = (config.num_masks + 2) * count
         work["accusation"] = count
         if config.enhancement == "trigger":
-            work["enhancement"] = _TRAINING_WORK * config.enhancement_steps * 96 + count
+            work["enhancement"] = _TRAINING_WORK * config.enhancement_steps * TRIGGER_BATCH_SIZE + count
     else:
         suspect_shares = [1 - round_ * config.alpha for round_ in range(config.rounds)]
         work["enhancement"] = 3 * count * sum(share for share in suspect_shares if share > 0)

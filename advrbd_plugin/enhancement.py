@@ -21,6 +21,7 @@ from advrbd_plugin.training import as_input, augment, autocast, predict
 _CONFIDENT = 0.9
 _TRUSTED_SHARE = 0.7
 _BATCH_PART = 32
+TRIGGER_BATCH_SIZE = 3 * _BATCH_PART  # poisoned, trusted of the same label, other labels
 _REPORT_EVERY = 20
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -55,3 +57,15 @@ class ScaledProgress:
 
     def finish(self) -> None:
         self._progress.finish()
+
+
+@contextmanager
+def timed_stage(progress: Progress, stage: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Start and finish ``stage``, and add the time that it took to ``seconds[stage]``."""
+    began = time.perf_counter()
+    progress.start(stage)
+    try:
+        yield
+    finally:
+        progress.finish()
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began

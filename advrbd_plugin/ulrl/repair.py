@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress
+from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress, timed_stage
 from advrbd_plugin.stages import StageStore, digest
 from advrbd_plugin.training import predict
 from advrbd_plugin.ulrl.attraction import attraction
@@ -226,15 +224,8 @@ class ULRL:
         work["relearning"] = _TRAINING_WORK * planned_steps(count, config) * min(count, config.batch_size)
         return work
 
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        self._progress.start(name)
-        try:
-            yield
-        finally:
-            self._progress.finish()
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+    def _stage(self, name: str) -> AbstractContextManager[None]:
+        return timed_stage(self._progress, name, self._seconds)
 
 
 def check_weights(model: nn.Module) -> None:
