@@ -7,7 +7,6 @@ that keep their poisoned images in memory). The constructors allowed here take n
 
 from __future__ import annotations
 
-import codecs
 import pickle
 import re
 from collections.abc import Iterator
@@ -19,52 +18,17 @@ import numpy
 import torch
 from PIL import Image
 
+from advrbd_plugin.data.numbers_pickle import NumbersUnpickler, number_types
 from advrbd_plugin.errors import AdvrBDError
 
-_NUMERIC_KINDS = frozenset("biuf")  # bool, int, unsigned int, float: never object, text or records
-
-
-def _numeric_dtype(*arguments: Any) -> numpy.dtype:
-    dtype = numpy.dtype(*arguments)
-    if dtype.kind not in _NUMERIC_KINDS:
-        raise pickle.UnpicklingError(f"Unsupported global: GLOBAL numpy.dtype({dtype.str}) holds no numbers")
-    return dtype
-
-
-def _number(dtype: numpy.dtype, content: bytes) -> numpy.generic:
-    return numpy.frombuffer(content, dtype=_numeric_dtype(dtype), count=1)[0]
-
-
-def _empty_array(kind: type, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
-    if kind is not numpy.ndarray:
-        raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {kind!r} is no NumPy array")
-    return numpy.empty((0,), dtype=numpy.int8)  # its shape, dtype and numbers come with its state
+__all__ = ["NumbersUnpickler", "allowed_types", "load", "record_types", "refused_type"]
 
 
 def record_types() -> list[Any]:
     """What may be built beside torch's own list, under the names that NumPy 1 and NumPy 2 write."""
     dtypes = {type(numpy.dtype(code)) for code in "?bhilqBHILQefd"}
-    by_name = [
-        (_numeric_dtype, "numpy.dtype"),
-        (numpy.ndarray, "numpy.ndarray"),
-        *((_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-        *((_empty_array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-        (Image.Image, "PIL.Image.Image"),
-    ]
+    by_name = [*number_types(), (Image.Image, "PIL.Image.Image")]
     return [*by_name, *sorted(dtypes, key=lambda dtype: dtype.__name__)]
-
-
-class NumbersUnpickler(pickle.Unpickler):
-    """An ordinary pickle's reader that builds plain data and NumPy's numbers only (CIFAR's batches are such)."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for ``module.name``; raises UnpicklingError outside the allow-list."""
-        if (module, name) == ("_codecs", "encode"):
-            return codecs.encode
-        for entry in record_types():
-            if isinstance(entry, tuple) and entry[1] == f"{module}.{name}":
-                return entry[0]
-        raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {module}.{name}")
 
 
 @contextmanager

@@ -1,0 +1,123 @@
+"""The data sets that research compares on, by name, from wherever they lie on the disk. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from advrbd_plugin.data.cifar import CIFAR10, CIFAR100, load_cifar
+from advrbd_plugin.data.folder import load_folder
+from advrbd_plugin.data.listings import LISTINGS, TINY_IMAGENET
+from advrbd_plugin.data.reading import LoadedImages, read_listing
+from advrbd_plugin.data.sources import open_source
+from advrbd_plugin.errors import AdvrBDError
+
+Loader = Callable[..., LoadedImages]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Attributes:
+    title: as papers write it.
+    image_size: (height, width) that pictures are brought to unless a size is asked for.
+    folders: names under which archives unpack; the first that is there is read.
+    layout: what must be on the disk, in words.
+    """
+
+    title: str
+    image_size: tuple[int, int]
+    folders: tuple[str, ...]
+    layout: str
+
+
+DATASETS: dict[str, Dataset] = {
+    "cifar10": Dataset("CIFAR10", (32, 32), (CIFAR10.folder,), f"{CIFAR10.folder}/ with its pickles"),
+    "cifar100": Dataset("CIFAR100", (32, 32), (CIFAR100.folder,), f"{CIFAR100.folder}/ with its pickles"),
+    "tiny_imagenet": Dataset("TinyImageNet", (64, 64), (TINY_IMAGENET,), f"{TINY_IMAGENET}/ with train and val"),
+    "imagenette": Dataset(
+        "Imagenette",
+        (128, 128),
+        ("imagenette2-160", "imagenette2-320", "imagenette2"),
+        "imagenette2-160/ (or -320) with train and val",
+    ),
+    "gtsrb": Dataset("GTSRB", (32, 32), ("gtsrb",), "gtsrb/ with GTSRB/Training, GTSRB/Final_Test, GT-final_test.csv"),
+}
+"""Name -> what is known of the data set."""
+
+PARTS = ("train", "test")
+_FOLDER_NAMES = {"train": ("train",), "test": ("test", "val")}
+
+
+def load_dataset(
+    name: str,
+    root: str | os.PathLike[str],
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+) -> tuple[LoadedImages, LoadedImages]:
+    """(train, test) of a data set: in its original layout, or as image folders or zips ``train`` and ``test``.
+
+    Args:
+        name: a key of :data:`DATASETS`.
+        root: the folder that holds it, or that holds a folder called ``name`` with it.
+        samples: how many training images to take, each class in proportion, drawn by (seed, sample id).
+        seed: for that draw.
+        image_size: (height, width) of all; the data set's own by default. CIFAR's pictures have one size alone.
+
+    Raises:
+        AdvrBDError: no such data set, nothing there, or what is there cannot be read.
+    """
+    if name not in DATASETS:
+        raise AdvrBDError(f"dataset must be one of {', '.join(DATASETS)}, got {name!r}")
+    load = find_dataset(name, root)
+    if load is None:
+        raise AdvrBDError(
+            f"{name} is not in {root}: put there {DATASETS[name].layout}, or image folders (or zips) train and test"
+        )
+    size = image_size or DATASETS[name].image_size
+    train = load("train", samples=samples, seed=seed, image_size=size)
+    return train, load("test", image_size=size, class_names=train.image_set.class_names)
+
+
+def find_dataset(name: str, root: str | os.PathLike[str]) -> Loader | None:
+    """A function from a part and the options of :func:`load_folder` to its images; ``None`` if nothing is there."""
+    for place in (Path(root) / name, Path(root)):
+        for folder in DATASETS[name].folders:
+            archive = [place / f"{folder}.zip"] if name in LISTINGS else []
+            for home in (place / folder, *archive, *([place] if place.name == folder else [])):
+                if home.exists():
+                    return partial(_load_original, name, home)
+        parts = {part: _part_of_folders(place, part) for part in PARTS}
+        if all(parts.values()):
+            return lambda part, parts=parts, **options: load_folder(parts[part], **options)
+    return None
+
+
+def _part_of_folders(place: Path, part: str) -> Path | None:
+    names = [f"{name}{suffix}" for name in _FOLDER_NAMES[part] for suffix in ("", ".zip")]
+    return next((place / name for name in names if (place / name).exists()), None)
+
+
+def _load_original(
+    name: str,
+    home: Path,
+    part: str,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> LoadedImages:
+    """One part in the layout of the archive; ``class_names`` are the archive's own."""
+    if name in ("cifar10", "cifar100"):
+        layout = CIFAR10 if name == "cifar10" else CIFAR100
+        if image_size not in (None, (32, 32)):
+            raise AdvrBDError(f"{name} has images of 32x32 alone, got image_size {image_size[0]}x{image_size[1]}")
+        return load_cifar(home.parent, layout, part, samples=samples, seed=seed)
+    with open_source(home) as source:
+        listing = LISTINGS[name](source, part)
+        return read_listing(source, listing, image_size=image_size, samples=samples, seed=seed)

@@ -1,0 +1,123 @@
+"""Where Tiny ImageNet, Imagenette and GTSRB keep their pictures and labels, as torchvision or their authors lay them out."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from advrbd_plugin.data.reading import Listing, path_id
+from advrbd_plugin.data.sources import Source
+from advrbd_plugin.errors import AdvrBDError
+
+TINY_IMAGENET = "tiny-imagenet-200"
+GTSRB_CLASSES = 43
+_MOST_TEXT_LINES = 1_000_000
+
+
+def list_tiny_imagenet(source: Source, part: str) -> Listing:
+    """``train/WNID/images/*.JPEG``, and ``val/images/*.JPEG`` with ``val/val_annotations.txt`` for the test part.
+
+    The classes are the WordNet ids in sorted order. The archive's own ``test`` folder has no labels and is not used.
+    """
+    home = _home(source, "train")
+    classes = _child_folders(source, f"{home}train/")
+    if part == "train":
+        return _listing(source, home, _in_class_folders(source, f"{home}train/"), classes)
+    annotations = f"{home}val/val_annotations.txt"
+    rows = [line.split("\t") for line in _lines(source, annotations)]
+    if not all(len(row) >= 2 for row in rows):
+        raise AdvrBDError(f"{source.root} ({annotations}) has a line that is no file name and class: unpack it again")
+    return _listing(source, home, ((f"{home}val/images/{row[0]}", row[1]) for row in rows), classes)
+
+
+def list_imagenette(source: Source, part: str) -> Listing:
+    """``train/WNID/*.JPEG`` and ``val/WNID/*.JPEG``; the classes bear torchvision's names."""
+    from torchvision.datasets import Imagenette
+
+    home = _home(source, "train")
+    wnids = _child_folders(source, f"{home}train/")
+    known = Imagenette._WNID_TO_CLASS
+    unknown = sorted(set(wnids) - set(known))
+    if unknown:
+        raise AdvrBDError(f"{source.root} has the class folder {unknown[0]!r}, which Imagenette has not")
+    inside = _in_class_folders(source, f"{home}{'train' if part == 'train' else 'val'}/")
+    return _listing(source, home, inside, wnids, [known[wnid][0] for wnid in wnids])
+
+
+def list_gtsrb(source: Source, part: str) -> Listing:
+    """``GTSRB/Training/000NN/*.ppm``, and ``GTSRB/Final_Test/Images/*.ppm`` with ``GT-final_test.csv``."""
+    home = _home(source, "GTSRB")
+    classes = [f"{label:05d}" for label in range(GTSRB_CLASSES)]
+    if part == "train":
+        found = _in_class_folders(source, f"{home}GTSRB/Training/")
+        return _listing(source, home, ((path, label) for path, label in found if path.endswith(".ppm")), classes)
+    table = f"{home}GT-final_test.csv"
+    rows = list(csv.DictReader(_lines(source, table), delimiter=";", skipinitialspace=True))
+    try:
+        found = [(f"{home}GTSRB/Final_Test/Images/{row['Filename']}", f"{int(row['ClassId']):05d}") for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdvrBDError(
+            f"{source.root} ({table}) has no column Filename or no number in ClassId: take the table with the classes"
+        ) from error
+    return _listing(source, home, found, classes)
+
+
+LISTINGS: dict[str, Callable[[Source, str], Listing]] = {
+    "tiny_imagenet": list_tiny_imagenet,
+    "imagenette": list_imagenette,
+    "gtsrb": list_gtsrb,
+}
+"""Data set -> the files of its part ``train`` or ``test`` with their labels."""
+
+
+def _listing(
+    source: Source,
+    home: str,
+    found: Iterable[tuple[str, str]],
+    classes: Sequence[str],
+    class_names: Sequence[str] | None = None,
+) -> Listing:
+    """(path, class) pairs as a listing in the order of the paths."""
+    pairs = sorted(found)
+    label_of = {name: label for label, name in enumerate(classes)}
+    for path, name in pairs:
+        if name not in label_of:
+            raise AdvrBDError(f"{source.root}: {path} is of the class {name!r}, which the training part has not")
+    missing = sorted(set(classes) - {name for _, name in pairs})
+    if missing:
+        raise AdvrBDError(f"{source.root} holds no image of the class {missing[0]!r}: unpack the archive again")
+    paths = [path for path, _ in pairs]
+    return Listing(
+        paths=paths,
+        labels=torch.tensor([label_of[name] for _, name in pairs], dtype=torch.int64),
+        sample_ids=torch.tensor([path_id(path[len(home) :]) for path in paths], dtype=torch.int64),
+        class_names=tuple(class_names or classes),
+    )
+
+
+def _home(source: Source, folder: str) -> str:
+    """The path, ``""`` or ending in ``/``, that ``folder`` lies in: archives wrap everything in a folder or two."""
+    homes = [path[: -len(folder)] for path in source.folders if path == folder or path.endswith(f"/{folder}")]
+    if not homes:
+        raise AdvrBDError(f"{source.root} holds no folder {folder}: unpack the original archive there")
+    return min(homes, key=lambda path: (path.count("/"), path))
+
+
+def _child_folders(source: Source, prefix: str) -> list[str]:
+    return sorted({path[len(prefix) :].split("/")[0] for path in source.folders if path.startswith(prefix)} - {""})
+
+
+def _in_class_folders(source: Source, prefix: str) -> list[tuple[str, str]]:
+    """(path, class folder) of the pictures below the class folders; a class's own text files are passed over."""
+    inside = [path for path in source.files if path.startswith(prefix) and "/" in path[len(prefix) :]]
+    return [(path, path[len(prefix) :].split("/")[0]) for path in inside if not path.endswith((".txt", ".csv"))]
+
+
+def _lines(source: Source, path: str) -> list[str]:
+    try:
+        lines = source.read(path).decode("utf-8").splitlines()[:_MOST_TEXT_LINES]
+    except (OSError, KeyError, ValueError) as error:
+        raise AdvrBDError(f"{source.root} holds no readable {path}, which has the test labels") from error
+    return [line for line in lines if line.strip()]
