@@ -24,6 +24,7 @@ import advrbd_plugin
 from advrbd_plugin.backdoorbench import safe_pickle
 from advrbd_plugin.backdoorbench.record import AttackRecord, read_record, record_folder
 from advrbd_plugin.backdoorbench.run import value_of
+from advrbd_plugin.backdoorbench.scripts import methods_named
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import write_json
 
@@ -291,8 +292,8 @@ def _find_method(checkout: Path, name: str) -> _Method:
     defense, detection = checkout / "defense" / f"{name}.py", checkout / "detection_pretrain" / f"{name}.py"
     method = _Method(name, defense if defense.is_file() else None, detection if detection.is_file() else None)
     if (method.defense is None and method.detection is None) or not name.strip(".") or name in ("base", "__init__"):
-        if name == "advrbd":
-            raise AdvrBDError(f"advrbd is not registered in {checkout}: run `advrbd register {checkout}`")
+        if methods_named(name) is not None:
+            raise AdvrBDError(f"{name} is not registered in {checkout}: run `advrbd register {checkout}`")
         known = {file.stem for folder in ("defense", "detection_pretrain") for file in (checkout / folder).glob("*.py")}
         names = sorted(known - {"base", "__init__", "dataset_load_mode", "agpd_utils", "spectre_utils"})
         raise AdvrBDError(f"--defenses: {checkout} has no {name}; it has {', '.join(names)}")
@@ -330,10 +331,9 @@ def _arguments(plan: Plan, record: AttackRecord, method: _Method, script: Path) 
 
 
 def _takes(script: Path, option: str) -> bool:
-    if script.name == "advrbd.py":
-        from advrbd_plugin.backdoorbench.settings import takes_option
-
-        return takes_option(option)
+    own = methods_named(script.stem)
+    if own is not None:
+        return own.takes_option(option)
     text = script.read_text(encoding="utf-8")
     return f"'{option}'" in text or f'"{option}"' in text
 

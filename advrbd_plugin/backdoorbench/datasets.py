@@ -18,6 +18,7 @@ from torch import Tensor
 
 from advrbd_plugin.backdoorbench.record import AttackRecord
 from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.data.selection import draw
 from advrbd_plugin.errors import AdvrBDError
 
 DATASETS = ("cifar10", "cifar100", "gtsrb", "tiny", "mnist", "celeba", "imagenet")
@@ -131,14 +132,53 @@ def training_set(result: dict[str, Any], record: AttackRecord) -> tuple[ImageSet
     """Return the poisoned training set, which is all that AdvrBD sees, and the truth about it for the report."""
     samples = result["bd_train"].wrapped_dataset
     columns = _columns(samples, record.img_size)
+    images = ImageSet(columns.images, columns.labels, _class_names(result, record), columns.indices)
+    return images, PoisonTruth(columns.poisoned, columns.original_labels)
+
+
+def clean_samples(
+    result: dict[str, Any], record: AttackRecord, *, ratio: float | None, index: str | None, seed: int
+) -> ImageSet:
+    """The clean training samples that a method is given, as the toolbox's defenses are: a share, or those of a file.
+
+    Args:
+        ratio: share of the training set, drawn by (seed, position); without effect where ``index`` is given.
+        index: a file with one position of the training set a line.
+
+    Raises:
+        AdvrBDError: neither is given, or one is out of range.
+    """
+    samples = result["clean_train"].wrapped_dataset
+    positions = _positions(len(samples), ratio=ratio, index=index, seed=seed)
+    columns = _columns([(*samples[place][:2], place, 0, samples[place][1]) for place in positions], record.img_size)
+    return ImageSet(columns.images, columns.labels, _class_names(result, record), columns.indices)
+
+
+def _positions(count: int, *, ratio: float | None, index: str | None, seed: int) -> list[int]:
+    if index is not None:
+        try:
+            positions = [int(float(line)) for line in Path(index).read_text(encoding="utf-8").split()]
+        except (OSError, ValueError) as error:
+            raise AdvrBDError(f"--index {index} cannot be read as one number a line: {error}") from error
+        if not positions or not 0 <= min(positions) <= max(positions) < count or len(set(positions)) < len(positions):
+            raise AdvrBDError(f"--index {index} must name different samples in [0, {count - 1}]")
+        return positions
+    try:
+        share = float(ratio) if ratio is not None else 0.0
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1 or round(share * count) < 1:
+        raise AdvrBDError(f"this method needs clean samples: --ratio must be a share in (0, 1] of {count}, got {ratio}")
+    return draw(torch.arange(count), round(share * count), seed=seed, purpose="clean samples").tolist()
+
+
+def _class_names(result: dict[str, Any], record: AttackRecord) -> tuple[str, ...]:
+    """The dataset's own names where it has one for each label, else the labels' numbers."""
     names = getattr(result["clean_train"].wrapped_dataset, "classes", None)
     class_names = [str(name) for name in names] if names is not None else []
     if len(set(class_names)) != record.num_classes:
         class_names = [str(label) for label in range(record.num_classes)]
-    images = ImageSet(
-        images=columns.images, labels=columns.labels, class_names=tuple(class_names), sample_ids=columns.indices
-    )
-    return images, PoisonTruth(columns.poisoned, columns.original_labels)
+    return tuple(class_names)
 
 
 def test_sets(result: dict[str, Any], record: AttackRecord) -> TestSets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,37 @@ from torch.nn import functional
 from advrbd_plugin.backdoorbench.datasets import TestSets
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.files import write_text
+from advrbd_plugin.settings import Settings
 
 DETECTION_COLUMNS = ("record", "TN", "FP", "FN", "TP", "TPR", "FPR", "target")
+_JUDGED_AT_ONCE = 256
 VERDICT_COLUMNS = ("index", "label", "score", "verdict", "suggested_label")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a method of ours found, as far as BackdoorBench's files tell of it.
+
+    Attributes:
+        model: the defended model, from pixel-scale images to logits, in eval mode.
+        backdoored_model: the attacked one, of the same kind.
+        epochs: a row for each epoch of the training that made ``model``, with ``loss`` and ``accuracy``.
+        seconds: stage -> time.
+        config: the method's settings.
+        verdicts: (N,) ``poisoned``, ``score`` and ``suggested_label`` of the training samples; ``None`` if the method
+            judges no samples.
+        accused_labels: the labels that the method calls attacked.
+        notes: more for ``summary.json``, ready for JSON.
+    """
+
+    model: nn.Module
+    backdoored_model: nn.Module
+    epochs: list[dict[str, float]]
+    seconds: dict[str, float]
+    config: Settings
+    verdicts: Any = None
+    accused_labels: tuple[int, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +89,7 @@ def write_detection_info(folder: Path, record: str, counts: DetectionCounts, acc
     write_text(folder / "detection_info.csv", _table(DETECTION_COLUMNS, [row]))
 
 
-def write_verdicts(folder: Path, train_set: ImageSet, outcome: Any) -> None:
+def write_verdicts(folder: Path, train_set: ImageSet, outcome: Outcome) -> None:
     """Write ``verdicts.csv``: a row for each training sample, by its index in the original dataset."""
     verdicts = outcome.verdicts
     names = ("clean", "poisoned")
@@ -79,27 +107,28 @@ def write_verdicts(folder: Path, train_set: ImageSet, outcome: Any) -> None:
 
 
 def write_metrics(
-    folder: Path, outcome: Any, tests: TestSets, batch_size: int, device: torch.device
+    folder: Path, name: str, outcome: Outcome, tests: TestSets, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """Write ``advrbd_df.csv``, ``advrbd_df_summary.csv`` and both plots with the toolbox's own functions.
+    """Write ``NAME_df.csv``, ``NAME_df_summary.csv`` and both plots with the toolbox's own functions.
 
     A row stands for an epoch of the final training; the columns of the test sets are filled in the last one, since
-    AdvrBD sees no test set while it works.
+    our methods see no test set while they work.
 
     Returns:
         test_acc, test_asr, test_ra and the losses of the ``defended`` and the ``undefended`` model.
     """
     from utils.trainer_cls import Metric_Aggregator
 
-    defended = judge(outcome.model, tests, batch_size, device)
-    undefended = judge(outcome.backdoored_model, tests, batch_size, device)
-    epochs = _final_epochs(outcome.curves)
+    defended = judge(outcome.model, tests, _JUDGED_AT_ONCE, device)
+    undefended = judge(outcome.backdoored_model, tests, _JUDGED_AT_ONCE, device)
+    names = {"loss": "train_epoch_loss_avg_over_batch", "accuracy": "train_acc"}
+    epochs = [{names[key]: value for key, value in row.items() if key in names} for row in outcome.epochs] or [{}]
     table = Metric_Aggregator()
     for number, row in enumerate(epochs):
         last = defended if number == len(epochs) - 1 else {}
         table({"epoch": number, "batch": 0, **row, **last})
-    table.to_dataframe().to_csv(folder / "advrbd_df.csv")
-    table.summary().to_csv(folder / "advrbd_df_summary.csv")
+    table.to_dataframe().to_csv(folder / f"{name}_df.csv")
+    table.summary().to_csv(folder / f"{name}_df_summary.csv")
     _plot(epochs, defended, folder)
     return {"defended": defended, "undefended": undefended}
 
@@ -144,13 +173,6 @@ def _losses_and_labels(
         losses.append(float(functional.cross_entropy(logits, labels[rows].to(device))))
         predicted.append(logits.argmax(dim=1).cpu())
     return sum(losses) / len(losses), torch.cat(predicted)
-
-
-def _final_epochs(curves: dict[str, list[dict[str, float]]]) -> list[dict[str, float]]:
-    """The epochs that made the final model, under the toolbox's column names; one empty row if there are none."""
-    names = {"loss": "train_epoch_loss_avg_over_batch", "accuracy": "train_acc"}
-    rows = [*curves.get("retraining", ()), *curves.get("relearning", ())] or curves.get("training") or [{}]
-    return [{names[key]: value for key, value in row.items() if key in names} for row in rows]
 
 
 def _share(flags: Tensor) -> float:

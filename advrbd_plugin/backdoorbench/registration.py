@@ -1,62 +1,17 @@
-"""Adding AdvrBD's scripts and configurations to a checkout, and taking exactly those away again."""
+"""Adding our scripts and configurations to a checkout, and taking exactly those away again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from importlib.resources import files
 from pathlib import Path
 
+from advrbd_plugin.backdoorbench.scripts import planned_files
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import write_bytes, write_json
 
 MANIFEST = "config/defense/advrbd/.advrbd_register.json"
-CONFIGS = ("config", "cifar10", "cifar100", "gtsrb", "tiny", "imagenette")
-
-
-_SCRIPT = '''"""AdvrBD (arXiv 2405.12719) as a {kind} of BackdoorBench.
-
-Written by `advrbd register`, removed by `advrbd unregister`.
-
-    python {folder}/advrbd.py --result_file NAME --yaml_path ./config/defense/advrbd/cifar10.yaml --dataset cifar10
-"""
-
-import os
-import sys
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.dont_write_bytecode = True
-
-from defense.base import defense
-
-from advrbd_plugin.backdoorbench.defense import AdvrBDMethods, main
-
-
-class advrbd(AdvrBDMethods, defense):
-    """{purpose}"""
-
-
-if __name__ == "__main__":
-    main(advrbd, "{kind}")
-'''
-
-_PURPOSES = {
-    "defense": ("defense", "Train a clean model on the poisoned training set alone: no clean data, no poison ratio."),
-    "detection_pretrain": ("detection", "Tell which samples of the poisoned training set are poisoned."),
-}
-
-
-def planned_files() -> dict[str, bytes]:
-    """What register writes: the path inside the checkout, and the content."""
-    configs = files("advrbd_plugin").joinpath("configs", "backdoorbench")
-    planned = {}
-    for folder, (kind, purpose) in _PURPOSES.items():
-        script = _SCRIPT.format(folder=folder, kind=kind, purpose=purpose)
-        planned[f"{folder}/advrbd.py"] = script.encode()
-    for name in CONFIGS:
-        planned[f"config/defense/advrbd/{name}.yaml"] = configs.joinpath(f"{name}.yaml").read_bytes()
-    return planned
 
 
 def register(checkout: Path) -> tuple[list[str], list[str]]:
@@ -67,9 +22,9 @@ def register(checkout: Path) -> tuple[list[str], list[str]]:
     Raises:
         AdvrBDError: a file that register did not write stands in the way. Nothing is written then.
     """
-    written = _read_manifest(checkout)
+    planned, written = planned_files(), _read_manifest(checkout)
     changed, kept = [], []
-    for name, content in planned_files().items():
+    for name, content in planned.items():
         path = checkout / name
         if not _occupied(path):
             changed.append(name)
@@ -81,10 +36,10 @@ def register(checkout: Path) -> tuple[list[str], list[str]]:
             (changed if _is_ours(path, written[name]) else kept).append(name)
     if changed:
         # The manifest comes first: whatever is interrupted, unregister finds all that was written.
-        manifest = written | {name: _digest(content) for name, content in planned_files().items() if name in changed}
+        manifest = written | {name: _digest(planned[name]) for name in changed}
         write_json(checkout / MANIFEST, {"written_by": "advrbd register", "sha256": manifest})
     for name in changed:
-        write_bytes(checkout / name, planned_files()[name])
+        write_bytes(checkout / name, planned[name])
     return changed, kept
 
 
@@ -106,10 +61,15 @@ def unregister(checkout: Path) -> tuple[list[str], list[str]]:
             kept.append(name)
     (checkout / MANIFEST).unlink(missing_ok=True)
     for name in [*removed, MANIFEST]:
-        folder = (checkout / name).parent
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        _remove_empty_folders((checkout / name).parent, checkout)
     return removed, kept
+
+
+def _remove_empty_folders(folder: Path, checkout: Path) -> None:
+    """Remove ``folder`` and those above it, up to the first that holds something."""
+    while folder != checkout and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def _occupied(path: Path) -> bool:

@@ -1,8 +1,8 @@
 """The settings of one run: the command line over the YAML file, as BackdoorBench's defenses take them.
 
-Every key is read by somebody: AdvrBD's own go to :class:`advrbd_plugin.config.AdvrBDConfig`, the toolbox's to
-the adapter, and those that AdvrBD has no use for are accepted on the command line, where ``compare`` passes the
-same options to every defense, and said to be unused. Anything else is an error that names the key.
+Every key is read by somebody: the method's own go to its configuration (AdvrBD's, unless another is named), the
+toolbox's to the adapter, and those that the method has no use for are accepted on the command line, where ``compare``
+passes the same options to every defense, and said to be unused. Anything else is an error that names the key.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import yaml
 
 from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.settings import Settings as MethodSettings
 
-# BackdoorBench's name for what AdvrBDConfig calls otherwise.
+# BackdoorBench's name for what our configurations call otherwise.
 TOOLBOX_NAMES = {
     "lr": "learning_rate",
     "random_seed": "seed",
@@ -42,6 +43,10 @@ ADAPTER_KEYS = {
     "local_data": "take the dataset's files as they are: no download and no checksum",
 }
 FLAGS = ("trust_record", "local_data")
+CLEAN_SAMPLE_KEYS = {
+    "ratio": "share of the clean training set that the method is given",
+    "index": "a file of the clean samples' positions, one a line, in place of --ratio",
+}
 
 UNUSED_KEYS = (
     "checkpoint_load",
@@ -58,6 +63,8 @@ UNUSED_KEYS = (
     "steplr_milestones",
     "steplr_stepsize",
 )
+# What AdvrBD uses; a method that does not train that way has no use for some of them.
+TRAINING_KEYS = ("epochs", "batch_size", *TOOLBOX_NAMES)
 
 
 @dataclass(frozen=True)
@@ -65,19 +72,30 @@ class Settings:
     """One run's settings.
 
     Attributes:
-        config: AdvrBD's own.
-        options: the adapter's, by the names of ``ADAPTER_KEYS`` (``None`` where not given).
-        unused: what was given and AdvrBD has no use for.
+        config: the method's own.
+        options: the adapter's, by the names of ``ADAPTER_KEYS`` and ``CLEAN_SAMPLE_KEYS`` (``None`` where not given).
+        unused: what was given and the method has no use for.
     """
 
-    config: AdvrBDConfig
+    config: MethodSettings
     options: dict[str, Any]
     unused: tuple[str, ...]
 
 
-def add_arguments(parser: argparse.ArgumentParser, default_yaml: str) -> None:
-    """Add BackdoorBench's common options and AdvrBD's own, all without defaults: those are the YAML file's."""
-    for name, meaning in ADAPTER_KEYS.items():
+def add_arguments(
+    parser: argparse.ArgumentParser,
+    default_yaml: str,
+    config_class: type[MethodSettings] = AdvrBDConfig,
+    *,
+    clean_samples: bool = False,
+) -> None:
+    """Add BackdoorBench's common options and the method's own, all without defaults: those are the YAML file's.
+
+    Args:
+        config_class: the method's configuration.
+        clean_samples: whether it is given clean samples (``--ratio``, ``--index``).
+    """
+    for name, meaning in _adapter_keys(clean_samples).items():
         if name in FLAGS:
             parser.add_argument(
                 f"--{name}", f"--{name.replace('_', '-')}", action="store_const", const=True, help=meaning
@@ -85,24 +103,29 @@ def add_arguments(parser: argparse.ArgumentParser, default_yaml: str) -> None:
         else:
             default = default_yaml if name == "yaml_path" else None
             parser.add_argument(f"--{name}", default=default, help=meaning)
-    for name in UNUSED_KEYS:
-        parser.add_argument(f"--{name}", help="accepted as BackdoorBench's defenses do; AdvrBD has no use for it")
-    for name in config_keys():
-        parser.add_argument(f"--{name}", type=_yaml_value, help="see docs/backdoorbench.md")
+    for name in _unused_keys(config_class, clean_samples):
+        parser.add_argument(f"--{name}", help="accepted as BackdoorBench's defenses do; without effect here")
+    for name in config_keys(config_class):
+        parser.add_argument(f"--{name}", type=_yaml_value, help="see the docs of advrbd_plugin")
 
 
-def config_keys() -> tuple[str, ...]:
-    """AdvrBD's own settings, under the names that BackdoorBench's users know."""
-    return ("preset", *(_toolbox_name(field.name) for field in dataclasses.fields(AdvrBDConfig)))
+def config_keys(config_class: type[MethodSettings] = AdvrBDConfig) -> tuple[str, ...]:
+    """The method's own settings, under the names that BackdoorBench's users know."""
+    return ("preset", *(_toolbox_name(field.name) for field in dataclasses.fields(config_class)))
 
 
-def takes_option(option: str) -> bool:
-    """Whether AdvrBD's scripts know ``option`` (``--epochs``)."""
+def takes_option(
+    option: str, config_class: type[MethodSettings] = AdvrBDConfig, *, clean_samples: bool = False
+) -> bool:
+    """Whether the method's scripts know ``option`` (``--epochs``)."""
     name = option.removeprefix("--").replace("-", "_")
-    return name in (*ADAPTER_KEYS, *UNUSED_KEYS, *config_keys())
+    unused = _unused_keys(config_class, clean_samples)
+    return name in (*_adapter_keys(clean_samples), *unused, *config_keys(config_class))
 
 
-def read_settings(arguments: Mapping[str, Any]) -> Settings:
+def read_settings(
+    arguments: Mapping[str, Any], config_class: type[MethodSettings] = AdvrBDConfig, *, clean_samples: bool = False
+) -> Settings:
     """Merge the command line (values that are not ``None``) over the YAML file that it names.
 
     Raises:
@@ -111,23 +134,26 @@ def read_settings(arguments: Mapping[str, Any]) -> Settings:
     given = {key: value for key, value in arguments.items() if value is not None and key != "terminal_info"}
     merged = read_yaml(Path(given["yaml_path"])) | given
     where = f"{given['yaml_path']} or the command line"
-    known = {*ADAPTER_KEYS, *UNUSED_KEYS, *config_keys(), *TOOLBOX_NAMES.values()}
+    adapter, keys = _adapter_keys(clean_samples), config_keys(config_class)
+    unused = _unused_keys(config_class, clean_samples)
+    own_names = {TOOLBOX_NAMES[key] for key in keys if key in TOOLBOX_NAMES}
+    known = {*adapter, *unused, *keys, *own_names}
     for key in merged:
         if key not in known:
             close = difflib.get_close_matches(key, sorted(known), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"AdvrBD's keys are {', '.join(sorted(config_keys()))}"
+            hint = f"did you mean {close[0]}?" if close else f"the method's keys are {', '.join(sorted(keys))}"
             raise AdvrBDError(f"{where}: nobody reads the key {key}; {hint}")
     # The toolbox's name first, so that the command line's --lr stands over a file's learning_rate.
-    own = {key: value for key, value in merged.items() if key in TOOLBOX_NAMES.values() and value is not None}
-    own |= {TOOLBOX_NAMES.get(key, key): merged[key] for key in config_keys() if merged.get(key) is not None}
+    own = {key: value for key, value in merged.items() if key in own_names and value is not None}
+    own |= {TOOLBOX_NAMES.get(key, key): merged[key] for key in keys if merged.get(key) is not None}
     try:
-        config = AdvrBDConfig.from_mapping(own)
+        config = config_class.from_mapping(own)
     except AdvrBDError as error:
         raise AdvrBDError(f"{where}: {error}") from error
     return Settings(
         config=config,
-        options={key: merged.get(key) for key in ADAPTER_KEYS},
-        unused=tuple(key for key in UNUSED_KEYS if merged.get(key) is not None),
+        options={key: merged.get(key) for key in adapter},
+        unused=tuple(key for key in unused if merged.get(key) is not None),
     )
 
 
@@ -142,6 +168,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if content is not None and not isinstance(content, dict):
         raise AdvrBDError(f"{path} must hold keys and values, got a {type(content).__name__}")
     return content or {}
+
+
+def _adapter_keys(clean_samples: bool) -> dict[str, str]:
+    return ADAPTER_KEYS | (CLEAN_SAMPLE_KEYS if clean_samples else {})
+
+
+def _unused_keys(config_class: type[MethodSettings], clean_samples: bool) -> tuple[str, ...]:
+    """What every defense of the toolbox takes and this method has no use for."""
+    used = {*_adapter_keys(clean_samples), *config_keys(config_class)}
+    return tuple(key for key in (*UNUSED_KEYS, *TRAINING_KEYS) if key not in used)
 
 
 def _toolbox_name(name: str) -> str:

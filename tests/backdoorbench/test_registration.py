@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import subprocess
 
 import pytest
 import yaml
 
-from advrbd_plugin.backdoorbench.registration import planned_files, register, unregister
+from advrbd_plugin.backdoorbench.registration import register, unregister
+from advrbd_plugin.backdoorbench.scripts import DEFENSES, methods_named, planned_files
 from advrbd_plugin.errors import AdvrBDError
 
 EXPECTED = {
@@ -30,10 +32,32 @@ def test_what_is_written():
     assert set(files) == EXPECTED
     for name, content in files.items():
         if name.endswith(".py"):
-            classes = [node for node in ast.parse(content).body if isinstance(node, ast.ClassDef)]
-            assert [(node.name, node.bases[-1].id) for node in classes] == [("advrbd", "defense")]
+            (found,) = [node for node in ast.parse(content).body if isinstance(node, ast.ClassDef)]
+            assert found.name == name.split("/")[1].removesuffix(".py")
+            assert found.bases[-1].id == "defense"
         else:
             assert isinstance(yaml.safe_load(content), dict)
+
+
+@pytest.mark.parametrize("row", DEFENSES, ids=lambda row: row.name)
+def test_every_defense_reads_its_configurations(row, tmp_path):
+    methods = methods_named(row.name)
+    assert methods.name == row.name and methods.takes_option("--result_file") and methods.takes_option("--epochs")
+    assert not methods.takes_option("--cheese")
+    configs = {name: content for name, content in row.planned_files().items() if name.endswith(".yaml")}
+    assert f"config/defense/{row.name}/config.yaml" in configs
+    for name, content in configs.items():
+        path = tmp_path / name.rsplit("/", 1)[1]
+        path.write_bytes(content)
+        parser = argparse.ArgumentParser()
+        methods.add_arguments(parser)
+        made = methods(parser.parse_args(["--yaml_path", str(path)]))
+        if path.stem == "cifar10":
+            assert made.config == methods.config_class()
+
+
+def test_a_name_of_the_toolbox_is_none_of_ours():
+    assert methods_named("ft") is None
 
 
 def test_register_twice_then_unregister_leaves_no_trace(fake_checkout):

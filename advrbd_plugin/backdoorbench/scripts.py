@@ -1,0 +1,112 @@
+"""What ``advrbd register`` adds to a checkout: one row for each method, and the thin scripts made from it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from advrbd_plugin.backdoorbench.defense_script import DefenseScript
+
+
+@dataclass(frozen=True)
+class DefenseRow:
+    """A method that is added as a defense of BackdoorBench.
+
+    Its configurations are the files of ``configs/backdoorbench/NAME/``; they go to ``config/defense/NAME/``.
+
+    Attributes:
+        name: of the scripts, their class, and the folder of its configurations and results.
+        title: what it is and where it was published.
+        methods: ``module:class`` below ``advrbd_plugin.backdoorbench``, a subclass of
+            :class:`advrbd_plugin.backdoorbench.defense_script.DefenseScript`.
+        purposes: folder of the checkout -> the class's docstring there.
+    """
+
+    name: str
+    title: str
+    methods: str
+    purposes: Mapping[str, str]
+
+    def methods_class(self) -> type[DefenseScript]:
+        """The class behind :attr:`methods`."""
+        module, name = self.methods.split(":")
+        return getattr(importlib.import_module(f"advrbd_plugin.backdoorbench.{module}"), name)
+
+    def planned_files(self) -> dict[str, bytes]:
+        """Path in the checkout -> content."""
+        module, methods = self.methods.split(":")
+        planned = _configs(self.name, f"config/defense/{self.name}")
+        for folder, purpose in self.purposes.items():
+            script = _DEFENSE_SCRIPT.format(
+                name=self.name,
+                title=self.title,
+                folder=folder,
+                kind=_KINDS[folder],
+                purpose=purpose,
+                module=module,
+                methods=methods,
+            )
+            planned[f"{folder}/{self.name}.py"] = script.encode()
+        return planned
+
+
+_KINDS = {"defense": "defense", "detection_pretrain": "detection"}
+
+_DEFENSE_SCRIPT = '''"""{title} as a {kind} of BackdoorBench.
+
+Written by `advrbd register`, removed by `advrbd unregister`.
+
+    python {folder}/{name}.py --result_file NAME --yaml_path ./config/defense/{name}/cifar10.yaml --dataset cifar10
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.dont_write_bytecode = True
+
+from defense.base import defense
+
+from advrbd_plugin.backdoorbench.{module} import {methods}
+from advrbd_plugin.backdoorbench.defense_script import main
+
+
+class {name}({methods}, defense):
+    """{purpose}"""
+
+
+if __name__ == "__main__":
+    main({name}, "{kind}")
+'''
+
+DEFENSES = (
+    DefenseRow(
+        name="advrbd",
+        title="AdvrBD (arXiv 2405.12719)",
+        methods="defense:AdvrBDMethods",
+        purposes={
+            "defense": "Train a clean model on the poisoned training set alone: no clean data, no poison ratio.",
+            "detection_pretrain": "Tell which samples of the poisoned training set are poisoned.",
+        },
+    ),
+)
+
+
+def planned_files() -> dict[str, bytes]:
+    """What register writes: the path inside the checkout, and the content."""
+    return {name: content for row in DEFENSES for name, content in row.planned_files().items()}
+
+
+def methods_named(name: str) -> type[DefenseScript] | None:
+    """The class behind the defense ``name``, or ``None`` if it is none of ours."""
+    return next((row.methods_class() for row in DEFENSES if row.name == name), None)
+
+
+def _configs(source: str, target: str) -> dict[str, bytes]:
+    folder: Any = files("advrbd_plugin").joinpath("configs", "backdoorbench", *source.split("/"))
+    found = sorted((path.name, path) for path in folder.iterdir() if path.name.endswith(".yaml"))
+    return {f"{target}/{name}": path.read_bytes() for name, path in found}
