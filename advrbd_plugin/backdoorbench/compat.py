@@ -322,6 +322,33 @@ def _restore_dataframe_append() -> None:
     pandas.DataFrame.append = append
 
 
+def _bchlib_lacks_decode_inplace() -> bool:
+    if not _has("bchlib"):
+        return False
+    import bchlib
+
+    return not hasattr(bchlib.BCH, "decode_inplace")
+
+
+def _restore_old_bchlib() -> None:
+    import bchlib
+
+    class BCH(bchlib.BCH):
+        """Takes (polynomial, t) in the old order and decodes in place."""
+
+        def __init__(self, polynomial: int, t: int) -> None:
+            super().__init__(t, polynomial)
+
+        def decode_inplace(self, data: bytearray, ecc: bytearray) -> int:
+            errors = self.decode(data, ecc)
+            if errors > 0:
+                self.correct(data, ecc)
+            return max(errors, -1)
+
+    if _bchlib_lacks_decode_inplace():
+        bchlib.BCH = BCH
+
+
 MENDS: tuple[Mend, ...] = (
     Mend(
         name="record-types",
@@ -378,6 +405,14 @@ MENDS: tuple[Mend, ...] = (
         apply=_accept_multichannel_in_gaussian,
         needed=lambda: _has("skimage"),
         importer="imagecorruptions",
+    ),
+    Mend(
+        name="old-bchlib",
+        broken_by="bchlib 1.0",
+        symptom="BCH(polynomial, t) changed its order and lost decode_inplace, so resource/ssba stops",
+        apply=_restore_old_bchlib,
+        needed=_bchlib_lacks_decode_inplace,
+        importer="generate_fingerprints",
     ),
     Mend(
         name="float-num-workers",

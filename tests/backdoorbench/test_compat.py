@@ -56,6 +56,16 @@ SYMPTOMS = {
         image[2, 2, 0] = 1
         assert gaussian(image, sigma=1, multichannel=True)[..., 1:].max() == 0
     """,
+    "old-bchlib": """
+        import bchlib
+        code = bchlib.BCH(137, 5)
+        data = bytearray(b"secret!")
+        ecc = code.encode(data)
+        assert len(ecc) == 5
+        data[0] ^= 1
+        assert code.decode_inplace(data, bytearray(ecc)) == 1 and data == b"secret!"
+        assert code.decode_inplace(bytearray(7), bytearray(b"12345")) == -1
+    """,
     "float-num-workers": """
         import torch
         loader = torch.utils.data.DataLoader(torch.arange(4), batch_size=2, num_workers=1.0)
@@ -117,7 +127,8 @@ def outcomes(tmp_path_factory):
 def environment(root):
     import os
 
-    return os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    paths = filter(None, [str(root), os.environ.get("PYTHONPATH")])
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
 def test_every_mend_has_a_symptom_and_says_what_broke_it():
