@@ -6,12 +6,21 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from advrbd_plugin.backdoorbench.additions import IMAGENET_NORMALIZATION, install_additions
+from advrbd_plugin.backdoorbench.networks import NETWORKS
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.models import Normalize
 
 # Those that the toolbox's own tables use; its generate_cls_model knows some more.
 COMMON_MODELS = ("preactresnet18", "resnet18", "resnet34", "vgg19_bn", "mobilenet_v2", "mobilenet_v3_large")
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# What the toolbox's transforms subtract and divide by, so that a record can be written without its code.
+NORMALIZATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tiny": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+    "gtsrb": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenette": IMAGENET_NORMALIZATION,
+}
 
 
 class PixelScaleClassifier(nn.Module):
@@ -33,8 +42,8 @@ class PixelScaleClassifier(nn.Module):
 
 def normalization(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation, per channel, that BackdoorBench's transforms use for ``dataset``."""
-    if dataset == "imagenette":
-        return _IMAGENET
+    if dataset in NORMALIZATION:
+        return NORMALIZATION[dataset]
     from utils.aggregate_block.dataset_and_transform_generate import get_dataset_normalization
 
     transform = get_dataset_normalization(dataset)
@@ -47,6 +56,7 @@ def model_maker(name: str, *, num_classes: int, image_size: int, dataset: str) -
     Raises:
         AdvrBDError: the toolbox has no such architecture.
     """
+    install_additions()
     from utils.aggregate_block.model_trainer_generate import generate_cls_model
 
     mean, std = normalization(dataset)
@@ -56,7 +66,8 @@ def model_maker(name: str, *, num_classes: int, image_size: int, dataset: str) -
             classifier = generate_cls_model(name, num_classes, image_size=image_size)
         except SystemError as error:
             raise AdvrBDError(
-                f"--model {name} is none of BackdoorBench's architectures; take one of {', '.join(COMMON_MODELS)}"
+                f"--model {name} is none of BackdoorBench's architectures; take one of "
+                f"{', '.join((*COMMON_MODELS, *NETWORKS))}"
             ) from error
         return PixelScaleClassifier(classifier, mean, std)
 

@@ -36,6 +36,7 @@ _FEATURE_LAYERS = {
     "preactresnet18": "layer4",
     "resnet18": "layer4",
     "resnet34": "layer4",
+    "resnet_narrow": "layer4",
     "vgg19": "features",
     "vgg19_bn": "features",
     "mobilenet_v2": "features",

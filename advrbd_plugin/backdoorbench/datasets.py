@@ -16,12 +16,13 @@ import numpy
 import torch
 from torch import Tensor
 
+from advrbd_plugin.backdoorbench.additions import install_additions
 from advrbd_plugin.backdoorbench.record import AttackRecord
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import draw
 from advrbd_plugin.errors import AdvrBDError
 
-DATASETS = ("cifar10", "cifar100", "gtsrb", "tiny", "mnist", "celeba", "imagenet")
+DATASETS = ("cifar10", "cifar100", "gtsrb", "tiny", "mnist", "celeba", "imagenet", "imagenette")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def load_result(record: AttackRecord, dataset_path: str | None = None) -> dict[s
     Raises:
         AdvrBDError: the dataset is not there or cannot be read, or is not the one that was attacked.
     """
+    install_additions()
     from utils.aggregate_block.dataset_and_transform_generate import dataset_and_transform_generate, get_transform
     from utils.bd_dataset_v2 import dataset_wrapper_with_transform, prepro_cls_DatasetBD_v2
 

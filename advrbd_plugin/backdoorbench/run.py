@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advrbd_plugin.backdoorbench.additions import install_additions
 from advrbd_plugin.errors import AdvrBDError
 
 TRUST_RECORD_VARIABLE = "ADVRBD_TRUST_RECORD"
@@ -69,6 +70,7 @@ def _prepare(path: Path, options: RunOptions) -> list[str]:
     source = path.read_text(encoding="utf-8")
     own = "advrbd_plugin.backdoorbench" in source  # AdvrBD's scripts ask for devices by themselves
     applied = [mend.name for mend in compat.apply_mends(source, leave_out=("cuda-on-cpu",) if own else ())]
+    install_additions()
     if options.trust_record:
         compat.trust_every_pickle()
         os.environ[TRUST_RECORD_VARIABLE] = "1"  # AdvrBD's own scripts do not read records with torch.load alone

@@ -1,0 +1,51 @@
+"""Images in the on-disk layout of CIFAR-10 and CIFAR-100, as torchvision and BackdoorBench read it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from pathlib import Path
+
+import numpy
+
+from advrbd_plugin.data.cifar import CIFAR10, CIFAR100, CifarFormat
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.files import write_bytes
+
+LAYOUTS: dict[str, CifarFormat] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+
+
+def write_cifar(root: Path, dataset: str, train: ImageSet, test: ImageSet) -> None:
+    """Write both parts into ``root``, in the sets' order, whole or not at all. Their checksums are not the originals'.
+
+    Args:
+        dataset: ``cifar10`` or ``cifar100``.
+        train, test: of 3x32x32 images.
+
+    Raises:
+        AdvrBDError: another dataset, or images of another size.
+    """
+    if dataset not in LAYOUTS:
+        raise AdvrBDError(f"only {' and '.join(LAYOUTS)} can be written, got {dataset}")
+    for part in (train, test):
+        if tuple(part.images.shape[1:]) != (3, 32, 32):
+            raise AdvrBDError(f"{dataset}'s images are 3x32x32, got {'x'.join(map(str, part.images.shape[1:]))}")
+    layout = LAYOUTS[dataset]
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".cifar-", dir=root) as workspace:
+        folder = Path(workspace) / layout.folder
+        for part, images in (("train", train), ("test", test)):
+            _write_part(folder, layout, layout.parts[part], images)
+        write_bytes(folder / layout.meta, pickle.dumps({layout.names_key: list(train.class_names)}))
+        os.replace(folder, root / layout.folder)
+
+
+def _write_part(folder: Path, layout: CifarFormat, names: tuple[str, ...], images: ImageSet) -> None:
+    pixels = images.images.reshape(len(images), -1).numpy()
+    labels = images.labels.numpy()
+    batches = zip(names, numpy.array_split(pixels, len(names)), numpy.array_split(labels, len(names)), strict=True)
+    for name, batch, batch_labels in batches:
+        content = {"data": numpy.ascontiguousarray(batch), layout.labels_key: batch_labels.tolist()}
+        write_bytes(folder / name, pickle.dumps(content))

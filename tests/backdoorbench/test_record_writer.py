@@ -1,0 +1,156 @@
+"""Records that are written here are read back as they were, and mean to the toolbox what they mean here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchvision.datasets import CIFAR10
+
+from advrbd_plugin.attacks import make_attack, no_attack
+from advrbd_plugin.backdoorbench import safe_pickle
+from advrbd_plugin.backdoorbench.classifiers import NORMALIZATION
+from advrbd_plugin.backdoorbench.compat import take_data_as_it_is
+from advrbd_plugin.backdoorbench.networks import NETWORKS, make_network, to_toolbox, toolbox_name
+from advrbd_plugin.backdoorbench.record import read_record
+from advrbd_plugin.backdoorbench.record_writer import write_record
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.models import make_model
+
+NAMES = ("airplane", "car", "bird")
+
+
+def images(count, *, seed, size=32):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+    return ImageSet(pixels, torch.arange(count) % len(NAMES), NAMES, torch.arange(count) * 7 + 3)
+
+
+@pytest.fixture
+def parts():
+    train, test = images(40, seed=1), images(12, seed=2)
+    attack = make_attack("adaptive_blend", poison_ratio=0.1, cover_rate=0.05)
+    model = make_model("resnet_narrow", num_classes=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)).eval()
+    return {
+        "poisoned": attack.poison(train, seed=0),
+        "clean_train": train,
+        "clean_test": test,
+        "triggered_test": attack.triggered_test_set(test),
+        "model_name": "resnet_narrow",
+        "model": model,
+        "dataset": "cifar10",
+    }
+
+
+def stored_pixels(state, place):
+    from PIL import Image
+    from torchvision.transforms.functional import pil_to_tensor
+
+    return pil_to_tensor(Image.open(state["bd_data_container"]["data_dict"][place]["path"]))
+
+
+def test_a_record_is_read_back(tmp_path, parts):
+    folder = write_record(tmp_path, "blend", **parts)
+    assert folder == tmp_path / "record/blend"
+    record = read_record(folder)
+    poisoned = parts["poisoned"]
+    assert (record.model_name, record.num_classes, record.img_size) == ("resnet_narrow", 3, (32, 32, 3))
+    assert record.clean_data == "cifar10" and record.data_path.startswith("./data/")
+    changed = poisoned.poisoned | poisoned.covers
+    assert torch.equal(torch.from_numpy(record.bd_train["poison_indicator"]).bool(), changed)
+    assert int(poisoned.poisoned.sum()) == 4 and int(poisoned.covers.sum()) == 2
+    for place in changed.nonzero().flatten().tolist():
+        entry = record.bd_train["bd_data_container"]["data_dict"][place]
+        true = int(parts["clean_train"].labels[place])
+        assert entry["other_info"] == [1 if poisoned.poisoned[place] else true, true]
+        assert torch.equal(stored_pixels(record.bd_train, place), poisoned.image_set.images[place])
+    triggered = parts["triggered_test"]
+    places = (parts["clean_test"].labels != 1).nonzero().flatten()
+    assert record.bd_test["original_index_array"].tolist() == places.tolist()
+    for row, place in enumerate(places.tolist()):
+        entry = record.bd_test["bd_data_container"]["data_dict"][place]
+        assert entry["other_info"] == [1, int(triggered.labels[row])]
+        assert torch.equal(stored_pixels(record.bd_test, place), triggered.images[row])
+
+
+def test_the_clean_images_lie_where_torchvision_finds_them(tmp_path, parts, monkeypatch):
+    from torchvision.datasets import cifar
+
+    monkeypatch.setattr(cifar, "pickle", cifar.pickle)
+    monkeypatch.setattr(cifar, "check_integrity", cifar.check_integrity)
+    take_data_as_it_is()
+    record = read_record(write_record(tmp_path, "blend", **parts))
+    for train, clean in ((True, parts["clean_train"]), (False, parts["clean_test"])):
+        found = CIFAR10(tmp_path / record.data_path, train=train)
+        assert torch.equal(torch.from_numpy(found.data).permute(0, 3, 1, 2), clean.images)
+        assert found.targets == clean.labels.tolist() and found.classes == list(NAMES)
+    write_record(tmp_path, "again", **parts)
+    assert len(list((tmp_path / "data/advrbd").iterdir())) == 1  # one copy serves both
+
+
+@pytest.mark.parametrize("name", ["resnet_narrow", "preactresnet18_cifar", "mobilenet_v2_cifar", "resnet18_imagenet"])
+def test_a_model_answers_to_normalised_images_as_to_pixels(name):
+    base, size = NETWORKS[name]
+    torch.manual_seed(0)
+    model = make_model(base, num_classes=4, image_size=size, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)).eval()
+    assert toolbox_name(base, size) == name
+    mean, std = NORMALIZATION["cifar10"]
+    network = make_network(name, 4).eval()
+    network.load_state_dict(to_toolbox(model, name, num_classes=4, mean=mean, std=std))
+    pixels = torch.rand(2, 3, 64, 64)
+    normalised = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(network(normalised), model(pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_a_new_network_takes_normalised_images_as_they_are():
+    network = make_network("resnet_narrow", 4)
+    assert list(dict(network.named_children()))[-1] == "fc" and "layer4" in dict(network.named_children())
+    assert torch.equal(network.conv1[0](torch.ones(1, 3, 4, 4)), torch.ones(1, 3, 4, 4))
+
+
+def test_names_that_are_taken(tmp_path, parts):
+    write_record(tmp_path, "blend", **parts)
+    with pytest.raises(AdvrBDError, match="is there already"):
+        write_record(tmp_path, "blend", **parts)
+    (tmp_path / "record/blend/left_over").write_text("old")
+    write_record(tmp_path, "blend", overwrite=True, **parts)
+    assert not (tmp_path / "record/blend/left_over").exists()
+    (tmp_path / "record/notes").mkdir()
+    with pytest.raises(AdvrBDError, match="it is no record"):
+        write_record(tmp_path, "notes", overwrite=True, **parts)
+    for name in ("", "../outside", "a/b", ".hidden"):
+        with pytest.raises(AdvrBDError, match="one folder's name"):
+            write_record(tmp_path, name, **parts)
+    assert sorted(path.name for path in (tmp_path / "record").iterdir()) == ["blend", "notes"]
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"clean_train": images(39, seed=1)}, "the same samples in the same order"),
+        ({"clean_test": images(11, seed=2)}, "triggered_test holds the sample"),
+        ({"dataset": "gtsrb"}, "pass data_path"),
+        ({"model_name": "resnet99"}, "model must be one of"),
+        ({"model_name": "resnet18"}, "the model is no resnet18 of 3 classes"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused_and_leaves_nothing(tmp_path, parts, changes, said):
+    with pytest.raises(AdvrBDError, match=said):
+        write_record(tmp_path, "blend", **parts | changes)
+    assert not list((tmp_path / "record").glob("*"))
+
+
+def test_a_set_without_an_attack_needs_a_target(tmp_path, parts):
+    parts["poisoned"] = no_attack(parts["clean_train"])
+    with pytest.raises(AdvrBDError, match="pass target_label"):
+        write_record(tmp_path, "none", **parts)
+    record = read_record(write_record(tmp_path, "none", target_label=2, **parts))
+    assert record.bd_train["poison_indicator"].sum() == 0
+    assert {entry["other_info"][0] for entry in record.bd_test["bd_data_container"]["data_dict"].values()} == {2}
+
+
+def test_the_file_holds_plain_data_alone(tmp_path, parts):
+    folder = write_record(tmp_path, "blend", data_path="./data/cifar10", **parts)
+    content = safe_pickle.load(folder / "attack_result.pt")
+    assert content["data_path"] == "./data/cifar10" and not (tmp_path / "data").exists()
