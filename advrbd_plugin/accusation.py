@@ -2,11 +2,13 @@
 
 The consistency ranks name a few likely clean and a few likely poisoned samples of each label. A linear discriminant of
 the backdoored model's features, begun with those and taught by its own answers, carries the distinction to the rest.
-On an attacked label it finds two separate heaps; on a label that is simply easy, one heap cut in the middle.
+On an attacked label it finds two separate heaps; on a label that is simply easy, one heap cut in the middle. Which ranks
+begin best differs from attack to attack, so several begin, and the best split is what a label is judged by.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -44,7 +46,7 @@ class LabelEvidence:
     gain: float
     separation: float
     share: float
-    accused: bool
+    accused: bool = False
     withdrawn: bool = False
 
 
@@ -68,55 +70,71 @@ class Accusation:
 
 
 def accuse(
-    features: Tensor, labels: Tensor, consistency: Tensor, num_classes: int, *, gain: float
+    features: Tensor,
+    labels: Tensor,
+    consistency: Tensor,
+    num_classes: int,
+    *,
+    gain: float,
+    agrees: Tensor | None = None,
 ) -> Accusation:
     """Split each label's samples in two and accuse the labels that fall apart.
 
     Args:
-        features: (N, num_features) float32, see :func:`advrbd_plugin.features.penultimate_features`.
+        features: (N, num_features) float32, see :mod:`advrbd_plugin.features`.
         labels: (N,) int64.
-        consistency: (N,) float32, higher is more suspicious (:class:`advrbd_plugin.partition.Partition`).
+        consistency: (N,) or (K, N) float32, higher is more suspicious (:class:`advrbd_plugin.partition.Partition`).
+            Each of the K begins a discriminant of its own, and the one that splits a label best counts.
         num_classes: number of labels.
         gain: a label is accused from this :attr:`LabelEvidence.gain` on.
+        agrees: (N,) bool, whether the model itself gives a sample its label; all of them by default. A half that the
+            model mostly gives other labels, unlike the other half, is the suspicious one, whatever its consistency:
+            its labels are wrong, be it that the attack was not learned.
     """
+    consistency = consistency.reshape(-1, len(labels))
+    agrees = torch.ones_like(labels, dtype=torch.bool) if agrees is None else agrees
     suspicion, projection = torch.zeros(len(labels)), torch.zeros(len(labels))
     evidence = []
     for label in range(num_classes):
         members = (labels == label).nonzero().flatten()
         if len(members) < _MIN_SAMPLES:
-            evidence.append(LabelEvidence(label, len(members), 0.0, 0.0, 0.0, False))
+            evidence.append(LabelEvidence(label, len(members), 0.0, 0.0, 0.0))
             continue
-        projected = discriminate(features[members], consistency[members])
-        found, probability = _two_heaps(projected, label, gain)
-        projection[members] = projected
-        if found.accused:
-            suspicion[members] = probability
-        evidence.append(found)
+        whitened = whiten(features[members])
+        splits = [
+            _split(answer, label) for start in consistency for answer in discriminate(whitened, start[members])
+        ]
+        best = max(splits, key=lambda each: each.evidence.gain)
+        projection[members] = best.projection
+        if best.evidence.gain >= gain:
+            best = _accused(best, whitened, agrees[members])
+            projection[members], suspicion[members] = best.projection, best.probability
+        evidence.append(best.evidence)
     return Accusation(suspicion, projection, tuple(evidence))
 
 
-def discriminate(features: Tensor, consistency: Tensor) -> Tensor:
+def discriminate(whitened: Tensor, consistency: Tensor) -> tuple[Tensor, Tensor]:
     """The self-taught linear discriminant of one label's samples.
 
     Args:
-        features: (N, num_features) float32.
+        whitened: (N, dims) float64, from :func:`whiten`.
         consistency: (N,) float32, higher is more suspicious.
 
     Returns:
-        (N,) float32, higher is more suspicious.
+        (N,) float32 each, higher is more suspicious: as taught by ``consistency``, and as taught by itself in the end.
+        The first is the better one where the poison is no small part of the label.
     """
-    whitened = _whitened(features)
-    answer = consistency
+    answers = [consistency]
     for shares in [_FIRST_SHARES] + [_LATER_SHARES] * (_ROUNDS - 1):
-        order = torch.argsort(answer, stable=True)
+        order = torch.argsort(answers[-1], stable=True)
         clean = whitened[order[: max(2, int(shares[0] * len(order)))]]
         poisoned = whitened[order[-max(2, int(shares[1] * len(order))) :]]
-        answer = whitened @ _discriminant(clean, poisoned)
-    return answer.float()
+        answers.append((whitened @ _discriminant(clean, poisoned)).float())
+    return answers[1], answers[-1]
 
 
-def _whitened(features: Tensor) -> Tensor:
-    """The leading directions of the features, each scaled to unit variance."""
+def whiten(features: Tensor) -> Tensor:
+    """The leading directions of (N, num_features) features, each scaled to unit variance: (N, dims) float64."""
     centred = features.double() - features.double().mean(dim=0)
     left, singular, _ = torch.linalg.svd(centred, full_matrices=False)
     useful = int((singular > 1e-6 * singular[0].clamp_min(1e-12)).sum())
@@ -133,7 +151,16 @@ def _discriminant(clean: Tensor, poisoned: Tensor) -> Tensor:
     return torch.linalg.solve((1 - _SHRINKAGE) * covariance + _SHRINKAGE * sphere, difference)
 
 
-def _two_heaps(projected: Tensor, label: int, gain: float) -> tuple[LabelEvidence, Tensor]:
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """One label's samples in two heaps."""
+
+    projection: Tensor
+    probability: Tensor  # of the suspicious heap
+    evidence: LabelEvidence
+
+
+def _split(projected: Tensor, label: int) -> _Split:
     from sklearn.mixture import GaussianMixture
 
     values = projected.double().numpy()[:, None]
@@ -151,9 +178,40 @@ def _two_heaps(projected: Tensor, label: int, gain: float) -> tuple[LabelEvidenc
         gain=found_gain,
         separation=found_separation,
         share=float(two.weights_[suspicious]),
-        accused=found_gain >= gain,
     )
-    return evidence, probability
+    return _Split(projected, probability, evidence)
+
+
+def _accused(split: _Split, whitened: Tensor, agrees: Tensor) -> _Split:
+    """The split that sorts the samples of a label which ``split`` accuses; its gain stays what it was accused for."""
+    sorting = _wrong_labels_suspicious(_sharpened(split, whitened), agrees)
+    evidence = dataclasses.replace(sorting.evidence, gain=split.evidence.gain, accused=True)
+    return dataclasses.replace(sorting, evidence=evidence)
+
+
+def _sharpened(split: _Split, whitened: Tensor) -> _Split:
+    """The same, taught by its own two heaps as long as they part further."""
+    for _ in range(_ROUNDS):
+        suspicious = split.probability > 0.5
+        if min(suspicious.sum(), (~suspicious).sum()) < 2:
+            break
+        answer = whitened @ _discriminant(whitened[~suspicious], whitened[suspicious])
+        following = _split(answer.float(), split.evidence.label)
+        if following.evidence.gain <= split.evidence.gain:
+            break
+        split = following
+    return split
+
+
+def _wrong_labels_suspicious(split: _Split, agrees: Tensor) -> _Split:
+    """The same, turned round where the model disowns most of the half that was taken for clean, and not the other."""
+    suspicious = split.probability > 0.5
+    if suspicious.all() or not suspicious.any():
+        return split
+    owned_suspicious, owned_clean = agrees[suspicious].float().mean(), agrees[~suspicious].float().mean()
+    if owned_clean < 0.5 < owned_suspicious:
+        return _split(-split.projection, split.evidence.label)
+    return split
 
 
 def _monotone(probability: np.ndarray, values: np.ndarray) -> np.ndarray:

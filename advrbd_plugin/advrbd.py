@@ -12,18 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advrbd_plugin.accusation import Accusation, LabelEvidence, accuse
+from advrbd_plugin.accusation import Accusation, LabelEvidence
 from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.enhancement import TRIGGER_BATCH_SIZE, enhance_trigger, unlearn_rounds
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.features import penultimate_features
+from advrbd_plugin.examination import accuse_labels, consistency_ranks, scoring_work
 from advrbd_plugin.identification import Verdicts, identify_accused, identify_misclassified, withdraw
-from advrbd_plugin.partition import Partition, partition
 from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.retraining import acquitted_labels, doubt_disagreement, relabel, relearn, trusted_samples
-from advrbd_plugin.scoring import consistency_scores
 from advrbd_plugin.stages import StageStore, StoredTraining, digest
 from advrbd_plugin.training import predict, train
 
@@ -31,7 +29,7 @@ from advrbd_plugin.training import predict, train
 STAGES = ("training", "scoring", "accusation", "enhancement", "retraining", "relearning")
 
 # Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
-_ALGORITHM_VERSION = 1
+_ALGORITHM_VERSION = 2
 # Training an image costs about three times as much as looking at it.
 _TRAINING_WORK = 3
 
@@ -198,30 +196,20 @@ class AdvrBD:
 
     def _identify_accused(self, samples: ImageSet, backdoored: nn.Module) -> _Found:
         config = self.config
-        scored = self._score(samples, backdoored)
+        with self._stage("scoring"):
+            ranks = consistency_ranks(backdoored, samples, config, on_batch=self._progress.advance)
         with self._stage("accusation"):
-            features, _ = penultimate_features(
-                backdoored,
-                samples.images,
-                mixed_precision=config.mixed_precision,
-                on_batch=self._progress.advance,
-            )
-            accusation = accuse(
-                features,
-                samples.labels,
-                scored.consistency,
-                samples.num_classes,
-                gain=config.accusation_gain,
-            )
+            accusation = accuse_labels(backdoored, samples, ranks, config, on_batch=self._progress.advance)
+        consistency = ranks.mean(dim=0)
         accused = accusation.accused_labels
         curves = {"accusation": [_evidence_row(each) for each in accusation.evidence]}
         logits = None
         if accused and config.enhancement == "trigger":
             logits, curves["enhancement"] = self._enhance_trigger(samples, backdoored, accusation)
         verdicts = identify_accused(
-            accusation.suspicion, scored.consistency, samples.labels, accused, logits, doubt=config.doubt
+            accusation.suspicion, consistency, samples.labels, accused, logits, doubt=config.doubt
         )
-        return _Found(verdicts, scored.consistency, accusation.evidence, curves)
+        return _Found(verdicts, consistency, accusation.evidence, curves)
 
     def _enhance_trigger(
         self, samples: ImageSet, backdoored: nn.Module, accusation: Accusation
@@ -254,24 +242,6 @@ class AdvrBD:
             logits = predict(enhanced, samples.images, mixed_precision=self.config.mixed_precision)
         verdicts = identify_misclassified(logits, samples.labels)
         return _Found(verdicts, torch.zeros(len(samples)), (), {"enhancement": rows})
-
-    def _score(self, samples: ImageSet, model: nn.Module) -> Partition:
-        config = self.config
-        with self._stage("scoring"):
-            scores = consistency_scores(
-                model,
-                samples.images,
-                samples.labels,
-                epsilon=config.epsilon,
-                patch_size=config.patch_size,
-                num_masks=config.num_masks,
-                reduction=config.reduction,
-                seed=derive_seed(config.seed, "patches"),
-                sample_ids=samples.sample_ids,
-                mixed_precision=config.mixed_precision,
-                on_batch=ScaledProgress(self._progress, config.num_masks + 2).advance,
-            )
-        return partition(scores, config.alpha)
 
     def _acquitted(self, samples: ImageSet, found: _Found, witness: nn.Module) -> tuple[int, ...]:
         weak = [each.label for each in found.evidence if each.accused and each.gain < self.config.conviction_gain]
@@ -356,7 +326,7 @@ def _planned_work(count: int, config: AdvrBDConfig) -> dict[str, float]:
     """Stage -> expected work, one unit for each image looked at once."""
     work: dict[str, float] = {"training": _TRAINING_WORK * config.epochs * count}
     if config.accuse_labels:
-        work["scoring"] = (config.num_masks + 2) * count
+        work["scoring"] = scoring_work(config) * count
         work["accusation"] = count
         if config.enhancement == "trigger":
             work["enhancement"] = _TRAINING_WORK * config.enhancement_steps * TRIGGER_BATCH_SIZE + count

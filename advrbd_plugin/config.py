@@ -24,6 +24,7 @@ class AdvrBDConfig(Settings):
             :class:`advrbd_plugin.training.TrainingOptions`.
         epsilon: perturbation step in pixel scale [0, 1].
         patch_size: side of the perturbed square in pixels; at most the image's side.
+        num_patch_sizes: with ``accuse_labels``, score with so many sizes, each half of the one before.
         num_masks: patches per sample (the paper: 1).
         reduction: how a sample's KL divergences over the masks become one score.
         alpha: share of the samples that Algorithm 1 takes as clean, and that each round of Algorithm 2 adds.
@@ -57,13 +58,14 @@ class AdvrBDConfig(Settings):
     flip: bool = True
     mixed_precision: bool = True
     epsilon: float = between(0.0, 1.0, 32 / 255)
-    patch_size: int = between(1, 4096, 8)
+    patch_size: int = between(1, 4096, 16)
+    num_patch_sizes: int = between(1, 12, 3)
     num_masks: int = between(1, 4096, 4)
     reduction: str = one_of("median", "geometric_mean", "mean", default="median")
     alpha: float = between(0.001, 0.9, 0.05)
     rounds: int = between(1, 100, 10)
     accuse_labels: bool = True
-    accusation_gain: float = between(0.0, 100.0, 0.45)
+    accusation_gain: float = between(0.0, 100.0, 0.2)
     conviction_gain: float = between(0.0, 100.0, 0.8)
     enhancement: str = one_of("trigger", "unlearn", "none", default="trigger")
     enhancement_steps: int = between(1, 1_000_000, 200)

@@ -10,7 +10,7 @@ from torch import Tensor
 from advrbd_plugin.enhancement import log_odds
 
 _THRESHOLD = 0.5
-# Where no label of a sample is accused, its score is its consistency rank, scaled to stay below every accused one's.
+# A sample whose label is not accused scores its consistency rank times this, below every sample of an accused label.
 _UNACCUSED_SCALE = 0.01
 
 
@@ -74,7 +74,8 @@ def identify_accused(
         found = torch.maximum(found, odds.sigmoid())
         doubtful = accused & (odds > -doubt)
     poisoned = accused & (found >= _THRESHOLD)
-    score = torch.where(accused, found, _UNACCUSED_SCALE * consistency)
+    lifted = _UNACCUSED_SCALE + (1 - 2 * _UNACCUSED_SCALE) * found  # one half stays one half
+    score = torch.where(accused, lifted, _UNACCUSED_SCALE * consistency)
     return Verdicts(poisoned, score.float(), labels.clone(), doubtful & ~poisoned)
 
 

@@ -12,9 +12,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "advrbd_plugin"
 # Each stage may import those before it.
 STAGES = [
-    "ops", "scoring", "partition", "accusation", "enhancement", "identification", "retraining", "stages", "advrbd"
+    "ops",
+    "scoring",
+    "partition",
+    "accusation",
+    "examination",
+    "enhancement",
+    "identification",
+    "retraining",
+    "stages",
+    "advrbd",
 ]
-EDGES = ["attacks", "backdoorbench", "cli", "doctor", "report"]
+EDGES = ["attacks", "backdoorbench", "cli", "doctor", "report", "reproduce"]
 # BackdoorBench's own top-level modules, which only its adapter may import.
 BACKDOORBENCH_MODULES = {"analysis", "attack", "bd_dataset", "defense", "detection_pretrain", "utils"}
 

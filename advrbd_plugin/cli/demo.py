@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 # Named here again, since to import the attacks imports torch, and --help should not; a test compares the two.
 ATTACK_NAMES = ("badnets", "blend", "sig", "wanet", "physicalba", "tact", "adaptive_blend", "adaptive_patch", "none")
 DIGITS = "scikit-learn's digits"
-DIGITS_SETTINGS = {"flip": False, "crop_padding": 1}  # a mirrored digit is none, and 16 pixels leave little to cut off
+# A mirrored digit is none, and 16 pixels leave little to cut off and no room for larger patches.
+DIGITS_SETTINGS = {"flip": False, "crop_padding": 1, "patch_size": 8}
 _HOLD = 0.5
 
 

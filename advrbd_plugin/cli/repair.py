@@ -116,10 +116,11 @@ def _model_folder(place: str) -> Path:
 def _pick(model, train_set, samples, seed, progress):
     """Clean and suspect samples of an untrusted set, by AdvrBD's scores of ``model``."""
     from advrbd_plugin.config import AdvrBDConfig
+    from advrbd_plugin.examination import scoring_work
     from advrbd_plugin.ulrl import clean_from_poisoned
 
     config = AdvrBDConfig(seed=seed)
-    progress.plan({"scoring": (config.num_masks + 3) * len(train_set)})
+    progress.plan({"scoring": (scoring_work(config) + 1) * len(train_set)})
     count = samples or max(train_set.num_classes, round(_SHARE_OF_POISONED * len(train_set)))
     return clean_from_poisoned(model, train_set, count, config, progress=progress)
 

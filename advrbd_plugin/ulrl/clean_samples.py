@@ -7,16 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from advrbd_plugin.accusation import accuse
 from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import draw
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.features import penultimate_features
-from advrbd_plugin.partition import partition
+from advrbd_plugin.examination import accuse_labels, consistency_ranks
 from advrbd_plugin.progress import Progress, SilentProgress
-from advrbd_plugin.randomness import derive_seed
-from advrbd_plugin.scoring import consistency_scores
 
 _TRUSTED_SUSPICION = 0.1
 _POISONED_SUSPICION = 0.9
@@ -65,26 +61,9 @@ def clean_from_poisoned(
     if config.patch_size > min(train_set.image_size):
         config = config.replace(patch_size=max(1, min(train_set.image_size) // 4))
     progress.start("scoring")
-    scores = consistency_scores(
-        model,
-        train_set.images,
-        train_set.labels,
-        epsilon=config.epsilon,
-        patch_size=config.patch_size,
-        num_masks=config.num_masks,
-        reduction=config.reduction,
-        seed=derive_seed(config.seed, "patches"),
-        sample_ids=train_set.sample_ids,
-        mixed_precision=config.mixed_precision,
-        on_batch=lambda done: progress.advance((config.num_masks + 2) * done),
-    )
-    consistency = partition(scores, config.alpha).consistency
-    features, _ = penultimate_features(
-        model, train_set.images, mixed_precision=config.mixed_precision, on_batch=progress.advance
-    )
-    accusation = accuse(
-        features, train_set.labels, consistency, train_set.num_classes, gain=config.accusation_gain
-    )
+    ranks = consistency_ranks(model, train_set, config, on_batch=progress.advance)
+    accusation = accuse_labels(model, train_set, ranks, config, on_batch=progress.advance)
+    consistency = ranks.mean(dim=0)
     progress.finish()
     accused = torch.isin(train_set.labels, torch.tensor(accusation.accused_labels, dtype=torch.int64))
     order = torch.where(accused, accusation.projection, consistency)

@@ -30,7 +30,9 @@ def make_digits_model():
 @pytest.fixture
 def quick_config():
     """Few epochs: enough to go through every stage, not to learn well."""
-    return AdvrBDConfig(epochs=2, relearn_epochs=1, enhancement_steps=3, crop_padding=1, flip=False, num_masks=2)
+    return AdvrBDConfig(
+        epochs=2, relearn_epochs=1, enhancement_steps=3, crop_padding=1, flip=False, patch_size=8, num_masks=2
+    )
 
 
 @pytest.fixture(autouse=True)

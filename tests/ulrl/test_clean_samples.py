@@ -26,12 +26,11 @@ def scores(monkeypatch):
     evidence = tuple(LabelEvidence(label, 10, 1.0, 2.0, 0.5, accused=label == 1) for label in range(2))
     found = {"suspicion": suspicion, "evidence": evidence}
 
-    def accuse(features, labels, consistency, num_classes, *, gain):
+    def accuse_labels(model, samples, ranks, config, *, on_batch):
         return Accusation(found["suspicion"], torch.arange(20.0), found["evidence"])
 
-    monkeypatch.setattr(clean_samples, "consistency_scores", lambda *_, **__: torch.arange(20.0).flip(0))
-    monkeypatch.setattr(clean_samples, "penultimate_features", lambda *_, **__: (torch.zeros(20, 2), None))
-    monkeypatch.setattr(clean_samples, "accuse", accuse)
+    monkeypatch.setattr(clean_samples, "consistency_ranks", lambda *_, **__: (torch.arange(20.0) / 19)[None])
+    monkeypatch.setattr(clean_samples, "accuse_labels", accuse_labels)
     return found
 
 

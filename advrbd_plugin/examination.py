@@ -1,0 +1,85 @@
+"""What a backdoored model gives away about the set that it was trained on: ranks, and with them accused labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.accusation import Accusation, accuse
+from advrbd_plugin.config import AdvrBDConfig
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.features import layered_features
+from advrbd_plugin.partition import partition
+from advrbd_plugin.randomness import derive_seed
+from advrbd_plugin.scoring import consistency_scores
+
+
+def patch_sizes(config: AdvrBDConfig) -> list[int]:
+    """The sides of the patches in pixels: ``patch_size``, half of it, and so on, none below 1 or twice the same."""
+    sizes = [config.patch_size // 2**halvings for halvings in range(config.num_patch_sizes)]
+    return list(dict.fromkeys(max(1, size) for size in sizes))
+
+
+def scoring_work(config: AdvrBDConfig) -> int:
+    """Passes over the set that :func:`consistency_ranks` costs."""
+    return len(patch_sizes(config)) * (config.num_masks + 2)
+
+
+def consistency_ranks(
+    model: nn.Module, samples: ImageSet, config: AdvrBDConfig, *, on_batch: Callable[[int], None] | None = None
+) -> Tensor:
+    """The ranks of Algorithm 1, once for each patch size.
+
+    Args:
+        model: takes images in pixel scale [0, 1].
+        samples: the training set.
+        config: the settings.
+        on_batch: told of the work done, see :func:`scoring_work`.
+
+    Returns:
+        (num_patch_sizes, N) float32 in [0, 1], higher is more consistent, hence more suspicious.
+
+    Raises:
+        AdvrBDError: a logit is not finite.
+    """
+    ranks = []
+    for patch_size in patch_sizes(config):
+        scores = consistency_scores(
+            model,
+            samples.images,
+            samples.labels,
+            epsilon=config.epsilon,
+            patch_size=patch_size,
+            num_masks=config.num_masks,
+            reduction=config.reduction,
+            seed=derive_seed(config.seed, "patches"),
+            sample_ids=samples.sample_ids,
+            mixed_precision=config.mixed_precision,
+            on_batch=None if on_batch is None else lambda done: on_batch((config.num_masks + 2) * done),
+        )
+        ranks.append(partition(scores, config.alpha).consistency)
+    return torch.stack(ranks)
+
+
+def accuse_labels(
+    model: nn.Module,
+    samples: ImageSet,
+    ranks: Tensor,
+    config: AdvrBDConfig,
+    *,
+    on_batch: Callable[[int], None] | None = None,
+) -> Accusation:
+    """Which labels are attacked, by the model's features and the ``ranks`` of :func:`consistency_ranks`."""
+    features, logits = layered_features(
+        model, samples.images, mixed_precision=config.mixed_precision, on_batch=on_batch
+    )
+    return accuse(
+        features,
+        samples.labels,
+        ranks,
+        samples.num_classes,
+        gain=config.accusation_gain,
+        agrees=logits.argmax(dim=1) == samples.labels,
+    )
