@@ -82,7 +82,7 @@ def test_the_half_that_the_model_itself_disowns_is_the_suspicious_one():
     assert ((misled.suspicion > 0.5) == ~poisoned).float().mean() > 0.98
     found = accuse(features, labels, inverted, 1, gain=0.2, agrees=~poisoned)
     assert ((found.suspicion > 0.5) == poisoned).float().mean() > 0.98
-    assert found.evidence[0].share == pytest.approx(poisoned.float().mean(), abs=0.02)
+    assert found.evidence[0].share == pytest.approx(float(poisoned.float().mean()), abs=0.02)
 
 
 def test_features_are_what_the_last_linear_layer_gets(poisoned_digits, make_digits_model):
