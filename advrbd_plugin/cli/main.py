@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from advrbd_plugin import __version__
 from advrbd_plugin.backdoorbench import cli as backdoorbench
-from advrbd_plugin.cli import defend, demo, doctor, evaluate, repair
+from advrbd_plugin.cli import defend, demo, doctor, evaluate, repair, reproduce
 from advrbd_plugin.errors import AdvrBDError
 
 _INTERRUPTED = 130  # what shells give for a program ended by Ctrl-C
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"advrbd {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (defend, repair, evaluate, demo, doctor, backdoorbench):
+    for module in (defend, repair, evaluate, demo, reproduce, doctor, backdoorbench):
         module.add_commands(commands)
     return parser
 

@@ -1,0 +1,123 @@
+"""``advrbd reproduce``: the paper's evaluation, cell by cell, and its tables."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from advrbd_plugin.cli.options import add_device_option, check_device, positive, setting
+
+if TYPE_CHECKING:
+    from advrbd_plugin.reproduce.cell import Cell
+    from advrbd_plugin.reproduce.experiment import Options
+    from advrbd_plugin.reproduce.grid import Selection
+
+TABLES = ("II", "III", "IV", "V", "VI", "VII")
+FIGURES = ("7",)
+SCALES = ("small", "full")
+_SIDES = ("attacks", "defenses", "datasets", "models", "poison_ratios", "partition_rates", "seeds")
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "reproduce",
+        help="run the paper's evaluation cell by cell, and draw its tables",
+        description="Every cell (one method on one backdoored model) is a process and a JSON file; what is done is "
+        "skipped. Lists are separated by commas. See docs/reproduce.md.",
+    )
+    parser.add_argument("--report", action="store_true", help="draw every table from the results and run nothing")
+    parser.add_argument("--scale", choices=SCALES, default="small", help="default: %(default)s")
+    parser.add_argument("--table", choices=TABLES, action="append", default=[], help="a table of the paper")
+    parser.add_argument("--figure", choices=FIGURES, action="append", default=[], help="the partition-rate ablation")
+    grid = parser.add_argument_group("the grid (over what a table or a figure says)")
+    grid.add_argument("--attacks", type=_list(str), help="default: the paper's eight; none is the unpoisoned set")
+    grid.add_argument("--defenses", type=_list(str), help="default: none,clean_only,advrbd")
+    grid.add_argument("--datasets", type=_list(str), help="default: cifar10")
+    grid.add_argument("--models", type=_list(str), help="default: the scale's")
+    grid.add_argument("--poison-ratios", type=_list(float), help="default: 0.05")
+    grid.add_argument("--partition-rates", type=_list(float), help="AdvrBD's alpha (default: its configuration's)")
+    grid.add_argument("--seeds", type=_list(int), help="default: 0")
+    parser.add_argument("--data", default="../shared/data", metavar="DIR", help="holds the data sets (%(default)s)")
+    parser.add_argument("--out", default="results", metavar="DIR", help="where results go (default: %(default)s)")
+    parser.add_argument("--work", default="out/benchmark", metavar="DIR", help="for trained models (%(default)s)")
+    parser.add_argument("--jobs", type=positive, default=1, help="how many cells run at a time (default: 1)")
+    parser.add_argument("--dry-run", action="store_true", help="list the cells and what would be run")
+    parser.add_argument("--rerun", action="store_true", help="also run cells that are done")
+    parser.add_argument("--backdoorbench", metavar="PATH", help="the toolbox's checkout, for its baselines")
+    parser.add_argument(
+        "--set", dest="settings", metavar="KEY=VALUE", action="append", default=[], type=setting,
+        help="override a key of AdvrBD's configuration in every cell",
+    )
+    add_device_option(parser)
+    parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List, run or report: 0 unless a cell has no figures."""
+    from advrbd_plugin.reproduce.experiment import Options
+    from advrbd_plugin.reproduce.grid import Selection, make_grid, select
+
+    check_device(arguments.device)
+    options = Options(
+        data=arguments.data,
+        out=arguments.out,
+        work=arguments.work,
+        device=arguments.device,
+        backdoorbench=arguments.backdoorbench,
+        settings=dict(arguments.settings),
+    )
+    own = Selection(**{side: getattr(arguments, side) for side in _SIDES})
+    cells = make_grid(arguments.scale, select(arguments.scale, arguments.table, arguments.figure, own))
+    if arguments.dry_run:
+        return _list_cells(cells, options)
+    return _run_cells(cells, options, arguments)
+
+
+def _run_cells(cells: list[Cell], options: Options, arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.cli.grid_progress import make_grid_display
+    from advrbd_plugin.reproduce.runner import run_grid
+
+    with make_grid_display() as display:
+        results = run_grid(cells, options, display, jobs=arguments.jobs, rerun=arguments.rerun)
+    without = [result for result in results if not result.is_done]
+    print(f"{len(results) - len(without)} of {len(results)} cells have their figures in {options.out}")
+    for result in without:
+        print(f"  {result.cell.name}: {result.content['status']}: {result.reason}")
+    return 1 if without else 0
+
+
+def _list_cells(cells: list[Cell], options: Options) -> int:
+    from advrbd_plugin.cli.progress import clock_time
+    from advrbd_plugin.reproduce.estimate import Estimate
+    from advrbd_plugin.reproduce.runner import kept_result
+
+    kept = {cell: kept_result(cell, options) for cell in cells}
+    estimate = Estimate()
+    for cell, result in kept.items():
+        if result is not None:
+            estimate.add(cell, result.content["seconds"])
+    for cell, result in kept.items():
+        expected = estimate.seconds(cell)
+        todo = "to run" if expected is None else f"to run, about {clock_time(expected)}"
+        print(f"{cell.name}  [{todo if result is None else 'done'}]")
+    waiting = [cell for cell, result in kept.items() if result is None]
+    remaining = estimate.remaining(waiting, (), 1)
+    print(f"{len(cells)} cells, {len(waiting)} to run" + (f", about {clock_time(remaining)}" if remaining else ""))
+    return 0
+
+
+def _list(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    """Values of one kind, separated by commas."""
+
+    def parse(text: str) -> tuple[Any, ...]:
+        try:
+            values = tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected values separated by commas, got {text!r}") from None
+        if not values:
+            raise argparse.ArgumentTypeError("expected at least one value")
+        return values
+
+    return parse

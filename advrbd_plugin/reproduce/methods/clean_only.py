@@ -1,0 +1,31 @@
+"""The same training on the truly clean samples: what a perfect detector would give."""
+
+from __future__ import annotations
+
+import torch
+
+from advrbd_plugin.randomness import derive_seed
+from advrbd_plugin.reproduce.experiment import Experiment, Outcome, advrbd_config
+from advrbd_plugin.reproduce.methods.base import Method
+from advrbd_plugin.reproduce.methods.undefended import training_configuration
+from advrbd_plugin.stages import StageStore, StoredTraining, digest
+from advrbd_plugin.training import train
+
+
+def run(experiment: Experiment) -> Outcome:
+    """Drops what was poisoned, keeps the covers, whose labels are true, and trains as the backdoored model was."""
+    seed = experiment.cell.seed
+    options = advrbd_config(experiment.cell, experiment.options).training(derive_seed(seed, "training"))
+    clean = experiment.train_set.subset(~experiment.poisoned.poisoned)
+    torch.manual_seed(derive_seed(seed, "weights", "training"))
+    model = experiment.make_model().to(experiment.device)
+    key = digest(clean.images, clean.labels, clean.sample_ids, str(options), *model.state_dict().values())
+    checkpoint = StoredTraining(StageStore(experiment.work), "clean_only", key)
+    rows = train(model, clean.images, clean.labels, clean.sample_ids, options, checkpoint=checkpoint)
+    checkpoint.remove()
+    return Outcome(model=model, curves={"training": rows})
+
+
+METHOD = Method(
+    "clean_only", "Clean samples only", run, training_configuration, uses_backdoored_model=False, needs_attack=True
+)

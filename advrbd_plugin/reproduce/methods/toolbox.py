@@ -1,0 +1,161 @@
+"""BackdoorBench's own defenses: a record is written, the unchanged script is run on it, and compare judges its model."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.metrics import Performance
+from advrbd_plugin.reproduce.cell import TARGET_LABEL, Cell
+from advrbd_plugin.reproduce.experiment import Experiment, Options, Outcome
+from advrbd_plugin.reproduce.methods.base import Method
+from advrbd_plugin.stages import digest
+
+# What the toolbox calls a data set, where it has a name of its own.
+_DATASET_NAMES = {"tiny_imagenet": "tiny"}
+# Over the toolbox's configurations at the small scale, whose epochs are for a GPU; at full scale they stand as they are.
+_SMALL: Mapping[str, tuple[str, ...]] = {
+    "ft": ("--epochs", "20", "--batch_size", "64"),
+    "fp": ("--epochs", "20", "--batch_size", "64"),
+    "clp": (),
+    "d-br": ("--epochs", "10", "--batch_size", "64"),
+    "abl": (
+        *("--tuning_epochs", "10", "--finetuning_epochs", "20", "--unlearning_epochs", "5"),
+        *("--batch_size", "64"),
+    ),
+}
+_ALWAYS = ("--num_workers", "0", "--frequency_save", "0")
+
+
+def run(experiment: Experiment, defense: str) -> Outcome:
+    """Run one of the toolbox's defenses on this cell's poisoned set and backdoored model.
+
+    Raises:
+        AdvrBDError: there is no checkout, the toolbox does not know the data set or network, or its script fails.
+    """
+    from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.compare import Plan, compare
+
+    checkout = find_checkout(experiment.options.backdoorbench)
+    record = _record(experiment, checkout)
+    plan = Plan(
+        checkout=checkout,
+        records=(record.name,),
+        defenses=(defense,),
+        arguments=tuple(_arguments(experiment.cell, experiment.options, defense)),
+        detect=False,
+        rerun=True,
+        local_data=True,
+    )
+    undefended, judged = compare(plan)
+    if judged.problem is not None:
+        raise AdvrBDError(judged.problem)
+    return Outcome(
+        performance=Performance(judged.acc, judged.asr, judged.ra),
+        tpr=judged.tpr,
+        fpr=judged.fpr,
+        curves=_curves(record / "defense" / defense),
+        stage_seconds={defense: judged.seconds},
+        details={
+            "record": record.name,
+            "options": list(judged.options),
+            "undefended_in_the_toolbox": {name: asdict(undefended)[name] for name in ("acc", "asr", "ra")},
+        },
+        peak_memory_bytes=judged.peak_memory_bytes,
+    )
+
+
+def _arguments(cell: Cell, options: Options, defense: str) -> list[str]:
+    device = ["--device", options.device] if options.device else []
+    small = _SMALL[defense] if cell.scale == "small" else ()
+    return [*small, *_ALWAYS, "--random_seed", str(cell.seed), *device]
+
+
+def _record(experiment: Experiment, checkout: Path) -> Path:
+    """The record of this cell's model, written by the first defense that needs it."""
+    from advrbd_plugin.backdoorbench.record_writer import write_record
+
+    cell, model = experiment.cell, experiment.backdoored[0]
+    key = digest(experiment.train_set.images, experiment.train_set.labels, *model.state_dict().values())
+    name = f"reproduce-{cell.scale}-{cell.setting.replace('/', '-')}-{key[:8]}"
+    with _alone(Path(experiment.options.work) / "logs" / f"{name}.lock"):
+        if not (checkout / "record" / name).is_dir():
+            write_record(
+                checkout,
+                name,
+                poisoned=experiment.poisoned,
+                clean_train=experiment.clean_train,
+                clean_test=experiment.test,
+                triggered_test=experiment.triggered,
+                model_name=cell.model,
+                model=model,
+                dataset=_DATASET_NAMES.get(cell.dataset, cell.dataset),
+                target_label=TARGET_LABEL,
+            )
+    return checkout / "record" / name
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Keep the other cells out, which may want to write the same record."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # released when the file is closed, also by a crash
+        yield
+
+
+def _curves(folder: Path) -> dict[str, list[dict[str, float]]]:
+    """What the script wrote of each epoch, in whatever table it has."""
+    tables = sorted(path for path in folder.glob("*_df.csv"))
+    return {path.stem.removesuffix("_df"): list(_rows(path)) for path in tables}
+
+
+def _rows(path: Path) -> Iterator[dict[str, float]]:
+    with path.open(encoding="utf-8", newline="") as handle:
+        for row in csv.DictReader(handle):
+            yield {name: float(value) for name, value in row.items() if name and _is_number(value)}
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and float(text) == float(text)
+    except ValueError:
+        return False
+
+
+def _missing(options: Options) -> str | None:
+    """Why the toolbox cannot be used here, with the command that mends it."""
+    from advrbd_plugin.backdoorbench.checkout import find_checkout
+
+    if importlib.util.find_spec("pandas") is None:
+        return "what BackdoorBench imports is not installed: pip install 'advrbd_plugin[backdoorbench]'"
+    try:
+        find_checkout(options.backdoorbench)
+    except AdvrBDError as error:
+        return str(error)
+    return None
+
+
+def _method(defense: str, title: str, cost: float) -> Method:
+    def configuration(cell: Cell, options: Options) -> dict[str, Any]:
+        return {"defense": defense, "arguments": _arguments(cell, options, defense)}
+
+    run_it: Callable[[Experiment], Outcome] = partial(run, defense=defense)
+    return Method(defense, title, run_it, configuration, cost=cost, needs_attack=True, missing=_missing)
+
+
+TOOLBOX_METHODS = (
+    _method("ft", "FineTuning", 1.0),
+    _method("fp", "FinePruning", 1.5),
+    _method("clp", "CLP", 0.3),
+    _method("d-br", "D-BR", 3.0),
+    _method("abl", "ABL", 3.0),
+)

@@ -1,0 +1,66 @@
+"""ULRL: the backdoored model repaired, from 1% clean samples or from the poisoned set alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from advrbd_plugin.data.selection import draw_stratified
+from advrbd_plugin.reproduce.cell import Cell
+from advrbd_plugin.reproduce.experiment import Experiment, Options, Outcome, advrbd_config
+from advrbd_plugin.reproduce.methods.base import Method
+from advrbd_plugin.ulrl import ULRL, ULRLConfig, ULRLResult, clean_from_poisoned
+
+_CLEAN_SHARE, _PICKED_SHARE = 0.01, 0.2
+
+
+def _config(cell: Cell) -> ULRLConfig:
+    return ULRLConfig.preset("robust").replace(seed=cell.seed)
+
+
+def run_with_clean_samples(experiment: Experiment) -> Outcome:
+    """The samples are true images of 1% of the training set, each class in proportion, as BackdoorBench draws them."""
+    train, seed = experiment.clean_train, experiment.cell.seed
+    count = max(train.num_classes, round(_CLEAN_SHARE * len(train)))
+    clean = train.subset(draw_stratified(train.sample_ids, train.labels, count, seed=seed + 1))
+    return _outcome(ULRL(_config(experiment.cell)).repair(experiment.backdoored[0], clean), len(clean))
+
+
+def run_without(experiment: Experiment) -> Outcome:
+    """The samples are picked from the poisoned set by AdvrBD's own suspicion."""
+    cell, model, train = experiment.cell, experiment.backdoored[0], experiment.train_set
+    config = advrbd_config(cell, experiment.options)
+    picked = clean_from_poisoned(model, train, round(_PICKED_SHARE * len(train)), config)
+    result = ULRL(_config(cell)).repair(
+        model, picked.clean_set, suspect_set=picked.suspect_set, attacked_labels=picked.accused_labels
+    )
+    return _outcome(result, len(picked.clean_set))
+
+
+def _outcome(result: ULRLResult, clean_samples: int) -> Outcome:
+    return Outcome(
+        model=result.model,
+        curves=result.curves,
+        stage_seconds=result.seconds,
+        details={
+            "verdict": result.verdict,
+            "attacked_labels": list(result.attacked_labels),
+            "suspicious_neurons": result.num_suspicious,
+            "clean_samples": clean_samples,
+        },
+    )
+
+
+def _configuration_with(cell: Cell, options: Options) -> dict[str, Any]:
+    return _config(cell).to_mapping() | {"clean_share": _CLEAN_SHARE}
+
+
+def _configuration_without(cell: Cell, options: Options) -> dict[str, Any]:
+    scoring = asdict(advrbd_config(cell, options))
+    return _config(cell).to_mapping() | {"picked_share": _PICKED_SHARE, "picking": scoring}
+
+
+WITH_CLEAN_SAMPLES = Method(
+    "ulrl-clean", "ULRL, 1% clean samples", run_with_clean_samples, _configuration_with, cost=0.3
+)
+WITHOUT = Method("ulrl", "ULRL, poisoned data only", run_without, _configuration_without, cost=0.4)

@@ -1,0 +1,80 @@
+"""A grid whose cells are done at once, by a script in place of the real process, and cells to run it on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from advrbd_plugin.reproduce.cell import Cell
+from advrbd_plugin.reproduce.experiment import Options
+from advrbd_plugin.reproduce.process import request
+from advrbd_plugin.reproduce.result import Result
+
+# Follows the attack's name: sig fails with a reason, wanet crashes, blend waits for ever, all others have figures.
+FAKE_PROCESS = """
+import json, os, sys, time
+from advrbd_plugin.reproduce.cell import Cell
+from advrbd_plugin.reproduce.result import write_failure, write_result
+asked = json.loads(sys.argv[1])
+cell, out, work = Cell.from_mapping(asked["cell"]), asked["options"]["out"], asked["options"]["work"]
+with open(os.path.join(work, "ran"), "a") as ran:
+    ran.write(cell.name + " " + os.environ.get("OMP_NUM_THREADS", "") + chr(10))
+if cell.attack == "sig":
+    write_failure(out, cell, "failed", "sig can poison 10 of these 20 images")
+    sys.exit(1)
+if cell.attack == "wanet":
+    sys.exit("RuntimeError: a tensor is of the wrong size")
+if cell.attack == "blend":
+    time.sleep(600)
+configuration = json.loads(sys.argv[2])
+write_result(out, cell, {"status": "done", "figures": {"acc": 0.8, "asr": 0.1}, "seconds": 2.0, "configuration": configuration})
+"""
+
+
+def small_cell(attack: str = "badnets", method: str = "none", **changes) -> Cell:
+    values = {"scale": "small", "dataset": "cifar10", "model": "resnet_narrow", "poison_ratio": 0.05, "seed": 0}
+    return Cell(**{**values, "attack": attack, "method": method, **changes})
+
+
+class RecordingDisplay:
+    """Keeps what the grid tells."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.remaining: list[float | None] = []
+
+    def begin(self, waiting: int, kept: int) -> None:
+        self.events.append(f"{waiting} waiting, {kept} kept")
+
+    def started(self, cell: Cell) -> None:
+        self.events.append(f"started {cell.attack}/{cell.method}")
+
+    def ended(self, cell: Cell, result: Result) -> None:
+        self.events.append(f"{result.content['status']} {cell.attack}/{cell.method}")
+
+    def tick(self, running, remaining) -> None:
+        self.remaining.append(remaining)
+
+
+def fake_command(cell: Cell, options: Options) -> list[str]:
+    import json
+
+    from advrbd_plugin.reproduce.methods import METHODS
+
+    configuration = json.dumps(METHODS[cell.method].configuration(cell, options))
+    return [sys.executable, "-c", FAKE_PROCESS, request(cell, options), configuration]
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    """Folders for a grid; the data set is there in name only."""
+    (tmp_path / "data" / "cifar-10-batches-py").mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    return Options(data=str(tmp_path / "data"), out=str(tmp_path / "results"), work=str(tmp_path / "work"))
+
+
+@pytest.fixture
+def display() -> RecordingDisplay:
+    return RecordingDisplay()
