@@ -134,7 +134,8 @@ def training_set(result: dict[str, Any], record: AttackRecord) -> tuple[ImageSet
     """Return the poisoned training set, which is all that AdvrBD sees, and the truth about it for the report."""
     samples = result["bd_train"].wrapped_dataset
     columns = _columns(samples, record.img_size)
-    images = ImageSet(columns.images, columns.labels, _class_names(result, record), columns.indices)
+    class_names = _class_names(result["clean_train"].wrapped_dataset, record.num_classes)
+    images = ImageSet(columns.images, columns.labels, class_names, columns.indices)
     return images, PoisonTruth(columns.poisoned, columns.original_labels)
 
 
@@ -153,7 +154,7 @@ def clean_samples(
     samples = result["clean_train"].wrapped_dataset
     positions = _positions(len(samples), ratio=ratio, index=index, seed=seed)
     columns = _columns([(*samples[place][:2], place, 0, samples[place][1]) for place in positions], record.img_size)
-    return ImageSet(columns.images, columns.labels, _class_names(result, record), columns.indices)
+    return ImageSet(columns.images, columns.labels, _class_names(samples, record.num_classes), columns.indices)
 
 
 def _positions(count: int, *, ratio: float | None, index: str | None, seed: int) -> list[int]:
@@ -174,12 +175,18 @@ def _positions(count: int, *, ratio: float | None, index: str | None, seed: int)
     return draw(torch.arange(count), round(share * count), seed=seed, purpose="clean samples").tolist()
 
 
-def _class_names(result: dict[str, Any], record: AttackRecord) -> tuple[str, ...]:
+def as_image_set(samples: Any, img_size: tuple[int, int, int], num_classes: int) -> ImageSet:
+    """A dataset of the toolbox without transform as images at the size that it trains with; ids are positions."""
+    columns = _columns(samples, img_size)
+    return ImageSet(columns.images, columns.labels, _class_names(samples, num_classes))
+
+
+def _class_names(samples: Any, num_classes: int) -> tuple[str, ...]:
     """The dataset's own names where it has one for each label, else the labels' numbers."""
-    names = getattr(result["clean_train"].wrapped_dataset, "classes", None)
+    names = getattr(samples, "classes", None)
     class_names = [str(name) for name in names] if names is not None else []
-    if len(set(class_names)) != record.num_classes:
-        class_names = [str(label) for label in range(record.num_classes)]
+    if len(set(class_names)) != num_classes:
+        class_names = [str(label) for label in range(num_classes)]
     return tuple(class_names)
 
 

@@ -83,6 +83,59 @@ if __name__ == "__main__":
     main({name}, "{kind}")
 '''
 
+
+@dataclass(frozen=True)
+class AttackRow:
+    """An attack of :data:`advrbd_plugin.attacks.ATTACKS` that is added as an attack of BackdoorBench.
+
+    Its configurations are the files of ``configs/backdoorbench/attack/NAME/``; they go to ``config/attack/NAME/``.
+
+    Attributes:
+        name: of the attack, its script, its class and the folder of its configurations.
+        title: what it is and where it was published.
+    """
+
+    name: str
+    title: str
+
+    def planned_files(self) -> dict[str, bytes]:
+        """Path in the checkout -> content."""
+        script = _ATTACK_SCRIPT.format(name=self.name, title=self.title)
+        return _configs(f"attack/{self.name}", f"config/attack/{self.name}") | {
+            f"attack/{self.name}.py": script.encode()
+        }
+
+
+_ATTACK_SCRIPT = '''"""{title} as an attack of BackdoorBench.
+
+Written by `advrbd register`, removed by `advrbd unregister`.
+
+    python attack/{name}.py --yaml_path ./config/attack/prototype/cifar10.yaml --save_folder_name {name}
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.dont_write_bytecode = True
+
+from advrbd_plugin.backdoorbench.attack_script import AttackScript, main, prepare_process
+
+prepare_process()
+
+from attack.badnet import BadNet
+
+
+class {name}(AttackScript, BadNet):
+    """{title}; --attack_target, --pratio and the attack's own parameters stand over its configuration."""
+
+    name = "{name}"
+
+
+if __name__ == "__main__":
+    main({name})
+'''
+
 DEFENSES = (
     DefenseRow(
         name="advrbd",
@@ -96,9 +149,17 @@ DEFENSES = (
 )
 
 
+ATTACKS = (
+    AttackRow("physicalba", "PhysicalBA (arXiv 2104.02361)"),
+    AttackRow("tact", "TaCT (arXiv 1908.00686)"),
+    AttackRow("adaptive_blend", "Adaptive-Blend (Qi et al., ICLR 2023)"),
+    AttackRow("adaptive_patch", "Adaptive-Patch (Qi et al., ICLR 2023)"),
+)
+
+
 def planned_files() -> dict[str, bytes]:
     """What register writes: the path inside the checkout, and the content."""
-    return {name: content for row in DEFENSES for name, content in row.planned_files().items()}
+    return {name: content for row in (*DEFENSES, *ATTACKS) for name, content in row.planned_files().items()}
 
 
 def methods_named(name: str) -> type[DefenseScript] | None:

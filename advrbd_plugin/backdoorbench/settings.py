@@ -106,7 +106,7 @@ def add_arguments(
     for name in _unused_keys(config_class, clean_samples):
         parser.add_argument(f"--{name}", help="accepted as BackdoorBench's defenses do; without effect here")
     for name in config_keys(config_class):
-        parser.add_argument(f"--{name}", type=_yaml_value, help="see the docs of advrbd_plugin")
+        parser.add_argument(f"--{name}", type=yaml_value, help="see the docs of advrbd_plugin")
 
 
 def config_keys(config_class: type[MethodSettings] = AdvrBDConfig) -> tuple[str, ...]:
@@ -184,7 +184,7 @@ def _toolbox_name(name: str) -> str:
     return next((toolbox for toolbox, own in TOOLBOX_NAMES.items() if own == name), name)
 
 
-def _yaml_value(text: str) -> Any:
+def yaml_value(text: str) -> Any:
     """A value of the command line, read as the YAML file would hold it (``0.1``, ``true``, ``[1, 2]``)."""
     try:
         return yaml.safe_load(text)

@@ -13,14 +13,17 @@ from advrbd_plugin.backdoorbench.registration import register, unregister
 from advrbd_plugin.backdoorbench.scripts import DEFENSES, methods_named, planned_files
 from advrbd_plugin.errors import AdvrBDError
 
-EXPECTED = {
+DATASET_CONFIGS = ("config", "cifar10", "cifar100", "gtsrb", "tiny", "imagenette")
+ADVRBD = {
     "defense/advrbd.py",
     "detection_pretrain/advrbd.py",
-    *(
-        f"config/defense/advrbd/{name}.yaml"
-        for name in ("config", "cifar10", "cifar100", "gtsrb", "tiny", "imagenette")
-    ),
+    *(f"config/defense/advrbd/{name}.yaml" for name in DATASET_CONFIGS),
 }
+NEW_ATTACKS = ("physicalba", "tact", "adaptive_blend", "adaptive_patch")
+ATTACK_FILES = {
+    file for name in NEW_ATTACKS for file in (f"attack/{name}.py", f"config/attack/{name}/default.yaml")
+}
+EXPECTED = set(planned_files())
 
 
 def tree(folder):
@@ -29,12 +32,14 @@ def tree(folder):
 
 def test_what_is_written():
     files = planned_files()
-    assert set(files) == EXPECTED
+    assert ADVRBD | ATTACK_FILES <= set(files)
+    for row in DEFENSES:
+        assert {f"config/defense/{row.name}/{name}.yaml" for name in DATASET_CONFIGS} <= set(files)
     for name, content in files.items():
         if name.endswith(".py"):
             (found,) = [node for node in ast.parse(content).body if isinstance(node, ast.ClassDef)]
             assert found.name == name.split("/")[1].removesuffix(".py")
-            assert found.bases[-1].id == "defense"
+            assert found.bases[-1].id == ("BadNet" if name.startswith("attack/") else "defense")
         else:
             assert isinstance(yaml.safe_load(content), dict)
 
