@@ -78,7 +78,7 @@ def check_version(checkout: Path) -> None:
     """Raise AdvrBDError if a file that the adapters build on differs from BackdoorBench v2.2."""
     for name, blob in KNOWN_FILES.items():
         path = checkout / name
-        if not path.is_file() or _blob_id(path.read_bytes()) != blob:
+        if not path.is_file() or blob_id(path.read_bytes()) != blob:
             raise AdvrBDError(
                 f"{checkout} is BackdoorBench of another version ({name} differs from {VERSION}); check out commit "
                 f"{COMMIT[:7]}, or get it with `{INSTALL_COMMAND}`, or pass --any-version to try it all the same"
@@ -168,7 +168,8 @@ def _run_git(*arguments: str, text_in: str | None = None) -> subprocess.Complete
     return subprocess.run(["git", *arguments], input=text_in, capture_output=True, text=True, env=environment)
 
 
-def _blob_id(content: bytes) -> str:
+def blob_id(content: bytes) -> str:
+    """Git's id of a file with this ``content``."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 

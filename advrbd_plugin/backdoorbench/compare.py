@@ -24,6 +24,7 @@ import advrbd_plugin
 from advrbd_plugin.backdoorbench import safe_pickle
 from advrbd_plugin.backdoorbench.record import AttackRecord, read_record, record_folder
 from advrbd_plugin.backdoorbench.run import value_of
+from advrbd_plugin.backdoorbench.script_notes import SCRIPT_NOTES, ScriptNote
 from advrbd_plugin.backdoorbench.scripts import methods_named
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import write_json
@@ -321,14 +322,24 @@ def _arguments(plan: Plan, record: AttackRecord, method: _Method, script: Path) 
     if configuration is not None:
         arguments += ["--yaml_path", f"./{configuration.as_posix()}"]
     wanted = [*_pairs(plan.arguments), *_pairs(plan.arguments_for.get(method.name, ()))]
-    if kind == "detection":
-        # The toolbox's configurations leave these open, and its detections stop where they are not given.
-        layer = _FEATURE_LAYERS.get(record.model_name)
-        wanted = [("--clean_sample_num", ["250"]), *([("--target_layer", [layer])] if layer else []), *wanted]
+    needed = _left_open(record)
+    note = SCRIPT_NOTES.get(f"{script.parent.name}/{script.name}", ScriptNote())
+    wanted = [(option, [needed[option]]) for option in note.options if option in needed] + wanted
     for option, values in wanted:
         if _takes(script, option):
             arguments += [option, *values]
     return arguments
+
+
+def _left_open(record: AttackRecord) -> dict[str, str]:
+    """Values for what the toolbox's configurations leave open although its scripts stop without it."""
+    layer = _FEATURE_LAYERS.get(record.model_name)
+    return {
+        "--clean_sample_num": "250",
+        "--csv_save_path": f"./record/{record.name}/compare_detections.csv",
+        "--dataset_path": "./data",
+        **({"--target_layer": layer} if layer else {}),
+    }
 
 
 def _takes(script: Path, option: str) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from advrbd_plugin.backdoorbench.additions import install_additions
+from advrbd_plugin.backdoorbench.script_notes import refuse_hopeless
 from advrbd_plugin.errors import AdvrBDError
 
 TRUST_RECORD_VARIABLE = "ADVRBD_TRUST_RECORD"
@@ -41,10 +42,11 @@ def run_script(checkout: Path, script: str, arguments: Sequence[str], options: R
     """Run ``script`` (a path inside ``checkout``) as ``python SCRIPT ARGUMENTS`` in its working folder would.
 
     Raises:
-        AdvrBDError: there is no such script, it asks for CUDA where there is none, or a file that it loads
-            holds a type outside the allow-list. Its own exceptions pass through.
+        AdvrBDError: there is no such script, it is known to stop (:mod:`script_notes`), it asks for CUDA where there
+            is none, or a file that it loads holds a type outside the allow-list. Its own exceptions pass through.
     """
     path = _script_path(checkout, script)
+    refuse_hopeless(path.relative_to(checkout.resolve()).as_posix(), arguments, checkout)
     arguments = _settle_device(path, list(arguments))
     home = path.parent if options.in_script_folder else checkout.resolve()
     os.chdir(home)

@@ -1,0 +1,186 @@
+"""What was seen of each defense and detection of the toolbox when ``advrbd backdoorbench run`` ran it on a CPU.
+
+A script that cannot end, or that would stop at its end for want of an option, is told of before its work starts.
+Every script of v2.2 is listed here; the figures are in ``docs/backdoorbench.md``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advrbd_plugin.backdoorbench.checkout import VERSION, blob_id
+from advrbd_plugin.errors import AdvrBDError
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake in the checkout's own code.
+
+    Attributes:
+        reason: what is wrong.
+        file: where.
+        blob: Git's id of that file as v2.2 has it; with another one the fault may be gone.
+    """
+
+    reason: str
+    file: str
+    blob: str
+
+
+@dataclass(frozen=True)
+class ScriptNote:
+    """What running one script takes.
+
+    Attributes:
+        fault: why it stops whatever it is given, if it does.
+        options: option -> a value, for those that it needs and that its configuration in the checkout leaves out.
+        yaml_keys: the same for what it reads from its YAML file alone.
+        models: the only architectures that it takes, or () if it takes all.
+        modules: what it imports beside the extra ``advrbd_plugin[backdoorbench]``: module -> name on the package index.
+    """
+
+    fault: Fault | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    yaml_keys: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    modules: Mapping[str, str] = field(default_factory=dict)
+
+
+_SAMPLES, _LAYER = {"--clean_sample_num": "250"}, {"--target_layer": "layer4"}
+_CSV = {"--csv_save_path": "figures.csv"}
+_NORMALIZED = ("preactresnet18", "vgg19_bn", "densenet161", "mobilenet_v3_large", "efficientnet_b3", "convnext_tiny")
+_RUNS = ScriptNote()
+_FAULTS = {
+    "bnp": Fault(
+        "its networks import defense.mbns, which lies in utils/defense_utils since v2.2",
+        "utils/defense_utils/mbns/mbns_model/vit_mbns.py",
+        "9305d61b7582a431f44153fb327d30ea17d6f58d",
+    ),
+    "ep": Fault(
+        "its networks import defense.dde, which lies in utils/defense_utils since v2.2",
+        "utils/defense_utils/dde/dde_model/conv_dde.py",
+        "4e5362404acdbbc8d38d9462f2724130160c85e1",
+    ),
+    "nab": Fault(
+        "it unpacks three values from load_config, which returns one",
+        "defense/nab.py",
+        "58afc055dddd666d6f02227c67413e967b4fc038",
+    ),
+    "scan_frac": Fault(
+        "it makes its SCAn object without the argument that it needs",
+        "detection_pretrain/scan_frac.py",
+        "71ead1f70124d2db4cbed7502a24b84b148e6d92",
+    ),
+    "spectre": Fault(
+        "it calls get_features without the layer that it needs",
+        "detection_pretrain/spectre.py",
+        "a704b2ba162635f19da10d2b73760b94593cb730",
+    ),
+}
+
+SCRIPT_NOTES: dict[str, ScriptNote] = {
+    "defense/abl.py": _RUNS,
+    "defense/ac.py": _RUNS,
+    "defense/anp.py": ScriptNote(models=(*_NORMALIZED, "vit_b_16")),
+    "defense/bnp.py": ScriptNote(fault=_FAULTS["bnp"]),
+    "defense/clp.py": _RUNS,
+    "defense/d-br.py": _RUNS,
+    "defense/d-st.py": ScriptNote(
+        options={"--sgd_momentum": "0.9", "--wd": "5e-4"}, yaml_keys={"client_optimizer": "sgd"}
+    ),
+    "defense/dbd.py": ScriptNote(options={"--dataset_path": "./data"}, models=(*_NORMALIZED, "vgg19", "vit_b_16")),
+    "defense/ep.py": ScriptNote(fault=_FAULTS["ep"]),
+    "defense/fp.py": _RUNS,
+    "defense/ft-sam.py": _RUNS,
+    "defense/ft.py": _RUNS,
+    "defense/i-bau.py": _RUNS,
+    "defense/mcr.py": _RUNS,
+    "defense/nab.py": ScriptNote(fault=_FAULTS["nab"]),
+    "defense/nad.py": _RUNS,
+    "defense/nc.py": _RUNS,
+    "defense/npd.py": ScriptNote(models=("preactresnet18",)),
+    "defense/rnp.py": ScriptNote(models=("preactresnet18", "vgg19", "vgg19_bn")),
+    "defense/sau.py": _RUNS,
+    "defense/spectral.py": _RUNS,
+    "detection_infer/sentinet.py": ScriptNote(modules={"pytorch_grad_cam": "grad-cam"}),
+    "detection_infer/strip.py": ScriptNote(options=_SAMPLES),
+    "detection_infer/teco.py": ScriptNote(modules={"imagecorruptions": "imagecorruptions"}),
+    "detection_pretrain/abl.py": ScriptNote(options=_CSV),
+    "detection_pretrain/ac.py": _RUNS,
+    "detection_pretrain/agpd.py": ScriptNote(options=_SAMPLES | _CSV),
+    "detection_pretrain/asset.py": ScriptNote(options=_CSV),
+    "detection_pretrain/beatrix.py": ScriptNote(options=_SAMPLES | _LAYER),
+    "detection_pretrain/cd.py": ScriptNote(options=_CSV),
+    "detection_pretrain/scan.py": ScriptNote(options=_SAMPLES | _LAYER),
+    "detection_pretrain/scan_frac.py": ScriptNote(fault=_FAULTS["scan_frac"]),
+    "detection_pretrain/spectral.py": ScriptNote(options=_SAMPLES | _LAYER),
+    "detection_pretrain/spectre.py": ScriptNote(fault=_FAULTS["spectre"]),
+    "detection_pretrain/strip.py": ScriptNote(options=_SAMPLES),
+}
+
+
+def refuse_hopeless(script: str, arguments: Sequence[str], checkout: Path) -> None:
+    """Stop before a script of the checkout works for nothing.
+
+    Args:
+        script: its path in the checkout, with forward slashes; one that has no note here is let pass.
+        arguments: its command line.
+
+    Raises:
+        AdvrBDError: it cannot end, imports what is not installed, lacks an option that neither the command line nor
+            the configuration gives, or is given a model that it does not take.
+    """
+    note = SCRIPT_NOTES.get(script)
+    if note is None:
+        return
+    if note.fault is not None and _is_there(note.fault, checkout):
+        raise AdvrBDError(
+            f"{script} of BackdoorBench {VERSION} runs on no machine: {note.fault.reason} ({note.fault.file}); with "
+            "that mended in the checkout, this command runs it"
+        )
+    absent = [package for module, package in note.modules.items() if importlib.util.find_spec(module) is None]
+    if absent:
+        raise AdvrBDError(f"{script} imports {absent[0]}, which is not installed: pip install {' '.join(absent)}")
+    settings = _configuration(arguments, checkout) | _given(arguments)
+    for option, example in note.options.items():
+        if settings.get(option.removeprefix("--")) is None:
+            raise AdvrBDError(f"{script} needs {option}, which its configuration leaves out: pass {option} {example}")
+    for key, example in note.yaml_keys.items():
+        if settings.get(key) is None:
+            raise AdvrBDError(
+                f"{script} needs {key}, which its configuration leaves out and no option sets: pass --yaml_path FILE, "
+                f"a copy of the configuration with the line {key}: {example}"
+            )
+    model = settings.get("model")
+    if note.models and model is not None and model not in note.models:
+        raise AdvrBDError(f"{script} takes no model {model}, only {', '.join(note.models)}")
+
+
+def _is_there(fault: Fault, checkout: Path) -> bool:
+    path = checkout / fault.file
+    return path.is_file() and blob_id(path.read_bytes()) == fault.blob
+
+
+def _given(arguments: Sequence[str]) -> dict[str, str]:
+    """``--a 1 --b=2`` as a mapping without the dashes."""
+    given = {}
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            given[name[2:]] = value if equals else next(iter(arguments[position + 1 :]), "")
+    return given
+
+
+def _configuration(arguments: Sequence[str], checkout: Path) -> dict[str, Any]:
+    """What the YAML file named on the command line holds."""
+    path = checkout / _given(arguments).get("yaml_path", "")
+    if not path.is_file():
+        return {}
+    import yaml
+
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
