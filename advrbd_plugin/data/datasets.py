@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from advrbd_plugin.data.cifar import CIFAR10, CIFAR100, load_cifar
 from advrbd_plugin.data.folder import load_folder
@@ -14,8 +15,6 @@ from advrbd_plugin.data.listings import LISTINGS, TINY_IMAGENET
 from advrbd_plugin.data.reading import LoadedImages, read_listing
 from advrbd_plugin.data.sources import open_source
 from advrbd_plugin.errors import AdvrBDError
-
-Loader = Callable[..., LoadedImages]
 
 
 @dataclass(frozen=True)
@@ -73,28 +72,44 @@ def load_dataset(
     """
     if name not in DATASETS:
         raise AdvrBDError(f"dataset must be one of {', '.join(DATASETS)}, got {name!r}")
-    load = find_dataset(name, root)
-    if load is None:
+    found = find_dataset(name, root)
+    if found is None:
         raise AdvrBDError(
             f"{name} is not in {root}: put there {DATASETS[name].layout}, or image folders (or zips) train and test"
         )
     size = image_size or DATASETS[name].image_size
-    train = load("train", samples=samples, seed=seed, image_size=size)
-    return train, load("test", image_size=size, class_names=train.image_set.class_names)
+    train = found.load("train", samples=samples, seed=seed, image_size=size)
+    return train, found.load("test", image_size=size, class_names=train.image_set.class_names)
 
 
-def find_dataset(name: str, root: str | os.PathLike[str]) -> Loader | None:
-    """A function from a part and the options of :func:`load_folder` to its images; ``None`` if nothing is there."""
+@dataclass(frozen=True)
+class FoundDataset:
+    """Attributes:
+    load: from a part and the options of :func:`load_folder` to its images.
+    zips: the files that are read, where they are zips.
+    """
+
+    load: Callable[..., LoadedImages]
+    zips: tuple[Path, ...] = ()
+
+
+def find_dataset(name: str, root: str | os.PathLike[str]) -> FoundDataset | None:
+    """Where the data set called ``name`` lies below ``root``; ``None`` if it does not."""
     for place in (Path(root) / name, Path(root)):
         for folder in DATASETS[name].folders:
             archive = [place / f"{folder}.zip"] if name in LISTINGS else []
             for home in (place / folder, *archive, *([place] if place.name == folder else [])):
                 if home.exists():
-                    return partial(_load_original, name, home)
+                    return FoundDataset(partial(_load_original, name, home), (home,) if home.is_file() else ())
         parts = {part: _part_of_folders(place, part) for part in PARTS}
         if all(parts.values()):
-            return lambda part, parts=parts, **options: load_folder(parts[part], **options)
+            zips = tuple(part for part in parts.values() if part.is_file())
+            return FoundDataset(partial(_load_part, parts), zips if len(zips) == len(parts) else ())
     return None
+
+
+def _load_part(parts: dict[str, Path], part: str, **options: Any) -> LoadedImages:
+    return load_folder(parts[part], **options)
 
 
 def _part_of_folders(place: Path, part: str) -> Path | None:
