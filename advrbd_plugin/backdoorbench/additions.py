@@ -1,8 +1,9 @@
 """Networks and a dataset that BackdoorBench lacks, made known to its own functions in this process alone.
 
-``generate_cls_model`` learns the networks of :mod:`advrbd_plugin.models` and the dataset functions learn ``imagenette``,
-so that the toolbox's attacks, defenses and detections take them by name. No file of the checkout changes: the modules
-are extended just after they are imported, whichever script imports them.
+``generate_cls_model`` learns the networks of :mod:`advrbd_plugin.models`; the dataset functions learn ``imagenette``,
+and to give ``mnist`` as the toolbox's networks take it (:mod:`advrbd_plugin.backdoorbench.mnist`). So the toolbox's
+attacks, defenses and detections take them by name. No file of the checkout changes: the modules are extended just
+after they are imported, whichever script imports them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from advrbd_plugin.backdoorbench import mnist
 from advrbd_plugin.errors import AdvrBDError
 
 IMAGENETTE_CLASSES = 10
@@ -69,15 +71,21 @@ def _extend_models(module: ModuleType) -> None:
 def _extend_datasets(module: ModuleType) -> None:
     from torchvision.transforms import Normalize
 
-    module.get_num_classes = _with_imagenette(module.get_num_classes, lambda: IMAGENETTE_CLASSES)
-    module.get_input_shape = _with_imagenette(module.get_input_shape, lambda: (*imagenette_size(), 3))
-    module.get_dataset_normalization = _with_imagenette(
-        module.get_dataset_normalization, lambda: Normalize(*map(list, IMAGENET_NORMALIZATION))
+    module.get_num_classes = _with_answers(module.get_num_classes, imagenette=lambda: IMAGENETTE_CLASSES)
+    module.get_input_shape = _with_answers(
+        module.get_input_shape, imagenette=lambda: (*imagenette_size(), 3), mnist=lambda: mnist.SHAPE
+    )
+    module.get_dataset_normalization = _with_answers(
+        module.get_dataset_normalization,
+        imagenette=lambda: Normalize(*map(list, IMAGENET_NORMALIZATION)),
+        mnist=lambda: Normalize(list(mnist.MEAN), list(mnist.STD)),
     )
     original = module.dataset_and_transform_generate
 
     @functools.wraps(original)
     def dataset_and_transform_generate(args: Any) -> tuple[Any, ...]:
+        if args.dataset == "mnist":
+            return tuple(mnist.InColour(part) if hasattr(part, "targets") else part for part in original(args))
         if args.dataset != "imagenette":
             return original(args)
         parts = []
@@ -102,10 +110,10 @@ def _extend_normalization(module: ModuleType) -> None:
     module.normalization = normalization
 
 
-def _with_imagenette(original: Callable[[str], Any], answer: Callable[[], Any]) -> Callable[[str], Any]:
+def _with_answers(original: Callable[[str], Any], **answers: Callable[[], Any]) -> Callable[[str], Any]:
     @functools.wraps(original)
     def known(dataset_name: str) -> Any:
-        return answer() if dataset_name == "imagenette" else original(dataset_name)
+        return answers[dataset_name]() if dataset_name in answers else original(dataset_name)
 
     return known
 

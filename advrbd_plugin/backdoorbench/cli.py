@@ -86,6 +86,18 @@ def _add_toolbox(subparsers: argparse._SubParsersAction) -> None:
     data.add_argument("--seed", type=int, default=0, help="which images are drawn (default 0)")
     data.set_defaults(run=_data)
 
+    pushed = commands.add_parser(
+        "label-consistent",
+        help="make the images that attack/lc.py needs, with a clean model of attack/prototype.py",
+        epilog="example: advrbd backdoorbench label-consistent --result_file prototype",
+    )
+    add_checkout_options(pushed)
+    pushed.add_argument("--result_file", metavar="NAME", required=True, help="the record of attack/prototype.py")
+    pushed.add_argument("--epsilon", type=float, default=8, help="largest change of a pixel, of 255 (default 8)")
+    pushed.add_argument("--step_size", type=float, default=1.5, help="change in one step, of 255 (default 1.5)")
+    pushed.add_argument("--steps", type=int, default=100, help="steps of PGD (default 100)")
+    pushed.set_defaults(run=_label_consistent)
+
 
 def _add_compare(subparsers: argparse._SubParsersAction) -> None:
     compare = subparsers.add_parser(
@@ -233,6 +245,27 @@ def _passed_on(arguments: argparse.Namespace) -> Iterator[str]:
         value = getattr(arguments, option)
         if value is not None:
             yield from (f"--{option}", value)
+
+
+def _label_consistent(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.label_consistent import write_images
+
+    checkout = find_checkout(arguments.backdoorbench, any_version=arguments.any_version)
+    path, dataset = write_images(
+        checkout,
+        arguments.result_file,
+        epsilon=arguments.epsilon / 255,
+        step_size=arguments.step_size / 255,
+        steps=arguments.steps,
+        local_data=arguments.local_data,
+    )
+    print(f"the images are at {path}; now:")
+    print(
+        f"advrbd backdoorbench run attack/lc.py --dataset {dataset} --attack_train_replace_imgs_path "
+        f"./{path.relative_to(checkout).as_posix()}"
+    )
+    return 0
 
 
 def _data(arguments: argparse.Namespace) -> int:

@@ -14,8 +14,9 @@ from advrbd_plugin.errors import AdvrBDError
 def notes(fake_checkout, monkeypatch):
     broken = fake_checkout / "defense/broken.py"
     broken.write_text("print(1 / 0)\n")
+    fault = Fault("it divides by zero", "defense/broken.py", blob_id(broken.read_bytes()))
     known = {
-        "defense/broken.py": ScriptNote(fault=Fault("it divides by zero", "defense/broken.py", blob_id(broken.read_bytes()))),
+        "defense/broken.py": ScriptNote(fault=fault),
         "defense/choosy.py": ScriptNote(
             options={"--samples": "250"}, yaml_keys={"optimizer": "sgd"}, models=("resnet18", "vgg19")
         ),

@@ -1,0 +1,134 @@
+"""The images that the label-consistent attack poisons with: the training images, pushed away from their labels by PGD.
+
+Its authors (Turner et al., arXiv 1912.02771) push them with an adversarially trained network, and the toolbox's
+``resource/label-consistent`` asks for such networks by links that are dead. Here the clean model of
+``attack/prototype.py`` serves in their place, so the attack can be weaker than the published one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advrbd_plugin.backdoorbench import safe_pickle
+from advrbd_plugin.backdoorbench.classifiers import model_maker, wrap_state
+from advrbd_plugin.backdoorbench.compat import apply_mends_for_modules, take_data_as_it_is
+from advrbd_plugin.backdoorbench.datasets import as_image_set
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.files import write_bytes
+
+MODEL_FILE, SETTINGS_FILE = "clean_model.pth", "info.pickle"
+_NEEDED = ("dataset", "dataset_path", "model", "num_classes", "img_size")
+
+
+def push_away(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    batch_size: int = 128,
+) -> Tensor:
+    """Projected gradient descent (Madry et al., arXiv 1706.06083) from the images themselves, without a target.
+
+    Args:
+        model: from float images in [0, 1] to logits, in eval mode.
+        images, labels: (N, C, H, W) uint8 and (N,) int64.
+        epsilon, step_size: the largest change of a pixel and the change in one step, in pixel scale [0, 1].
+
+    Returns:
+        (N, C, H, W) uint8.
+    """
+    moved = [
+        _push_batch(model, part.float() / 255, label, epsilon, step_size, steps)
+        for part, label in zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    ]
+    return (torch.cat(moved) * 255).round().to(torch.uint8)
+
+
+def _push_batch(
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, step_size: float, steps: int
+) -> Tensor:
+    low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
+    moved = images
+    for _ in range(steps):
+        moved = moved.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(functional.cross_entropy(model(moved), labels), moved)
+        moved = (moved.detach() + step_size * gradient.sign()).clamp(low, high)
+    return moved.detach()
+
+
+def write_images(
+    checkout: Path,
+    prototype: str,
+    *,
+    epsilon: float = 8 / 255,
+    step_size: float = 1.5 / 255,
+    steps: int = 100,
+    local_data: bool = False,
+) -> tuple[Path, str]:
+    """Write the pushed training images as ``attack/lc.py`` reads them: one (N, H, W, C) uint8 array.
+
+    Args:
+        prototype: the record of ``attack/prototype.py``; the file goes there.
+        epsilon, step_size, steps: as for :func:`push_away`; the defaults are the toolbox's.
+        local_data: take the dataset files as they are.
+
+    Returns:
+        The file, and the name of the dataset.
+
+    Raises:
+        AdvrBDError: there is no such record, or its dataset is not there.
+    """
+    if not (0 < epsilon <= 1 and 0 < step_size <= 1 and steps > 0):
+        raise AdvrBDError(
+            f"--epsilon and --step_size must be in (0, 255] and --steps at least 1, got {255 * epsilon:g}, "
+            f"{255 * step_size:g} and {steps}"
+        )
+    folder = checkout / "record" / prototype
+    for name in (MODEL_FILE, SETTINGS_FILE):
+        if not (folder / name).is_file():
+            raise AdvrBDError(
+                f"{folder} holds no {name}: train a clean model first, with "
+                f"`advrbd backdoorbench run attack/prototype.py --save_folder_name {prototype}`"
+            )
+    settings = safe_pickle.load(folder / SETTINGS_FILE)
+    absent = [key for key in _NEEDED if key not in settings]
+    if absent:
+        raise AdvrBDError(f"{folder / SETTINGS_FILE} lacks {absent[0]}: it is not from attack/prototype.py")
+    root = checkout / settings["dataset_path"]
+    if not root.is_dir():
+        raise AdvrBDError(f"{folder} was trained on {root}, which is not there")
+    size = tuple(settings["img_size"])
+    if os.fspath(checkout) not in sys.path:
+        sys.path.insert(0, os.fspath(checkout))
+    sys.dont_write_bytecode = True  # the checkout has no .gitignore
+    apply_mends_for_modules()
+    if local_data:
+        take_data_as_it_is()
+    make = model_maker(
+        settings["model"], num_classes=settings["num_classes"], image_size=size[0], dataset=settings["dataset"]
+    )
+    model = wrap_state(safe_pickle.load(folder / MODEL_FILE), make)
+    from utils.aggregate_block.dataset_and_transform_generate import dataset_and_transform_generate
+
+    wanted = argparse.Namespace(dataset=settings["dataset"], dataset_path=os.fspath(root), img_size=size)
+    train_set = as_image_set(dataset_and_transform_generate(wanted)[0], size, settings["num_classes"])
+    pushed = push_away(
+        model, train_set.images, train_set.labels, epsilon=epsilon, step_size=step_size, steps=steps
+    )
+    content = io.BytesIO()
+    numpy.save(content, pushed.permute(0, 2, 3, 1).contiguous().numpy())
+    path = folder / "label_consistent_train.npy"
+    write_bytes(path, content.getvalue())
+    return path, settings["dataset"]
