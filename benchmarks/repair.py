@@ -5,7 +5,7 @@
 Starts from the models that benchmarks/defense.py trained and kept (same --work folder, same settings), and trains them
 first where they are missing. Writes FOLDER/repair.json and repair.md; finished cells are kept in --work. The clean samples of
 the rows "1% clean" are the true images of 1% of the training set, as BackdoorBench draws them. Costs are processor
-seconds, given in epochs of the training of the whole set (measured once, beside them).
+seconds, given in epochs of the training of the whole set (measured once, before the first attack).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 from defense import MODEL, POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
 
-CLEAN_SHARE, PICKED_SHARE = 0.01, 0.2
+CLEAN_SHARE = 0.01
 METHODS = {
     "undefended": "no repair",
     "paper": "ULRL (`paper`), 1% clean",
@@ -33,7 +33,7 @@ METHODS = {
 }
 
 
-def run_attack(name: str, arguments: argparse.Namespace) -> list[dict]:
+def run_attack(name: str, arguments: argparse.Namespace, train, test) -> list[dict]:
     """One row for each method. The truth is used to poison, to draw the clean samples, and for the figures only."""
     from advrbd_plugin import AdvrBD, AdvrBDConfig
     from advrbd_plugin.attacks import make_attack, no_attack
@@ -42,7 +42,6 @@ def run_attack(name: str, arguments: argparse.Namespace) -> list[dict]:
     from advrbd_plugin.ulrl import ULRL, ULRLConfig, clean_from_poisoned
     from advrbd_plugin.ulrl.repair import LOOKS_CLEAN
 
-    train, test = load(arguments.data, arguments.samples, arguments.seed)
     attack = None
     if name != "none":
         attack = make_attack(name, target_label=TARGET_LABEL, poison_ratio=POISON_RATIO)
@@ -52,7 +51,7 @@ def run_attack(name: str, arguments: argparse.Namespace) -> list[dict]:
     work = Path(arguments.work) / name
     defense = AdvrBD(model_for(samples), AdvrBDConfig(seed=arguments.seed), work_dir=work)
     backdoored = defense.train_backdoored(samples)
-    epoch_seconds = _epoch_seconds(backdoored, samples, arguments.seed)
+    epoch_seconds = _epoch_seconds(backdoored, samples, arguments)
     count = max(train.num_classes, round(CLEAN_SHARE * len(train)))
     clean_set = train.subset(draw_stratified(train.sample_ids, train.labels, count, seed=arguments.seed + 1))
     rows = []
@@ -70,7 +69,6 @@ def run_attack(name: str, arguments: argparse.Namespace) -> list[dict]:
     def repaired(method: str, preset: str, clean, began: float, **known) -> None:
         result = ULRL(ULRLConfig.preset(preset).replace(seed=arguments.seed)).repair(backdoored, clean, **known)
         seconds = time.process_time() - began
-        pulls = result.label_attraction
         judge(
             method,
             result.model,
@@ -79,7 +77,7 @@ def run_attack(name: str, arguments: argparse.Namespace) -> list[dict]:
             clean_samples=len(clean),
             suspicious_neurons=result.num_suspicious,
             attacked_labels=list(result.attacked_labels),
-            attraction=None if pulls is None else [round(float(pull), 4) for pull in pulls],
+            evidence={kind: [round(float(value), 4) for value in each] for kind, each in result.evidence.items()},
             config=result.config.to_mapping(),
         )
 
@@ -87,30 +85,32 @@ def run_attack(name: str, arguments: argparse.Namespace) -> list[dict]:
     repaired("paper", "paper", clean_set, time.process_time())
     repaired("robust", "robust", clean_set, time.process_time())
     began = time.process_time()
-    picked = clean_from_poisoned(
-        backdoored, samples, round(PICKED_SHARE * len(samples)), AdvrBDConfig(seed=arguments.seed)
-    )
+    picked = clean_from_poisoned(backdoored, samples, seed=arguments.seed)
     positions = {int(sample): place for place, sample in enumerate(samples.sample_ids)}
     chosen = [positions[int(sample)] for sample in picked.clean_set.sample_ids]
     repaired(
         "none_clean", "robust", picked.clean_set, began, suspect_set=picked.suspect_set,
-        attacked_labels=picked.accused_labels,
+        attacked_labels=picked.accused_labels or None,
     )
     rows[-1]["poison_among_clean"] = float(poisoned.poisoned[chosen].float().mean())
     return rows
 
 
-def _epoch_seconds(model, samples, seed: int) -> float:
-    """Processor seconds of one epoch of training on the whole set."""
+def _epoch_seconds(model, samples, arguments: argparse.Namespace) -> float:
+    """Processor seconds of one epoch of training on the whole set; kept in the work folder."""
     import copy
 
     from advrbd_plugin import AdvrBDConfig
+    from advrbd_plugin.files import write_json
     from advrbd_plugin.training import train
 
-    options = AdvrBDConfig().training(seed, epochs=1)
-    began = time.process_time()
-    train(copy.deepcopy(model), samples.images, samples.labels, samples.sample_ids, options)
-    return time.process_time() - began
+    kept = Path(arguments.work) / f"epoch-seconds-{arguments.samples}.json"
+    if not kept.exists():
+        options = AdvrBDConfig().training(arguments.seed, epochs=1)
+        began = time.process_time()
+        train(copy.deepcopy(model), samples.images, samples.labels, samples.sample_ids, options)
+        write_json(kept, time.process_time() - began)
+    return json.loads(kept.read_text())
 
 
 def markdown(rows: list[dict]) -> str:
@@ -132,6 +132,7 @@ def main() -> int:
     parser.add_argument("--data", default="../shared/data/cifar10", help="folder with train and test, or their zips")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--attacks", default="badnets,blend,sig,wanet,tact,adaptive_blend,none")
+    parser.add_argument("--test-samples", type=int, default=10_000, help="judge on so many clean and triggered images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="benchmarks/results")
     parser.add_argument("--work", default=WORK)
@@ -140,6 +141,7 @@ def main() -> int:
         sys.exit(f"benchmarks/repair.py: {arguments.data} is missing: give --data a folder with train and test")
     import torch
 
+    from advrbd_plugin.data.selection import draw_images
     from advrbd_plugin.files import write_json, write_text
     from advrbd_plugin.report.environment import commit, hardware, versions
     from advrbd_plugin.stages import digest
@@ -148,17 +150,19 @@ def main() -> int:
     torch.set_num_threads(1)
     settings = digest([ULRLConfig.preset(name).to_mapping() for name in ULRLConfig.preset_files])[:8]
     rows = []
+    train, test = load(arguments.data, arguments.samples, arguments.seed)
+    test = draw_images(test, arguments.test_samples, seed=arguments.seed)
     for name in arguments.attacks.split(","):
-        kept = Path(arguments.work) / f"{name}-repair-{arguments.samples}-{arguments.seed}-{settings}.json"
+        kept = Path(arguments.work) / f"{name}-repair-{arguments.samples}-{arguments.test_samples}-{arguments.seed}-{settings}.json"
         if not kept.exists():
-            write_json(kept, run_attack(name, arguments))
+            write_json(kept, run_attack(name, arguments, train, test))
         rows += json.loads(kept.read_text())
     about = {
         "command": "python benchmarks/repair.py",
         "date": datetime.date.today().isoformat(),
         "samples": arguments.samples,
         "clean_share": CLEAN_SHARE,
-        "picked_share": PICKED_SHARE,
+        "test_samples": arguments.test_samples,
         "poison_ratio": POISON_RATIO,
         "target_label": TARGET_LABEL,
         "model": MODEL,

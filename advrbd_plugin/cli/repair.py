@@ -14,8 +14,6 @@ from advrbd_plugin.cli.options import PRESETS, add_device_option, check_device, 
 if TYPE_CHECKING:
     from advrbd_plugin.ulrl import ULRLConfig
 
-_SHARE_OF_POISONED = 0.2
-
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
@@ -60,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.report import OutputFolder, load_model
     from advrbd_plugin.report.repair import RepairRecord, repair_files, summarise_repair
-    from advrbd_plugin.ulrl import ULRL
+    from advrbd_plugin.ulrl import ULRL, clean_from_poisoned
 
     config = _make_config(arguments)
     check_device(arguments.device)
@@ -82,8 +80,11 @@ def run(arguments: argparse.Namespace) -> int:
             repair = ULRL(config, device=arguments.device, work_dir=out.work, progress=progress)
             clean_set, suspects, attacked, notes = loaded.image_set, None, None, loaded.notes
             if from_poisoned:
-                picked = _pick(model.to(repair.device), clean_set, arguments.samples, config.seed, progress)
-                clean_set, suspects, attacked = picked.clean_set, picked.suspect_set, picked.accused_labels
+                picked = clean_from_poisoned(
+                    model.to(repair.device), clean_set, arguments.samples, seed=config.seed, progress=progress
+                )
+                # Where no label is accused, the search that goes without a training set has its turn.
+                clean_set, suspects, attacked = picked.clean_set, picked.suspect_set, picked.accused_labels or None
                 count = 0 if suspects is None else len(suspects)
                 notes += (f"{len(clean_set):,} images were taken as clean and {count:,} as likely poisoned.",)
             result = repair.repair(model, clean_set, suspect_set=suspects, attacked_labels=attacked)
@@ -111,18 +112,6 @@ def _model_folder(place: str) -> Path:
     """The folder of MODEL, which may be given by its weights file."""
     path = Path(place)
     return path.parent if path.is_file() else path
-
-
-def _pick(model, train_set, samples, seed, progress):
-    """Clean and suspect samples of an untrusted set, by AdvrBD's scores of ``model``."""
-    from advrbd_plugin.config import AdvrBDConfig
-    from advrbd_plugin.examination import scoring_work
-    from advrbd_plugin.ulrl import clean_from_poisoned
-
-    config = AdvrBDConfig(seed=seed)
-    progress.plan({"scoring": (scoring_work(config) + 1) * len(train_set)})
-    count = samples or max(train_set.num_classes, round(_SHARE_OF_POISONED * len(train_set)))
-    return clean_from_poisoned(model, train_set, count, config, progress=progress)
 
 
 def _print_summary(summary: dict, out: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.report.environment import commit, hardware, versions
@@ -55,7 +56,6 @@ def summarise_repair(record: RepairRecord) -> dict[str, Any]:
     """``summary.json`` of a repair."""
     result = record.result
     names = [one_line(name) for name in record.clean_set.class_names]
-    pulls = result.label_attraction
     return {
         "tool": TOOL,
         "method": "ulrl",
@@ -65,7 +65,9 @@ def summarise_repair(record: RepairRecord) -> dict[str, Any]:
         "clean_samples": len(record.clean_set),
         "verdict": result.verdict,
         "attacked_labels": [names[label] for label in result.attacked_labels],
-        "label_attraction": None if pulls is None else dict(zip(names, finite(pulls.tolist()), strict=True)),
+        "evidence": {
+            kind: dict(zip(names, finite(values.tolist()), strict=True)) for kind, values in result.evidence.items()
+        },
         "suspicious_neurons": result.num_suspicious,
         "layers": {
             each.layer: {"neurons": len(each.change), "suspicious": list(each.suspicious)} for each in result.layers
@@ -129,18 +131,15 @@ def _draw(figure: Figure, record: RepairRecord) -> None:
     figure.suptitle(f"Repair: {result.verdict}", x=0.02, ha="left", fontsize=14, fontweight="bold")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2))
     axes = left.subplots()
-    if result.label_attraction is not None:
+    if result.evidence:
         names = [shorten(name) for name in record.clean_set.class_names]
         attacked = [label in result.attacked_labels for label in range(len(names))]
         places = np.arange(len(names))
-        axes.barh(
-            places,
-            result.label_attraction.numpy(),
-            color=[POISONED_COLOUR if bad else CLEAN_COLOUR for bad in attacked],
-        )
+        strongest = torch.stack(list(result.evidence.values())).amax(dim=0)
+        axes.barh(places, strongest.numpy(), color=[POISONED_COLOUR if bad else CLEAN_COLOUR for bad in attacked])
         axes.set_yticks(places, names, parse_math=False)
         axes.invert_yaxis()
-        axes.set_title("Attraction of each label", loc="left")
+        axes.set_title("How far each label stands out", loc="left")
     else:
         scores = [float(value) for each in result.layers for value in each.z_score]
         axes.hist(np.clip(scores, -10, 20), bins=60, color=CLEAN_COLOUR)

@@ -20,7 +20,7 @@ def attraction(
     radius: float,
     steps: int,
     mixed_precision: bool = True,
-    batch_size: int = 500,
+    samples: int = 100,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
     """For each label, how surely one perturbation of small norm brings clean samples of other labels to it.
@@ -33,6 +33,7 @@ def attraction(
         clean_set: clean samples of every label.
         radius: Euclidean norm, pixel scale.
         steps: gradient steps.
+        samples: at most so many for each label, in either half.
         on_batch: called with the number of images worked on.
 
     Returns:
@@ -44,7 +45,7 @@ def attraction(
     with frozen(model):
         for label in range(clean_set.num_classes):
             others = (clean_set.labels != label).nonzero().flatten()
-            found_on, judged_on = others[::2][:batch_size], others[1::2][:batch_size]
+            found_on, judged_on = others[::2][:samples], others[1::2][:samples]
             perturbation = _perturbation_towards(
                 model, as_input(clean_set.images[found_on], device), label, radius, steps, mixed_precision
             )

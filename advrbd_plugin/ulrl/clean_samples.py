@@ -9,15 +9,20 @@ from torch import Tensor, nn
 
 from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.data.selection import draw
+from advrbd_plugin.data.selection import draw, draw_images
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.examination import accuse_labels, consistency_ranks
+from advrbd_plugin.examination import accuse_labels, consistency_ranks, scoring_work
 from advrbd_plugin.progress import Progress, SilentProgress
 
 _TRUSTED_SUSPICION = 0.1
 _POISONED_SUSPICION = 0.9
 # Among a label's samples that nothing speaks against, this share with the least suspicion is drawn from.
 _TRUSTED_SHARE = 0.5
+# A repair is to cost a few epochs, so fewer masks than AdvrBD's own are taken, and half of a set whose labels stay large
+# enough to be judged.
+_NUM_MASKS = 2
+_EXAMINED_SHARE, _EXAMINED_PER_LABEL = 0.5, 50
+_PICKED_SHARE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +43,10 @@ class CleanSamples:
 def clean_from_poisoned(
     model: nn.Module,
     train_set: ImageSet,
-    count: int,
+    count: int | None = None,
     config: AdvrBDConfig | None = None,
     *,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> CleanSamples:
     """Take clean samples from what the victim has: a partition of the untrusted set by the backdoored model itself.
@@ -51,15 +57,20 @@ def clean_from_poisoned(
     Args:
         model: the backdoored model, trained on ``train_set``.
         train_set: the untrusted set.
-        count: how many clean samples to take in all; fewer come back where a label has not enough.
-        config: AdvrBD's settings.
+        count: how many clean samples to take in all, a fifth of the set where not given; fewer come back where a
+            label has not enough.
+        config: AdvrBD's settings; the preset ``robust`` with fewer masks and ``seed`` where not given.
 
     Raises:
         AdvrBDError: a label has no sample that can be trusted, or a logit is not finite.
     """
-    config, progress = config or AdvrBDConfig(), progress or SilentProgress()
+    config, progress = config or AdvrBDConfig(seed=seed, num_masks=_NUM_MASKS), progress or SilentProgress()
+    count = count or max(train_set.num_classes, round(_PICKED_SHARE * len(train_set)))
+    if _EXAMINED_SHARE * len(train_set) >= _EXAMINED_PER_LABEL * train_set.num_classes:
+        train_set = draw_images(train_set, round(_EXAMINED_SHARE * len(train_set)), seed=config.seed)
     if config.patch_size > min(train_set.image_size):
         config = config.replace(patch_size=max(1, min(train_set.image_size) // 4))
+    progress.plan({"scoring": (scoring_work(config) + 1) * len(train_set)})
     progress.start("scoring")
     ranks = consistency_ranks(model, train_set, config, on_batch=progress.advance)
     accusation = accuse_labels(model, train_set, ranks, config, on_batch=progress.advance)

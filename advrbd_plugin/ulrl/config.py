@@ -27,11 +27,16 @@ class ULRLConfig(Settings):
         max_neurons: at most so many suspicious neurons in a layer; 0 sets no limit.
         choose: which ones where there are more: those of the highest ``score``, or the first by ``index``.
         attraction: before any neuron is suspected, ask which label a small universal perturbation leads to most
-            easily; without a label that stands out the model looks clean and is left alone. Switched off, the
-            neurons alone decide.
+            easily; without a label that stands out here or among the patterns the model looks clean and is left
+            alone. With both switched off, the neurons alone decide.
         attraction_radius: largest Euclidean norm of that perturbation, pixel scale.
         attraction_steps: gradient steps to each perturbation.
         attraction_threshold: a label is attacked where its attraction exceeds the median of all labels by this.
+        patterns: ask the same of stock patterns, waves of every frequency and squares at every place, laid over the
+            images of each class and of all.
+        pattern_waves: highest frequency of the waves, in waves over the width or height of the image.
+        pattern_amplitude: of the waves, pixel scale.
+        pattern_threshold: a label is attacked where a pattern's excess is above this.
         reinitialise: begin the suspicious neurons anew before relearning.
         relearn_epochs: passes over the clean samples in relearning.
         relearn_steps: relearning ends after so many batches at the latest; 0 sets no limit.
@@ -46,7 +51,7 @@ class ULRLConfig(Settings):
             perturbation that leads to an attacked label is added to them; 0 leaves it out, as suspicious
             samples do.
         adversary_radius: largest Euclidean norm of that perturbation, pixel scale.
-        adversary_count: perturbations kept at a time.
+        adversary_count: perturbations kept at a time, beside the patterns found to lead to an attacked label.
         adversary_steps: gradient steps to the perturbations in each batch.
         forget_weight: weight of unlearning the label of samples known to be suspicious, where some are given.
     """
@@ -70,6 +75,10 @@ class ULRLConfig(Settings):
     attraction_radius: float = between(0.0, 1000.0, 1.0)
     attraction_steps: int = between(1, 1000, 12)
     attraction_threshold: float = between(0.0, 1.0, 0.2)
+    patterns: bool = True
+    pattern_waves: int = between(1, 1000, 8)
+    pattern_amplitude: float = between(0.0, 1.0, 0.08)
+    pattern_threshold: float = between(0.0, 1.0, 0.35)
     reinitialise: bool = False
     relearn_epochs: int = between(1, 100_000, 100)
     relearn_steps: int = between(0, 1_000_000, 70)

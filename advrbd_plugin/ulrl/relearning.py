@@ -47,6 +47,7 @@ def relearn(
     *,
     suspect_set: ImageSet | None = None,
     attacked_labels: tuple[int, ...] = (),
+    roads: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Relearned:
     """Fine-tune on the clean samples with the suspicious neurons re-initialised and kept from turning back.
@@ -63,6 +64,7 @@ def relearn(
         suspicions: of :func:`advrbd_plugin.ulrl.neurons.identify`.
         suspect_set: samples that are likely poisoned, with the labels they came with; may be ``None``.
         attacked_labels: where the perturbations lead to; without one, they lead away from the true label.
+        roads: (P, 1, H, W) float32, known perturbations in pixel scale, which join the searched ones.
 
     Raises:
         AdvrBDError: the loss stops being a number.
@@ -78,7 +80,7 @@ def relearn(
         momentum=config.momentum,
         weight_decay=config.relearn_weight_decay,
     )
-    objective = _Objective(model, repaired, suspicions, config, clean_set, suspect_set, attacked_labels)
+    objective = _Objective(model, repaired, suspicions, config, clean_set, suspect_set, attacked_labels, roads)
     batches_per_epoch = math.ceil(len(clean_set) / config.batch_size)
     steps = planned_steps(len(clean_set), config)
     rows: list[dict[str, float]] = []
@@ -130,6 +132,7 @@ class _Objective:
         clean_set: ImageSet,
         suspect_set: ImageSet | None,
         attacked_labels: tuple[int, ...],
+        roads: Tensor | None,
     ) -> None:
         self._original, self._repaired = original.eval(), repaired
         self._config, self._clean_set, self._suspect_set = config, clean_set, suspect_set
@@ -137,6 +140,7 @@ class _Objective:
         self._augmentation = config.augmentation(derive_seed(config.seed, "relearning crops"))
         self._suspect_batches = _endless(suspect_set, config) if suspect_set is not None else iter(())
         self._perturbations: Tensor | None = None
+        self._roads = None if roads is None or not len(roads) else roads.to(self._device)
         # Samples that carry the trigger show the road itself, so none has to be searched.
         self._adversary_weight = 0.0 if suspect_set is not None else config.adversary_weight
         self._attacked = torch.tensor(attacked_labels, dtype=torch.int64, device=self._device)
@@ -219,7 +223,12 @@ class _Objective:
                 (grad,) = torch.autograd.grad(functional.cross_entropy(logits.float(), wanted), current)
                 moved = current.detach() + direction * config.adversary_radius / 3 * unit(grad)
                 self._perturbations = within_norm(moved, config.adversary_radius)
-        return (inputs + self._perturbations[group]).clamp(0, 1)
+        perturbations = self._perturbations[group]
+        if self._roads is not None:
+            # Every second image goes down a known road; which one changes from batch to batch.
+            turns = (torch.arange(len(inputs), device=self._device) // 2 + step) % len(self._roads)
+            perturbations[::2] = self._roads[turns[::2]]
+        return (inputs + perturbations).clamp(0, 1)
 
     def _similarity(self) -> Tensor:
         """Summed cosine similarity of the suspicious neurons' new and old weights (v1, relearning)."""

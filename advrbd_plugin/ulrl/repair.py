@@ -20,14 +20,15 @@ from advrbd_plugin.ulrl.attraction import attraction
 from advrbd_plugin.ulrl.clean_samples import check_clean_set
 from advrbd_plugin.ulrl.config import ULRLConfig
 from advrbd_plugin.ulrl.neurons import LayerSuspicion, identify, neuron_layers
+from advrbd_plugin.ulrl.patterns import KINDS, PatternSearch, planned_images, search_patterns
 from advrbd_plugin.ulrl.relearning import planned_steps, relearn
 from advrbd_plugin.ulrl.unlearning import unlearn
 
-STAGES = ("attraction", "unlearning", "relearning")
+STAGES = ("attraction", "patterns", "unlearning", "relearning")
 FOUND, LOOKS_CLEAN = "suspicious neurons found", "looks clean"
 
 # Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
-_ALGORITHM_VERSION = 1
+_ALGORITHM_VERSION = 2
 _TRAINING_WORK = 3
 
 
@@ -39,8 +40,11 @@ class ULRLResult:
         model: the repaired model, in eval mode; a copy of the old one where it looks clean.
         verdict: :data:`FOUND` or :data:`LOOKS_CLEAN`.
         layers: what unlearning did to the neurons of each layer; empty where the model looked clean before.
-        attacked_labels: labels that a backdoor seems to lead to; empty with ``attraction`` switched off and none given.
-        label_attraction: (num_classes,) float32 or ``None``: see :func:`advrbd_plugin.ulrl.attraction.attraction`.
+        attacked_labels: labels that a backdoor seems to lead to; empty with ``attraction`` and ``patterns`` switched
+            off and none given.
+        evidence: kind of road (``attraction``, ``wave``, ``square``) -> (num_classes,) float32 in [-1, 1], how far the
+            label stands out; higher is more suspicious. Empty where it was not looked for. See
+            :mod:`advrbd_plugin.ulrl.attraction` (less the median) and :mod:`advrbd_plugin.ulrl.patterns`.
         curves: stage -> rows, one a step.
         seconds: stage -> time, of this run alone where an earlier one was resumed.
         config: the settings.
@@ -50,7 +54,7 @@ class ULRLResult:
     verdict: str
     layers: tuple[LayerSuspicion, ...]
     attacked_labels: tuple[int, ...]
-    label_attraction: Tensor | None
+    evidence: dict[str, Tensor]
     curves: dict[str, list[dict[str, float]]]
     seconds: dict[str, float]
     config: ULRLConfig
@@ -115,54 +119,89 @@ class ULRL:
         weights = original.state_dict().values()
         settings = (config.to_mapping(), list(layers), _ALGORITHM_VERSION)
         key = digest(clean_set.images, clean_set.labels, clean_set.sample_ids, *weights, *settings)
-        pulls, curves = None, {}
-        if attacked_labels is None and config.attraction:
-            pulls, attacked_labels = self._attraction(original, clean_set, key)
+        evidence: dict[str, Tensor] = {}
+        roads: Tensor | None = None
+        curves: dict[str, list[dict[str, float]]] = {}
+        if attacked_labels is None and (config.attraction or config.patterns):
+            evidence, attacked_labels, roads = self._search(original, clean_set, key)
             curves["attraction"] = [
-                {"label": label, "attraction": float(pull), "accused": int(label in attacked_labels)}
-                for label, pull in enumerate(pulls)
+                {"label": label, "accused": int(label in attacked_labels)}
+                | {kind: float(values[label]) for kind, values in evidence.items()}
+                for label in range(clean_set.num_classes)
             ]
         if attacked_labels == ():
-            return self._result(original, (), (), pulls, curves)
+            return self._result(original, (), (), evidence, curves)
         found, curves["unlearning"] = self._unlearn(original, clean_set, key)
         if not any(each.suspicious for each in found) and not attacked_labels:
-            return self._result(original, found, (), pulls, curves)
+            return self._result(original, found, (), evidence, curves)
         repaired, curves["relearning"] = self._relearn(
-            original, clean_set, found, suspect_set, attacked_labels or (), key
+            original, clean_set, found, suspect_set, attacked_labels or (), roads, key
         )
-        return self._result(repaired, found, attacked_labels or (), pulls, curves, FOUND)
+        return self._result(repaired, found, attacked_labels or (), evidence, curves, FOUND)
 
     def _result(
         self,
         model: nn.Module,
         layers: tuple[LayerSuspicion, ...],
         attacked_labels: tuple[int, ...],
-        pulls: Tensor | None,
+        evidence: dict[str, Tensor],
         curves: dict[str, list[dict[str, float]]],
         verdict: str = LOOKS_CLEAN,
     ) -> ULRLResult:
         return ULRLResult(
-            model.eval(), verdict, layers, attacked_labels, pulls, curves, dict(self._seconds), self.config
+            model.eval(), verdict, layers, attacked_labels, evidence, curves, dict(self._seconds), self.config
         )
 
-    def _attraction(self, model: nn.Module, clean_set: ImageSet, key: str) -> tuple[Tensor, tuple[int, ...]]:
+    def _search(
+        self, model: nn.Module, clean_set: ImageSet, key: str
+    ) -> tuple[dict[str, Tensor], tuple[int, ...], Tensor | None]:
+        """How far each label stands out, those that do, and the patterns that lead to them."""
+        config, evidence, roads = self.config, {}, []
+        accused = torch.zeros(clean_set.num_classes, dtype=torch.bool)
+        if config.attraction:
+            pulls = self._attraction(model, clean_set, key)
+            evidence["attraction"] = pulls - pulls.quantile(0.5)
+            accused |= evidence["attraction"] > config.attraction_threshold
+        for kind in KINDS if config.patterns else ():
+            found = self._patterns(model, clean_set, kind, key)
+            evidence[kind] = found.excess
+            standing_out = found.excess > config.pattern_threshold
+            roads.append(found.patterns[standing_out].flatten(0, 1))
+            accused |= standing_out
+        return evidence, tuple(accused.nonzero().flatten().tolist()), torch.cat(roads) if roads else None
+
+    def _attraction(self, model: nn.Module, clean_set: ImageSet, key: str) -> Tensor:
         config = self.config
         with self._stage("attraction"):
             kept = self._store.load("attraction", key)
             if kept is not None:
-                pulls = kept[0]["attraction"]
-            else:
-                pulls = attraction(
-                    model,
-                    clean_set,
-                    radius=config.attraction_radius,
-                    steps=config.attraction_steps,
-                    mixed_precision=config.mixed_precision,
-                    on_batch=self._progress.advance,
-                )
-                self._store.save("attraction", key, {"attraction": pulls})
-        standing_out = pulls - pulls.quantile(0.5) > config.attraction_threshold
-        return pulls, tuple(standing_out.nonzero().flatten().tolist())
+                return kept[0]["attraction"]
+            pulls = attraction(
+                model,
+                clean_set,
+                radius=config.attraction_radius,
+                steps=config.attraction_steps,
+                mixed_precision=config.mixed_precision,
+                on_batch=self._progress.advance,
+            )
+            self._store.save("attraction", key, {"attraction": pulls})
+        return pulls
+
+    def _patterns(self, model: nn.Module, clean_set: ImageSet, kind: str, key: str) -> PatternSearch:
+        config = self.config
+        with self._stage("patterns"):
+            kept = self._store.load(kind, key)
+            if kept is not None:
+                return PatternSearch(**kept[0])
+            found = search_patterns(
+                model,
+                clean_set,
+                kind,
+                config,
+                on_batch=self._progress.advance,
+            )
+            self._store.save(kind, key, {"excess": found.excess, "patterns": found.patterns})
+        return found
 
     def _unlearn(
         self, model: nn.Module, clean_set: ImageSet, key: str
@@ -191,10 +230,13 @@ class ULRL:
         found: tuple[LayerSuspicion, ...],
         suspect_set: ImageSet | None,
         attacked_labels: tuple[int, ...],
+        roads: Tensor | None,
         key: str,
     ) -> tuple[nn.Module, list[dict[str, float]]]:
         with self._stage("relearning"):
             key = digest(key, list(attacked_labels))
+            if roads is not None:
+                key = digest(key, roads)
             if suspect_set is not None:
                 key = digest(key, suspect_set.images, suspect_set.labels, suspect_set.sample_ids)
             kept = self._store.load("relearning", key)
@@ -209,6 +251,7 @@ class ULRL:
                 self.config,
                 suspect_set=suspect_set,
                 attacked_labels=attacked_labels,
+                roads=roads,
                 progress=ScaledProgress(self._progress, _TRAINING_WORK),
             )
             self._store.save("relearning", key, relearned.model.state_dict(), relearned.rows)
@@ -220,6 +263,8 @@ class ULRL:
         work: dict[str, float] = {}
         if attacked_labels is None and config.attraction:
             work["attraction"] = clean_set.num_classes * count * (config.attraction_steps + 1) / 2
+        if attacked_labels is None and config.patterns:
+            work["patterns"] = sum(planned_images(clean_set, kind, config) for kind in KINDS)
         work["unlearning"] = _TRAINING_WORK * config.unlearn_epochs * count
         work["relearning"] = _TRAINING_WORK * planned_steps(count, config) * min(count, config.batch_size)
         return work
