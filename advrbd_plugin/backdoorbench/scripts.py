@@ -146,6 +146,12 @@ DEFENSES = (
             "detection_pretrain": "Tell which samples of the poisoned training set are poisoned.",
         },
     ),
+    DefenseRow(
+        name="ulrl",
+        title="ULRL (arXiv 2405.14781)",
+        methods="ulrl:ULRLMethods",
+        purposes={"defense": "Repair the attacked model with a few clean samples, or with those that AdvrBD trusts."},
+    ),
 )
 
 

@@ -42,10 +42,11 @@ ADAPTER_KEYS = {
     "trust_record": "unpickle whatever the record holds; it can run any code that its maker put there",
     "local_data": "take the dataset's files as they are: no download and no checksum",
 }
-FLAGS = ("trust_record", "local_data")
+FLAGS = ("trust_record", "local_data", "clean_from_poisoned")
 CLEAN_SAMPLE_KEYS = {
     "ratio": "share of the clean training set that the method is given",
     "index": "a file of the clean samples' positions, one a line, in place of --ratio",
+    "clean_from_poisoned": "take them from what AdvrBD trusts in the poisoned training set, in place of --ratio",
 }
 
 UNUSED_KEYS = (
