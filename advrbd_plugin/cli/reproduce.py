@@ -50,12 +50,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--set", dest="settings", metavar="KEY=VALUE", action="append", default=[], type=setting,
         help="override a key of AdvrBD's configuration in every cell",
     )
+    parser.add_argument(
+        "--leaderboard", default="../shared/data/backdoorbench_leaderboard.csv", metavar="CSV",
+        help="BackdoorBench's leaderboard, for the report's reference table; left out where it is missing (%(default)s)",
+    )
     add_device_option(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """List, run or report: 0 unless a cell has no figures."""
+    if arguments.report:
+        return _report(arguments)
     from advrbd_plugin.reproduce.experiment import Options
     from advrbd_plugin.reproduce.grid import Selection, make_grid, select
 
@@ -73,6 +79,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _list_cells(cells, options)
     return _run_cells(cells, options, arguments)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.reproduce.report import write_report
+
+    for path in write_report(arguments.out, arguments.leaderboard):
+        print(f"written: {path}")
+    return 0
 
 
 def _run_cells(cells: list[Cell], options: Options, arguments: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from advrbd_plugin.advrbd import AdvrBD
 from advrbd_plugin.attacks import Attack, PoisonedSet, make_attack, no_attack
 from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.data import ImageSet
+from advrbd_plugin.data.selection import draw_stratified
 from advrbd_plugin.metrics import Performance
 from advrbd_plugin.report.model_file import ModelDescription
 from advrbd_plugin.reproduce.cell import NO_ATTACK, POISON_RATIO, TARGET_LABEL, Cell
@@ -98,6 +99,15 @@ class Experiment:
     def test(self) -> ImageSet:
         return self.images[1]
 
+    def draw_clean(self, share: float) -> ImageSet:
+        """True images of a share of the training set, each class in proportion, for methods that are given some.
+
+        At least two of each class, where the classes are alike in size.
+        """
+        train = self.clean_train
+        count = max(2 * train.num_classes, round(share * len(train)))
+        return train.subset(draw_stratified(train.sample_ids, train.labels, count, seed=self.cell.seed + 1))
+
     @cached_property
     def attack(self) -> Attack | None:
         if self.cell.attack == NO_ATTACK:
@@ -151,9 +161,9 @@ class _FirstStage(AdvrBD):
 
 
 def advrbd_config(cell: Cell, options: Options, preset: str = "robust", **changes: Any) -> AdvrBDConfig:
-    """A preset with what the scale, the cell and the user say; ``changes`` are the method's own."""
+    """A preset with what the scale and the user say; ``changes``, the method's own, and the cell stand over them."""
     partition = {} if cell.partition_rate is None else {"alpha": cell.partition_rate}
-    wanted = {**SCALES[cell.scale].settings, **changes, **partition, **options.settings, "seed": cell.seed}
+    wanted = {**SCALES[cell.scale].settings, **options.settings, **changes, **partition, "seed": cell.seed}
     return AdvrBDConfig.preset(preset).replace(**wanted)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advrbd_plugin.reproduce.methods import advrbd, clean_only, toolbox, ulrl, undefended
+from advrbd_plugin.reproduce.methods import advrbd, baselines, clean_only, toolbox, ulrl, undefended
 from advrbd_plugin.reproduce.methods.base import Method
 
 METHODS: dict[str, Method] = {
@@ -15,6 +15,8 @@ METHODS: dict[str, Method] = {
         advrbd.PAPER,
         ulrl.WITHOUT,
         ulrl.WITH_CLEAN_SAMPLES,
+        baselines.CUTMIX,
+        baselines.SCANFT,
         *toolbox.TOOLBOX_METHODS,
     )
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from advrbd_plugin.data.selection import draw_stratified
 from advrbd_plugin.reproduce.cell import Cell
 from advrbd_plugin.reproduce.experiment import Experiment, Options, Outcome, advrbd_config
 from advrbd_plugin.reproduce.methods.base import Method
@@ -19,10 +18,7 @@ def _config(cell: Cell) -> ULRLConfig:
 
 
 def run_with_clean_samples(experiment: Experiment) -> Outcome:
-    """The samples are true images of 1% of the training set, each class in proportion, as BackdoorBench draws them."""
-    train, seed = experiment.clean_train, experiment.cell.seed
-    count = max(train.num_classes, round(_CLEAN_SHARE * len(train)))
-    clean = train.subset(draw_stratified(train.sample_ids, train.labels, count, seed=seed + 1))
+    clean = experiment.draw_clean(_CLEAN_SHARE)
     return _outcome(ULRL(_config(experiment.cell)).repair(experiment.backdoored[0], clean), len(clean))
 
 

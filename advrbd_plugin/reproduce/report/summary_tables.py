@@ -1,0 +1,104 @@
+"""What the paper has no table for: every cell with all of its figures, and each method's means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from advrbd_plugin.data import DATASETS
+from advrbd_plugin.reproduce.cell import NO_ATTACK, POISON_RATIO, Cell
+from advrbd_plugin.reproduce.grid import EIGHT_ATTACKS
+from advrbd_plugin.reproduce.methods import METHODS
+from advrbd_plugin.reproduce.report.measured import Mean, Measured
+from advrbd_plugin.reproduce.report.paper_tables import ATTACK_TITLES, MODEL_TITLES
+from advrbd_plugin.reproduce.report.table import PERCENT, PLAIN, Table, Value, mark_of, value_of
+
+_FIGURES = {
+    "acc": ("ACC", PERCENT),
+    "asr": ("ASR", PERCENT),
+    "ra": ("RA", PERCENT),
+    "der": ("DER", PERCENT),
+    "tpr": ("TPR", PERCENT),
+    "fpr": ("FPR", PERCENT),
+    "auroc": ("AUROC", PLAIN),
+    "poison_in_trusted": ("Poison in D_c", PERCENT),
+}
+
+
+def means_table(scale: str, measured: Measured) -> Iterator[Table]:
+    """For each data set and network, every method's means over the eight attacks and its worst ASR."""
+    for dataset, model in _places(measured):
+        rows = []
+        for method in _methods(measured, dataset, model):
+            cells = [Cell(scale, dataset, model, attack, POISON_RATIO, _seed(measured), method) for attack in EIGHT_ATTACKS]
+            means = {name: measured.mean(cells, name) for name in _FIGURES}
+            if means["acc"].value is None:
+                continue
+            worst = max((value for cell in cells if (value := measured.mean([cell], "asr").value) is not None), default=None)
+            asr = means["asr"]
+            values = [value_of(means[name], kind=kind) for name, (_, kind) in _FIGURES.items()]
+            values.insert(2, value_of(Mean(worst, asr.measured, asr.asked)))
+            rows.append(((METHODS[method].title,), (*values, Value(f"{means['acc'].measured}/{len(cells)}"))))
+        if rows:
+            names = [title for title, _ in _FIGURES.values()]
+            names.insert(2, "Worst ASR")
+            yield Table(
+                f"Means over the eight attacks, {DATASETS[dataset].title}, {MODEL_TITLES[model]}, poison ratio 0.05",
+                ("Method", *names, "Attacks"),
+                tuple(rows),
+                notes=("An asterisk marks a mean from which cells are missing.",),
+            )
+
+
+def all_cells_tables(measured: Measured) -> Iterator[Table]:
+    """For each data set and network, every cell that there is."""
+    for dataset, model in _places(measured):
+        cells = [cell for cell in measured.results if (cell.dataset, cell.model) == (dataset, model)]
+        rows = tuple(_row(measured, cell) for cell in sorted(cells, key=_order))
+        names = [title for title, _ in _FIGURES.values()]
+        yield Table(
+            f"All cells, {DATASETS[dataset].title}, {MODEL_TITLES[model]}",
+            ("Attack", "Poison ratio", "Seed", "Method", *names, "CPU seconds", "Peak memory, MiB"),
+            rows,
+            labels=4,
+            notes=("CPU seconds are the processor's, of the cell's own process.",),
+        )
+
+
+def _row(measured: Measured, cell: Cell) -> tuple[tuple[str, ...], tuple[Value, ...]]:
+    result = measured.results[cell]
+    rate = "" if cell.partition_rate is None else f", partition rate {cell.partition_rate:g}"
+    labels = (ATTACK_TITLES[cell.attack], f"{cell.poison_ratio:g}", str(cell.seed), METHODS[cell.method].title + rate)
+    link = cell.path.as_posix()
+    if not result.is_done:
+        return labels, (Value(mark_of(result), link=link), *[Value("")] * (len(_FIGURES) + 1))
+    values = []
+    for name, (_, kind) in _FIGURES.items():
+        figure = measured.figure(cell, name)
+        values.append(Value("") if figure is None else value_of(Mean(figure, 1, 1), kind=kind, link="" if values else link))
+    memory = result.content.get("peak_memory_bytes")
+    seconds = result.content.get("cpu_seconds")
+    return labels, (
+        *values,
+        Value("" if seconds is None else f"{seconds:.0f}"),
+        Value("" if not memory else f"{memory / 2**20:.0f}"),
+    )
+
+
+def _places(measured: Measured) -> list[tuple[str, str]]:
+    return sorted({(cell.dataset, cell.model) for cell in measured.results})
+
+
+def _methods(measured: Measured, dataset: str, model: str) -> list[str]:
+    there = {cell.method for cell in measured.results if (cell.dataset, cell.model) == (dataset, model)}
+    return [name for name in METHODS if name in there]
+
+
+def _order(cell: Cell) -> tuple[object, ...]:
+    attacks: Sequence[str] = (*EIGHT_ATTACKS, NO_ATTACK)
+    return (
+        attacks.index(cell.attack), cell.poison_ratio, cell.seed, list(METHODS).index(cell.method), cell.partition_rate or 0
+    )
+
+
+def _seed(measured: Measured) -> int:
+    return measured.seeds[0]
