@@ -133,11 +133,12 @@ def compare(plan: Plan, tell: Callable[[str], None] = print) -> list[Cell]:
 
 
 def _cell(plan: Plan, judge: Judge, method: _Method, clock: _Clock) -> Cell:
-    clock.begin(f"{judge.record.name} / {method.name}")
+    name = f"{judge.record.name} / {method.name}"
     cell = _kept_cell(plan, judge, method)
     if cell is not None:
-        clock.end("kept, it was finished before")
+        clock.keep(name)
         return cell
+    clock.begin(name)
     cell = _run_cell(plan, judge, method)
     clock.end(cell.problem or f"{cell.seconds:.0f} s")
     return cell
@@ -284,6 +285,10 @@ class _Clock:
         eta = f", about {expected / 60:.0f} min for the {self._left} left" if expected else ""
         self._tell(f"{name}: running{eta}")
 
+    def keep(self, name: str) -> None:
+        self._left -= 1
+        self._tell(f"{name}: kept, it was finished before")
+
     def end(self, outcome: str) -> None:
         self._left -= 1
         self._ran.append(time.monotonic() - self._began)
@@ -386,7 +391,8 @@ def _run(
     figures["seconds"] = time.monotonic() - started
     if finished.returncode == 0:
         return figures, None
-    return figures, f"{script.parent.name}/{script.name} failed: {_last_line(log)} (see {log})"
+    reason = _last_line(log).removeprefix("advrbd: error: ")
+    return figures, f"{script.parent.name}/{script.name} failed: {reason} (see {log})"
 
 
 def _environment() -> dict[str, str]:
