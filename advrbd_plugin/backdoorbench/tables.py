@@ -15,6 +15,7 @@ from advrbd_plugin.backdoorbench.compare import UNDEFENDED, Cell
 from advrbd_plugin.files import write_text
 
 _MISSING = "-"
+_ONE_RECORD = ["defense", "ACC", "ASR", "RA", "TPR", "FPR", "time", "memory"]
 _COLUMNS = (
     "record",
     "defense",
@@ -93,12 +94,14 @@ def show(cells: Sequence[Cell]) -> None:
     from rich.table import Table
 
     header, rows = layout(cells)
-    table = Table(caption="per cent; ACC and RA: higher is better, ASR: lower is better; (change against no defense)")
+    changes = "; (change against no defense)" if header == _ONE_RECORD else ""
+    table = Table(caption=f"per cent; ACC and RA: higher is better, ASR: lower is better{changes}")
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
     for row in rows:
         table.add_row(*row)
-    console = Console(width=None if _is_terminal() else 150, highlight=False)
+    # A terminal that is too narrow gets broken cells; a file gets whole lines, however long.
+    console = Console(width=None if _is_terminal() else 1000, highlight=False)
     console.print(table)
     for cell in cells:
         if cell.problem:
@@ -106,33 +109,37 @@ def show(cells: Sequence[Cell]) -> None:
 
 
 def _one_record(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
-    header = ["defense", "ACC", "ASR", "RA", "TPR", "FPR", "time", "memory"]
     rows = []
     for cell in cells:
         base = _undefended(cells, cell.record)
         shares = [_with_change(cell, base, name) for name in ("acc", "asr", "ra")]
         rows.append([_name(cell), *shares, _percent(cell.tpr), _percent(cell.fpr), _time(cell), _memory(cell)])
-    return header, rows
+    return _ONE_RECORD, rows
 
 
 def _several_records(cells: Sequence[Cell], records: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     defenses = list(dict.fromkeys(cell.defense for cell in cells))
     found = {(cell.record, cell.defense): cell for cell in cells}
-    header = ["attack", *(f"{_label(defense)} ACC / ASR / RA" for defense in defenses)]
+    header = ["attack (ACC / ASR / RA)", *map(_label, defenses)]
     rows = []
     for record in records:
-        rows.append([record, *(_triple([found[record, defense]]) for defense in defenses)])
-    rows.append(["average", *(_triple([found[record, defense] for record in records]) for defense in defenses)])
+        rows.append([record, *(_figures([found[record, defense]]) for defense in defenses)])
+    rows.append(["average", *(_figures([found[record, defense] for record in records]) for defense in defenses)])
     return header, rows
 
 
-def _triple(cells: Sequence[Cell]) -> str:
-    """Averages over the cells that have figures, and over how many of them if some have none."""
-    complete = [cell for cell in cells if None not in (cell.acc, cell.asr, cell.ra)]
-    if not complete:
-        return "failed" if any(cell.problem for cell in cells) else _MISSING
-    shares = [_percent(fmean(getattr(cell, name) for cell in complete)) for name in ("acc", "asr", "ra")]
-    return " / ".join(shares) + (f" ({len(complete)} of {len(cells)})" if len(complete) < len(cells) else "")
+def _figures(cells: Sequence[Cell]) -> str:
+    """Averages over the cells that have figures, and over how many of them if some have none.
+
+    A method that only detects has TPR and FPR in place of the model's figures.
+    """
+    for names, text in ((("acc", "asr", "ra"), "{} / {} / {}"), (("tpr", "fpr"), "TPR {} FPR {}")):
+        complete = [cell for cell in cells if None not in [getattr(cell, name) for name in names]]
+        if complete:
+            shares = [_percent(fmean(getattr(cell, name) for cell in complete)) for name in names]
+            counted = f" ({len(complete)} of {len(cells)})" if len(complete) < len(cells) else ""
+            return text.format(*shares) + counted
+    return "failed" if any(cell.problem for cell in cells) else _MISSING
 
 
 def _undefended(cells: Sequence[Cell], record: str) -> Cell | None:

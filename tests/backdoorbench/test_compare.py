@@ -11,7 +11,7 @@ import torch
 
 from advrbd_plugin.backdoorbench import compare as module
 from advrbd_plugin.backdoorbench.compare import Cell, Plan, compare
-from advrbd_plugin.backdoorbench.tables import layout, to_csv, to_latex, to_markdown, write_tables
+from advrbd_plugin.backdoorbench.tables import layout, show, to_csv, to_latex, to_markdown, write_tables
 from advrbd_plugin.errors import AdvrBDError
 
 GOOD = """
@@ -148,9 +148,22 @@ def test_several_records_have_averages():
     ]
     header, rows = layout(cells)
     assert [row[0] for row in rows] == ["a", "b", "average"]
-    assert header[1] == "no defense ACC / ASR / RA"
+    assert header == ["attack (ACC / ASR / RA)", "no defense", "ft_x", "bad"]
     assert rows[0][3] == "failed"
     assert rows[2][1:] == ["85.0 / 95.0 / 5.0", "80.0 / 15.0 / 65.0", "70.0 / 0.0 / 70.0 (1 of 2)"]
+
+
+def test_a_method_that_only_detects_has_its_rates_in_the_papers_layout():
+    cells = [Cell(record, "scan", tpr=0.5 + shift, fpr=0.1) for record, shift in (("a", 0.1), ("b", 0.3))]
+    rows = layout(cells)[1]
+    assert [row[1] for row in rows] == ["TPR 60.0 FPR 10.0", "TPR 80.0 FPR 10.0", "TPR 70.0 FPR 10.0"]
+
+
+def test_many_defenses_are_printed_whole_where_there_is_no_terminal(capsys):
+    names = [f"defense{number}" for number in range(12)]
+    show([Cell(record, name, acc=0.75, asr=0.5, ra=0.25) for record in "ab" for name in names])
+    printed = capsys.readouterr().out
+    assert printed.count("75.0 / 50.0 / 25.0") == 3 * 12 and "change against" not in printed
 
 
 def test_files(tmp_path):
