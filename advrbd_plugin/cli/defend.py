@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from advrbd_plugin.cli.options import (
@@ -27,7 +28,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "defend",
         help="find the poisoned samples of a data set and train a clean model",
-        description="DATA is a folder with one sub-folder of images for each class, or a zip of one. "
+        description="DATA is a folder with one sub-folder of images for each class, or a zip of one; or CIFAR, Tiny "
+        "ImageNet, Imagenette or GTSRB as they are unpacked, whose training part is read. "
         "A run that was stopped goes on where it was when the same command is given again.",
     )
     parser.add_argument("data", metavar="DATA", help="an image folder or a zip of one")
@@ -42,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Read, defend, write, and tell."""
     from advrbd_plugin.advrbd import AdvrBD
     from advrbd_plugin.cli.progress import make_progress
-    from advrbd_plugin.data import load_folder
+    from advrbd_plugin.data import load_folder, recognise
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
 
     config = make_config(arguments)
@@ -50,8 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_device(arguments.device)
     OutputFolder.check(arguments.out, data=arguments.data)
     with make_progress() as progress:
-        loaded = load_folder(
-            arguments.data,
+        known = recognise(arguments.data)
+        load = partial(load_folder, arguments.data) if known is None else partial(known.load, "train")
+        loaded = load(
             image_size=arguments.image_size,
             samples=arguments.samples,
             seed=config.seed,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +45,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="a folder with train and test (folders or zips), or one image folder or zip (default: digits)",
+        help="a folder with train and test (folders or zips), or with CIFAR, Tiny ImageNet, Imagenette or GTSRB as they "
+        "are unpacked, or one image folder or zip (default: digits)",
     )
     parser.add_argument("--attack", choices=ATTACK_NAMES, default="badnets", help="default: %(default)s")
     parser.add_argument("--target", type=int, default=1, help="label that the trigger brings about (default: 1)")
@@ -95,14 +98,14 @@ def _load(
     arguments: argparse.Namespace, seed: int, progress: BarProgress | PlainProgress
 ) -> tuple[ImageSet, ImageSet, tuple[tuple[str, str], ...], tuple[str, ...]]:
     """(train, test, left-out training files, notes)."""
-    from advrbd_plugin.data import draw_images, load_digits, split
+    from advrbd_plugin.data import draw_images, load_digits, load_folder, split
 
     if arguments.data is None:
         train, test = load_digits(seed=seed)
         return draw_images(train, arguments.samples, seed=seed), test, (), ()
     parts = _parts(Path(arguments.data))
     if parts is None:
-        loaded = _read(arguments.data, arguments, None, seed, progress, "read images")
+        loaded = _read(partial(load_folder, arguments.data), arguments, None, seed, progress, "read images")
         train, test = split(loaded.image_set, seed=seed)
         train = draw_images(train, arguments.samples, seed=seed)
     else:
@@ -113,11 +116,8 @@ def _load(
     return train, test, loaded.left_out, loaded.notes
 
 
-def _read(place, arguments, samples, seed, progress, stage, class_names=None) -> LoadedImages:
-    from advrbd_plugin.data import load_folder
-
-    loaded = load_folder(
-        place,
+def _read(load, arguments, samples, seed, progress, stage, class_names=None) -> LoadedImages:
+    loaded = load(
         image_size=arguments.image_size,
         class_names=class_names,
         samples=samples,
@@ -129,12 +129,17 @@ def _read(place, arguments, samples, seed, progress, stage, class_names=None) ->
     return loaded
 
 
-def _parts(data: Path) -> tuple[Path, Path] | None:
-    """The train and test parts inside a folder, if it has both."""
+def _parts(data: Path) -> tuple[Callable[..., LoadedImages], Callable[..., LoadedImages]] | None:
+    """What loads the train and the test part inside a folder, if it has both."""
+    from advrbd_plugin.data import load_folder, recognise
+
+    known = recognise(data)
+    if known is not None:
+        return partial(known.load, "train"), partial(known.load, "test")
     for suffix in ("", ".zip"):
         parts = data / f"train{suffix}", data / f"test{suffix}"
         if all(part.exists() for part in parts):
-            return parts
+            return partial(load_folder, parts[0]), partial(load_folder, parts[1])
     return None
 
 

@@ -1,6 +1,6 @@
 """Images and their labels: what the algorithm is given, and where it comes from."""
 
-from advrbd_plugin.data.datasets import DATASETS, load_dataset
+from advrbd_plugin.data.datasets import DATASETS, load_dataset, recognise
 from advrbd_plugin.data.digits import load_digits, split
 from advrbd_plugin.data.folder import load_folder
 from advrbd_plugin.data.image_set import ImageSet
@@ -15,5 +15,6 @@ __all__ = [
     "load_dataset",
     "load_digits",
     "load_folder",
+    "recognise",
     "split",
 ]

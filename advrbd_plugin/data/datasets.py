@@ -23,26 +23,31 @@ class Dataset:
     title: as papers write it.
     image_size: (height, width) that pictures are brought to unless a size is asked for.
     folders: names under which archives unpack; the first that is there is read.
+    marker: what such a folder must hold, so that no other of that name is taken for it.
     layout: what must be on the disk, in words.
     """
 
     title: str
     image_size: tuple[int, int]
     folders: tuple[str, ...]
+    marker: str
     layout: str
 
 
 DATASETS: dict[str, Dataset] = {
-    "cifar10": Dataset("CIFAR10", (32, 32), (CIFAR10.folder,), f"{CIFAR10.folder}/ with its pickles"),
-    "cifar100": Dataset("CIFAR100", (32, 32), (CIFAR100.folder,), f"{CIFAR100.folder}/ with its pickles"),
-    "tiny_imagenet": Dataset("TinyImageNet", (64, 64), (TINY_IMAGENET,), f"{TINY_IMAGENET}/ with train and val"),
+    "cifar10": Dataset("CIFAR10", (32, 32), (CIFAR10.folder,), CIFAR10.meta, f"{CIFAR10.folder}/ with its pickles"),
+    "cifar100": Dataset("CIFAR100", (32, 32), (CIFAR100.folder,), CIFAR100.meta, f"{CIFAR100.folder}/ with its pickles"),
+    "tiny_imagenet": Dataset("TinyImageNet", (64, 64), (TINY_IMAGENET,), "val", f"{TINY_IMAGENET}/ with train and val"),
     "imagenette": Dataset(
         "Imagenette",
         (128, 128),
         ("imagenette2-160", "imagenette2-320", "imagenette2"),
+        "val",
         "imagenette2-160/ (or -320) with train and val",
     ),
-    "gtsrb": Dataset("GTSRB", (32, 32), ("gtsrb",), "gtsrb/ with GTSRB/Training, GTSRB/Final_Test, GT-final_test.csv"),
+    "gtsrb": Dataset(
+        "GTSRB", (32, 32), ("gtsrb",), "GTSRB", "gtsrb/ with GTSRB/Training, GTSRB/Final_Test, GT-final_test.csv"
+    ),
 }
 """Name -> what is known of the data set."""
 
@@ -96,15 +101,28 @@ class FoundDataset:
 def find_dataset(name: str, root: str | os.PathLike[str]) -> FoundDataset | None:
     """Where the data set called ``name`` lies below ``root``; ``None`` if it does not."""
     for place in (Path(root) / name, Path(root)):
-        for folder in DATASETS[name].folders:
-            archive = [place / f"{folder}.zip"] if name in LISTINGS else []
-            for home in (place / folder, *archive, *([place] if place.name == folder else [])):
-                if home.exists():
-                    return FoundDataset(partial(_load_original, name, home), (home,) if home.is_file() else ())
+        original = _find_original(name, place)
+        if original is not None:
+            return original
         parts = {part: _part_of_folders(place, part) for part in PARTS}
         if all(parts.values()):
             zips = tuple(part for part in parts.values() if part.is_file())
             return FoundDataset(partial(_load_part, parts), zips if len(zips) == len(parts) else ())
+    return None
+
+
+def recognise(path: str | os.PathLike[str]) -> FoundDataset | None:
+    """The data set that lies in (or is) a folder in its original layout, whichever it is; ``None`` for anything else."""
+    found = (_find_original(name, Path(path)) for name in DATASETS)
+    return next((each for each in found if each is not None), None)
+
+
+def _find_original(name: str, place: Path) -> FoundDataset | None:
+    for folder in DATASETS[name].folders:
+        archive = [place / f"{folder}.zip"] if name in LISTINGS else []
+        for home in (place / folder, *archive, *([place] if place.name == folder else [])):
+            if home.is_file() or (home / DATASETS[name].marker).exists():
+                return FoundDataset(partial(_load_original, name, home), (home,) if home.is_file() else ())
     return None
 
 
@@ -126,6 +144,7 @@ def _load_original(
     seed: int = 0,
     image_size: tuple[int, int] | None = None,
     class_names: tuple[str, ...] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> LoadedImages:
     """One part in the layout of the archive; ``class_names`` are the archive's own."""
     if name in ("cifar10", "cifar100"):
@@ -135,4 +154,6 @@ def _load_original(
         return load_cifar(home.parent, layout, part, samples=samples, seed=seed)
     with open_source(home) as source:
         listing = LISTINGS[name](source, part)
-        return read_listing(source, listing, image_size=image_size, samples=samples, seed=seed)
+        return read_listing(
+            source, listing, image_size=image_size, samples=samples, seed=seed, on_progress=on_progress
+        )

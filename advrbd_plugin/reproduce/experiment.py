@@ -82,8 +82,7 @@ class Experiment:
 
     def __init__(self, cell: Cell, options: Options) -> None:
         self.cell, self.options = cell, options
-        usual = cell.poison_ratio in (0, POISON_RATIO)
-        self.work = Path(options.work) / (cell.attack if usual else f"{cell.attack}-{cell.poison_ratio:g}")
+        self.work = Path(options.work) / work_folder(cell)
 
     @cached_property
     def images(self) -> tuple[ImageSet, ImageSet]:
@@ -150,6 +149,15 @@ class Experiment:
         """The model trained on everything, and a row for each epoch; trained once for all methods, then found again."""
         config = advrbd_config(self.cell, self.options)
         return _FirstStage(self.make_model, config, device=self.options.device, work_dir=self.work).run(self.train_set)
+
+
+def work_folder(cell: Cell) -> str:
+    """``badnets``, ``badnets-0.01`` or ``badnets-0.01-seed1``: what is usual is left away.
+
+    One folder holds the work of all networks and data sets, whose files bear fingerprints of what they depend on.
+    """
+    ratio = "" if cell.poison_ratio in (0, POISON_RATIO) and not cell.seed else f"-{cell.poison_ratio:g}"
+    return cell.attack + ratio + (f"-seed{cell.seed}" if cell.seed else "")
 
 
 class _FirstStage(AdvrBD):

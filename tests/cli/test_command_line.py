@@ -161,6 +161,23 @@ def test_demo_on_train_and_test_folders(defense, images, tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["truth"]["poisoned"] == 1
 
 
+def test_defend_and_demo_read_cifar10_as_it_is_unpacked(defense, tmp_path):
+    import pickle
+
+    import numpy
+
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        pixels = numpy.full((8, 3072), 40, numpy.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [0, 1] * 4}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["cat", "dog"]}))
+    assert main(["demo", "--data", str(folder.parent), "--out", str(tmp_path / "demo")]) == 0
+    assert main(["defend", str(folder), "--out", str(tmp_path / "out"), "--samples", "20"]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["images"] == 20 and list(summary["classes"]) == ["cat", "dog"]
+
+
 def test_demo_holds_out_a_test_part_where_there_is_none(defense, images, tmp_path):
     assert main(["demo", "--data", str(images), "--out", str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["images"] == 18

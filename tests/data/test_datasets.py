@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from advrbd_plugin.data import load_dataset
+from advrbd_plugin.data import load_dataset, recognise
 from advrbd_plugin.errors import AdvrBDError
 
 WNIDS = ("n01440764", "n02102040")  # tench and English springer, in Imagenette and in the order of their ids
@@ -202,6 +202,16 @@ def test_a_zip_of_the_archive_is_read_in_place(tmp_path):
             archive.write(file, file.relative_to(source.parent).as_posix())
     train, test = (loaded.image_set for loaded in load_dataset("tiny_imagenet", tmp_path))
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 1] and test.labels.tolist() == [1, 0]
+
+
+def test_what_lies_in_a_folder_is_recognised(tmp_path):
+    (tmp_path / "imagenette2" / "cat").mkdir(parents=True)
+    assert recognise(tmp_path) is None
+    for name, make in (("cifar10", cifar10), ("cifar100", cifar100), ("gtsrb", gtsrb)):
+        root = make(tmp_path / name)
+        inside = next(root.iterdir())
+        for place in (root, inside):
+            assert recognise(place).load("test").image_set.image_size[0] in (30, 32)
 
 
 class Command:

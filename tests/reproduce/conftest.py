@@ -71,6 +71,7 @@ def fake_command(cell: Cell, options: Options) -> list[str]:
 def options(tmp_path: Path) -> Options:
     """Folders for a grid; the data set is there in name only."""
     (tmp_path / "data" / "cifar-10-batches-py").mkdir(parents=True)
+    (tmp_path / "data" / "cifar-10-batches-py" / "batches.meta").touch()
     (tmp_path / "work").mkdir()
     return Options(data=str(tmp_path / "data"), out=str(tmp_path / "results"), work=str(tmp_path / "work"))
 

@@ -13,7 +13,7 @@ import torch
 
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.reproduce import process
-from advrbd_plugin.reproduce.experiment import Experiment, Options
+from advrbd_plugin.reproduce.experiment import Experiment, Options, work_folder
 from advrbd_plugin.reproduce.process import request, run_cell
 from advrbd_plugin.reproduce.result import read_result
 
@@ -93,6 +93,12 @@ def test_training_on_the_clean_samples_leaves_the_poisoned_out(tiny, monkeypatch
     assert len(seen[0]) == 54 and not torch.isin(seen[0], poisoned.image_set.sample_ids[poisoned.poisoned]).any()
 
 
+def test_the_work_folders_are_those_of_the_benchmark():
+    named = [work_folder(small_cell()), work_folder(small_cell("none", poison_ratio=0.0))]
+    named += [work_folder(small_cell(poison_ratio=0.01)), work_folder(small_cell("none", poison_ratio=0.0, seed=1))]
+    assert named == ["badnets", "none", "badnets-0.01", "none-0-seed1"]
+
+
 def test_the_unpoisoned_set_is_shown_badnets_trigger(tiny):
     experiment = Experiment(small_cell("none", poison_ratio=0.0), tiny)
     assert not experiment.poisoned.poisoned.any()
@@ -127,7 +133,7 @@ def test_pictures_in_zips_are_decoded_once(tmp_path, options):
                 buffer = io.BytesIO()
                 Image.new("RGB", (32, 32), (value, 0, 0)).save(buffer, "PNG")
                 archive.writestr(name, buffer.getvalue())
-    (Path(options.data) / "cifar-10-batches-py").rmdir()
+    (Path(options.data) / "cifar-10-batches-py" / "batches.meta").unlink()
     first = image_store.load_images("cifar10", options.data, None, 0, options.work)
     again = image_store.load_images("cifar10", options.data, None, 0, options.work)
     for one, other in zip(first, again, strict=True):

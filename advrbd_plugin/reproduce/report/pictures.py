@@ -30,7 +30,7 @@ def ablation_svg(scale: str, measured: Measured) -> bytes | None:
             axes.plot([point[0] for point in points], [100 * point[place] for point in points], "o-", label=ATTACK_TITLES[attack])
         axes.set_xlabel("partition rate")
         axes.set_ylabel(f"{name}, %")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(-3, 103)
     axes.legend(frameon=False, fontsize=8)
     return encode(figure, "svg")
 
@@ -78,6 +78,8 @@ def _draw_counts(axes, counts: dict[str, dict[str, int]]) -> None:
     axes.axis("off")
     lines = ["Where they went:"]
     for kind, found in counts.items():
+        if not found["all"]:
+            continue
         parts = [f"{found[name]:,} {words}" for name, words in (("flagged", "called poisoned"), ("trusted", "in D_c")) if name in found]
         lines.append(f"{kind}: {found['all']:,}" + (f", of them {' and '.join(parts)}" if parts else ""))
     axes.text(0, 0.95, "\n".join(lines), va="top", transform=axes.transAxes)
