@@ -15,6 +15,10 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed, shuffled, uniform_integers
 
+# From images (N, C, H, W) uint8, labels (N,) int64, sample ids (N,) int64 and the epoch to other images of that shape
+# and their targets: labels again, or (N, num_classes) float32 probabilities.
+Mix = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
 _WARM_UP_SHARE = 0.2
 EVALUATION_BATCH_SIZE = 500
 
@@ -66,6 +70,7 @@ def train(
     stage: str = "training",
     progress: Progress | None = None,
     checkpoint: TrainingCheckpoint | None = None,
+    mix: Mix | None = None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; it comes back in eval mode.
 
@@ -78,6 +83,7 @@ def train(
         stage: named in errors.
         progress: told of every batch.
         checkpoint: asked for an earlier state first, and given one after each epoch.
+        mix: what is made of each batch after its crops and flips.
 
     Returns:
         One row an epoch: ``epoch``, ``loss`` (mean cross entropy), ``accuracy`` on the batches as trained on.
@@ -107,8 +113,10 @@ def train(
             _set_learning_rate(
                 optimizer, options, epoch * steps_per_epoch + step, options.epochs * steps_per_epoch
             )
-            inputs = augment(images[batch], sample_ids[batch], options, epoch)
-            targets = labels[batch].to(device)
+            inputs, targets = augment(images[batch], sample_ids[batch], options, epoch), labels[batch]
+            if mix is not None:
+                inputs, targets = mix(inputs, targets, sample_ids[batch], epoch)
+            targets = targets.to(device)
             with autocast(device, options.mixed_precision):
                 logits = model(as_input(inputs, device))
             loss = functional.cross_entropy(logits.float(), targets)
@@ -116,7 +124,7 @@ def train(
             loss.backward()
             optimizer.step()
             total_loss += float(loss.detach()) * len(batch)
-            total_right += int((logits.argmax(1) == targets).sum())
+            total_right += int((logits.argmax(1).cpu() == labels[batch]).sum())
             progress.advance(len(batch), epoch=epoch + 1, loss=float(loss.detach()))
         if not math.isfinite(total_loss):
             raise AdvrBDError(

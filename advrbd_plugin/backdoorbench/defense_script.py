@@ -52,6 +52,7 @@ class DefenseScript:
         config_class: its settings.
         uses_training_set: whether it needs the poisoned training set, which a few attacks do not save.
         uses_clean_samples: whether it needs clean samples (``--ratio``, ``--index``).
+        repairs: whether it works on the attacked model, so that ``--model`` cannot ask for another architecture.
     """
 
     name: ClassVar[str]
@@ -59,6 +60,7 @@ class DefenseScript:
     config_class: ClassVar[type[Settings]]
     uses_training_set: ClassVar[bool] = True
     uses_clean_samples: ClassVar[bool] = False
+    repairs: bool = False
 
     def run(self, train_set: ImageSet | None) -> Outcome:
         """Do the method's work.
@@ -118,6 +120,11 @@ class DefenseScript:
         args.result_file = result_file
         args.dataset = self.record.clean_data
         args.model = args.model or self.record.model_name
+        if self.repairs and args.model != self.record.model_name:
+            raise AdvrBDError(
+                f"--model {args.model}: {self.title} works on the attacked model, which is a "
+                f"{self.record.model_name}; leave --model out"
+            )
         args.num_classes = self.record.num_classes
         args.input_height, args.input_width, args.input_channel = args.img_size = self.record.img_size
         args.save_path = f"record/{result_file}/defense/{self.name}/"

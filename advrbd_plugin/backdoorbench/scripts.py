@@ -152,6 +152,21 @@ DEFENSES = (
         methods="ulrl:ULRLMethods",
         purposes={"defense": "Repair the attacked model with a few clean samples, or with those that AdvrBD trusts."},
     ),
+    DefenseRow(
+        name="cutmix",
+        title="CutMix (arXiv 1905.04899) against poisoned training sets (arXiv 2011.09527)",
+        methods="baselines:CutMixMethods",
+        purposes={"defense": "Train on the poisoned training set with pieces of other pictures in every picture."},
+    ),
+    DefenseRow(
+        name="scanft",
+        title="SCAn (Tang et al., USENIX Security 2021), unlearning and fine-tuning",
+        methods="baselines:SCAnFTMethods",
+        purposes={
+            "defense": "Find poisoned samples with a few clean ones, unlearn them, fine-tune on the rest.",
+            "detection_pretrain": "Find poisoned samples with a few clean ones.",
+        },
+    ),
 )
 
 

@@ -1,0 +1,61 @@
+"""CutMix and SCAnFT, which BackdoorBench lacks, as defenses (and SCAnFT's detection) of BackdoorBench."""
+
+from __future__ import annotations
+
+from advrbd_plugin.backdoorbench.defense_script import DefenseScript
+from advrbd_plugin.backdoorbench.log_progress import LogProgress
+from advrbd_plugin.backdoorbench.outputs import Outcome
+from advrbd_plugin.baselines.cutmix import CutMixConfig, train_cutmix
+from advrbd_plugin.baselines.scanft import SCAnFTConfig, scanft
+from advrbd_plugin.data.image_set import ImageSet
+
+
+class CutMixMethods(DefenseScript):
+    """What the class ``cutmix`` does: training with CutMix on the poisoned training set alone."""
+
+    name = "cutmix"
+    title = "CutMix"
+    config_class = CutMixConfig
+
+    @property
+    def repairs(self) -> bool:
+        return self.config.start == "attacked"
+
+    def run(self, train_set: ImageSet) -> Outcome:
+        """Train on from the attacked model, or from scratch; finished epochs are kept."""
+        attacked = self.attacked_model()
+        found = train_cutmix(
+            train_set,
+            make_model=self.new_model,
+            attacked_model=attacked,
+            config=self.config,
+            device=self.device,
+            work_dir=self.work_dir,
+            progress=LogProgress(),
+        )
+        return Outcome(found.model, attacked, found.rows, found.seconds, found.config)
+
+
+class SCAnFTMethods(DefenseScript):
+    """What the classes ``scanft`` do: SCAn on the poisoned training set with a few clean samples, then the repair."""
+
+    name = "scanft"
+    title = "SCAnFT"
+    config_class = SCAnFTConfig
+    uses_clean_samples = True
+    repairs = True
+
+    def run(self, train_set: ImageSet) -> Outcome:
+        """Find poisoned samples, unlearn them, fine-tune on the rest."""
+        attacked = self.attacked_model()
+        found = scanft(attacked, train_set, self.clean_samples(), config=self.config, progress=LogProgress())
+        return Outcome(
+            model=found.model,
+            backdoored_model=attacked,
+            epochs=[row for rows in found.curves.values() for row in rows],
+            seconds=found.seconds,
+            config=found.config,
+            verdicts=found.verdicts,
+            accused_labels=found.detection.accused_labels,
+            notes={"anomaly": [round(float(value), 3) for value in found.detection.anomaly]},
+        )

@@ -1,0 +1,193 @@
+"""CutMix (Yun et al., arXiv 1905.04899) as a defense against poisoned training sets (Borgnia et al., arXiv 2011.09527).
+
+Every batch is trained on with a box of each picture replaced by the same box of another one, and with their labels in
+proportion to the area. A trigger is cut away or pasted under another label so often that the model relies on it less.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.progress import Progress, SilentProgress, timed_stage
+from advrbd_plugin.randomness import derive_seed, shuffled
+from advrbd_plugin.settings import MAX_SEED, Settings, between, one_of
+from advrbd_plugin.stages import StageStore, StoredTraining, digest
+from advrbd_plugin.training import TrainingOptions, train
+
+
+@dataclass(frozen=True)
+class CutMixConfig(Settings):
+    """The settings; the defaults are the preset ``repair``. docs/baselines.md says where they come from.
+
+    Attributes:
+        seed: everything random derives from (seed, sample id).
+        start: train on from the ``attacked`` model, as the AdvrBD paper's comparison does, or from ``scratch``, as
+            Borgnia et al. do.
+        probability: share of the batches that are mixed.
+        beta: the share of a picture that stays is drawn from Beta(beta, beta).
+        epochs, batch_size, learning_rate, momentum, weight_decay, crop_padding, flip, mixed_precision: training, see
+            :class:`advrbd_plugin.training.TrainingOptions`.
+    """
+
+    seed: int = between(0, MAX_SEED, 0)
+    start: str = one_of("attacked", "scratch", default="attacked")
+    probability: float = between(0.0, 1.0, 1.0)
+    beta: float = between(1e-3, 1e3, 1.0)
+    epochs: int = between(1, 10_000, 20)
+    batch_size: int = between(2, 65_536, 64)
+    learning_rate: float = between(1e-8, 100.0, 0.1)
+    momentum: float = between(0.0, 0.9999, 0.9)
+    weight_decay: float = between(0.0, 1.0, 5e-4)
+    crop_padding: int = between(0, 64, 4)
+    flip: bool = True
+    mixed_precision: bool = True
+
+    preset_files: ClassVar[Mapping[str, str]] = {
+        "repair": "baselines/cutmix-repair.yaml",
+        "scratch": "baselines/cutmix-scratch.yaml",
+    }
+
+    def training(self) -> TrainingOptions:
+        """The recipe of the one training."""
+        return TrainingOptions(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            crop_padding=self.crop_padding,
+            flip=self.flip,
+            mixed_precision=self.mixed_precision,
+            seed=derive_seed(self.seed, "cutmix"),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CutMixResult:
+    """Attributes:
+    model: the defended model, in eval mode.
+    rows: one an epoch: ``epoch``, ``loss``, ``accuracy`` of the mixed batches on the labels of the pictures that stay.
+    seconds: stage -> time.
+    config: the settings.
+    """
+
+    model: nn.Module
+    rows: list[dict[str, float]]
+    seconds: dict[str, float]
+    config: CutMixConfig
+
+
+def train_cutmix(
+    train_set: ImageSet,
+    *,
+    make_model: Callable[[], nn.Module] | None = None,
+    attacked_model: nn.Module | None = None,
+    config: CutMixConfig | None = None,
+    device: str | torch.device | None = None,
+    work_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> CutMixResult:
+    """Train on the poisoned set with CutMix.
+
+    Args:
+        train_set: the poisoned training set, without the truth about it.
+        make_model: makes an untrained model, for ``start: scratch``; from pixel-scale images to logits.
+        attacked_model: for ``start: attacked``; it is not changed.
+        config: the settings; the preset ``repair`` by default.
+        device: where to work; a GPU if there is one, by default.
+        work_dir: a folder for finished epochs, from which a run that was killed goes on.
+        progress: told of every batch.
+
+    Raises:
+        AdvrBDError: the model that ``start`` asks for is not given, or training diverges.
+    """
+    config = config or CutMixConfig()
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if config.start == "scratch":
+        if make_model is None:
+            raise AdvrBDError("CutMix with start: scratch needs make_model")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, "weights", "cutmix"))
+            model = make_model()
+    elif attacked_model is None:
+        raise AdvrBDError("CutMix with start: attacked needs the attacked model; without one set start to scratch")
+    else:
+        model = copy.deepcopy(attacked_model)
+    progress, seconds = progress or SilentProgress(), {}
+    progress.plan({"cutmix": config.epochs * len(train_set)})
+    key = digest(
+        train_set.images, train_set.labels, train_set.sample_ids, *model.state_dict().values(), config.to_mapping()
+    )
+    model = model.to(device)
+    with timed_stage(progress, "cutmix", seconds):
+        rows = train(
+            model,
+            train_set.images,
+            train_set.labels,
+            train_set.sample_ids,
+            config.training(),
+            stage="cutmix",
+            progress=progress,
+            checkpoint=StoredTraining(StageStore(work_dir), "cutmix", key),
+            mix=lambda images, labels, ids, epoch: mix_batch(
+                images, labels, ids, epoch, config=config, num_classes=train_set.num_classes
+            ),
+        )
+    return CutMixResult(model, rows, seconds, config)
+
+
+def mix_batch(
+    images: Tensor, labels: Tensor, sample_ids: Tensor, epoch: int, *, config: CutMixConfig, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Replace one box of every picture by that of a partner in the batch (Yun et al., Section 3.1).
+
+    The partners, the box and whether the batch is mixed at all derive from (seed, epoch, the batch's sample ids).
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        sample_ids: (N,) int64.
+
+    Returns:
+        Images of the same shape and (N, num_classes) float32 targets: each label with its share of the picture.
+    """
+    seed = derive_seed(config.seed, "cutmix", epoch, int(sample_ids.min()), int(sample_ids.max()))
+    lots = numpy.random.default_rng(seed)
+    own = functional.one_hot(labels, num_classes).float()
+    if lots.random() >= config.probability:
+        return images, own
+    height, width = images.shape[-2:]
+    kept = float(lots.beta(config.beta, config.beta))
+    centre = int(lots.integers(height)), int(lots.integers(width))
+    top, bottom, left, right = box(kept, centre, height, width)
+    partner = shuffled(sample_ids, seed)
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images[partner, :, top:bottom, left:right]
+    pasted = (bottom - top) * (right - left) / (height * width)
+    return mixed, (1 - pasted) * own + pasted * own[partner]
+
+
+def box(kept: float, centre: tuple[int, int], height: int, width: int) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of the box, cut off at the picture's edges (Yun et al., equation 2).
+
+    Args:
+        kept: share of the picture that stays, if none of the box is cut off, in [0, 1].
+        centre: (row, column).
+    """
+    side = (1 - kept) ** 0.5
+    edges = []
+    for middle, length in zip(centre, (height, width), strict=True):
+        half = int(length * side) // 2
+        edges += [max(0, middle - half), min(length, middle + half)]
+    return tuple(edges)
