@@ -8,23 +8,21 @@ begin best differs from attack to attack, so several begin, and the best split i
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-# Shares of a label's samples that the discriminant is taught as (clean, poisoned): by consistency first, then by
-# its own answer.
-_FIRST_SHARES = (0.30, 0.15)
-_LATER_SHARES = (0.40, 0.20)
-_ROUNDS = 8
-_MAX_DIMS = 32
-_SAMPLES_PER_DIM = 8
-_SHRINKAGE = 0.05
+from advrbd_plugin.discriminant import Shares, Split, discriminate, held_out_gain, sharpen, turned, whiten
+
 _MIN_SAMPLES = 40
+_SHARES = Shares(first=(0.30, 0.15), later=(0.40, 0.20))
+# For poison that is a small part of its label. The outermost samples of any label stand a little apart, so this asks
+# for more: twice the gain, rivals more varied by _MORE_VARIED, and a part that is small indeed.
+_SMALL_SHARES = Shares(first=(0.30, 0.05), later=(0.50, 0.07))
+_SMALL_GAIN = 2.0
+_SMALL = 0.2
+_MORE_VARIED = 0.3
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,12 @@ class LabelEvidence:
     Attributes:
         label: the label.
         samples: how many samples carry it.
-        gain: how much better two Gaussians explain them than one (difference of BIC per sample).
+        gain: how much better two Gaussians explain them than one (difference of BIC per sample), along directions
+            found on other samples of the label.
         separation: distance of the two means in standard deviations (root mean square of the two).
         share: weight of the suspicious Gaussian.
+        variety: how much more varied the model's second choices are on the suspicious half than on the other
+            (difference of entropy, nats). Samples that a trigger brings to a label come from many classes.
         accused: whether the label is held to be attacked.
         withdrawn: whether it was accused at first, and acquitted by the model trained without its suspicious samples.
     """
@@ -46,6 +47,7 @@ class LabelEvidence:
     gain: float
     separation: float
     share: float
+    variety: float = 0.0
     accused: bool = False
     withdrawn: bool = False
 
@@ -70,154 +72,83 @@ class Accusation:
 
 
 def accuse(
-    features: Tensor,
-    labels: Tensor,
-    consistency: Tensor,
-    num_classes: int,
-    *,
-    gain: float,
-    agrees: Tensor | None = None,
+    features: Tensor, logits: Tensor, labels: Tensor, consistency: Tensor, *, gain: float
 ) -> Accusation:
     """Split each label's samples in two and accuse the labels that fall apart.
 
     Args:
         features: (N, num_features) float32, see :mod:`advrbd_plugin.features`.
+        logits: (N, num_classes) float32, the model's own.
         labels: (N,) int64.
         consistency: (N,) or (K, N) float32, higher is more suspicious (:class:`advrbd_plugin.partition.Partition`).
             Each of the K begins a discriminant of its own, and the one that splits a label best counts.
-        num_classes: number of labels.
         gain: a label is accused from this :attr:`LabelEvidence.gain` on.
-        agrees: (N,) bool, whether the model itself gives a sample its label; all of them by default. A half that the
-            model mostly gives other labels, unlike the other half, is the suspicious one, whatever its consistency:
-            its labels are wrong, be it that the attack was not learned.
     """
     consistency = consistency.reshape(-1, len(labels))
-    agrees = torch.ones_like(labels, dtype=torch.bool) if agrees is None else agrees
+    rivals = second_choices(logits, labels)
     suspicion, projection = torch.zeros(len(labels)), torch.zeros(len(labels))
     evidence = []
-    for label in range(num_classes):
+    for label in range(logits.shape[1]):
         members = (labels == label).nonzero().flatten()
         if len(members) < _MIN_SAMPLES:
             evidence.append(LabelEvidence(label, len(members), 0.0, 0.0, 0.0))
             continue
-        whitened = whiten(features[members])
-        splits = [
-            _split(answer, label) for start in consistency for answer in discriminate(whitened, start[members])
-        ]
-        best = max(splits, key=lambda each: each.evidence.gain)
-        projection[members] = best.projection
-        if best.evidence.gain >= gain:
-            best = _accused(best, whitened, agrees[members])
-            projection[members], suspicion[members] = best.projection, best.probability
-        evidence.append(best.evidence)
+        split, found = _judge(label, whiten(features[members]), consistency[:, members], rivals[members], gain)
+        projection[members] = split.projection
+        if found.accused:
+            suspicion[members] = split.probability
+        evidence.append(found)
     return Accusation(suspicion, projection, tuple(evidence))
 
 
-def discriminate(whitened: Tensor, consistency: Tensor) -> tuple[Tensor, Tensor]:
-    """The self-taught linear discriminant of one label's samples.
+def second_choices(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,) int64: the class, other than its label, that each sample is most likely to be of.
 
     Args:
-        whitened: (N, dims) float64, from :func:`whiten`.
-        consistency: (N,) float32, higher is more suspicious.
-
-    Returns:
-        (N,) float32 each, higher is more suspicious: as taught by ``consistency``, and as taught by itself in the end.
-        The first is the better one where the poison is no small part of the label.
+        logits: (N, num_classes) float32.
+        labels: (N,) int64.
     """
-    answers = [consistency]
-    for shares in [_FIRST_SHARES] + [_LATER_SHARES] * (_ROUNDS - 1):
-        order = torch.argsort(answers[-1], stable=True)
-        clean = whitened[order[: max(2, int(shares[0] * len(order)))]]
-        poisoned = whitened[order[-max(2, int(shares[1] * len(order))) :]]
-        answers.append((whitened @ _discriminant(clean, poisoned)).float())
-    return answers[1], answers[-1]
+    return logits.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
 
 
-def whiten(features: Tensor) -> Tensor:
-    """The leading directions of (N, num_features) features, each scaled to unit variance: (N, dims) float64."""
-    centred = features.double() - features.double().mean(dim=0)
-    left, singular, _ = torch.linalg.svd(centred, full_matrices=False)
-    useful = int((singular > 1e-6 * singular[0].clamp_min(1e-12)).sum())
-    dims = max(1, min(_MAX_DIMS, len(features) // _SAMPLES_PER_DIM, useful))
-    return left[:, :dims] * math.sqrt(len(features))
+def _judge(
+    label: int, whitened: Tensor, consistency: Tensor, rivals: Tensor, gain: float
+) -> tuple[Split, LabelEvidence]:
+    """The split of one label's samples and what it says; by the small shares where only those accuse."""
+    split, found = _split(label, whitened, consistency, rivals, _SHARES)
+    if found.variety < -_MORE_VARIED:
+        # The ranks took the wrong half for poisoned, as they do where most of a label is.
+        split, found = turned(whitened, split), replace(found, share=1 - found.share, variety=-found.variety)
+    if found.gain >= gain:
+        return split, replace(found, accused=True)
+    small_split, small_found = _split(label, whitened, consistency, rivals, _SMALL_SHARES)
+    if _is_small_poison(small_found, gain):
+        return small_split, replace(small_found, accused=True)
+    return split, found
 
 
-def _discriminant(clean: Tensor, poisoned: Tensor) -> Tensor:
-    """Fisher's direction from ``clean`` to ``poisoned``, its covariance shrunk towards a sphere."""
-    difference = poisoned.mean(dim=0) - clean.mean(dim=0)
-    within = torch.cat([clean - clean.mean(dim=0), poisoned - poisoned.mean(dim=0)])
-    covariance = within.T @ within / len(within)
-    sphere = torch.eye(len(covariance), dtype=covariance.dtype) * covariance.diagonal().mean().clamp_min(1e-12)
-    return torch.linalg.solve((1 - _SHRINKAGE) * covariance + _SHRINKAGE * sphere, difference)
+def _is_small_poison(found: LabelEvidence, gain: float) -> bool:
+    return found.gain >= _SMALL_GAIN * gain and found.variety >= _MORE_VARIED and found.share <= _SMALL
 
 
-@dataclass(frozen=True, eq=False)
-class _Split:
-    """One label's samples in two heaps."""
-
-    projection: Tensor
-    probability: Tensor  # of the suspicious heap
-    evidence: LabelEvidence
-
-
-def _split(projected: Tensor, label: int) -> _Split:
-    from sklearn.mixture import GaussianMixture
-
-    values = projected.double().numpy()[:, None]
-    values = (values - values.mean()) / max(values.std(), 1e-12)
-    one = GaussianMixture(1, random_state=0).fit(values)
-    two = GaussianMixture(2, n_init=3, random_state=0).fit(values)
-    means, variances = two.means_[:, 0], two.covariances_[:, 0, 0]
-    suspicious = int(means.argmax())
-    found_gain = float(one.bic(values) - two.bic(values)) / len(values)
-    found_separation = float(abs(means[0] - means[1]) / np.sqrt(variances.mean()))
-    probability = torch.from_numpy(_monotone(two.predict_proba(values)[:, suspicious], values[:, 0])).float()
-    evidence = LabelEvidence(
+def _split(
+    label: int, whitened: Tensor, consistency: Tensor, rivals: Tensor, shares: Shares
+) -> tuple[Split, LabelEvidence]:
+    begun = [discriminate(whitened, start, shares) for start in consistency]
+    best = max(range(len(begun)), key=lambda start: begun[start].gain)
+    split = sharpen(whitened, begun[best])
+    suspicious = split.suspicious
+    return split, LabelEvidence(
         label=label,
-        samples=len(values),
-        gain=found_gain,
-        separation=found_separation,
-        share=float(two.weights_[suspicious]),
+        samples=len(whitened),
+        gain=held_out_gain(whitened, consistency[best], shares),
+        separation=split.separation,
+        share=split.share,
+        variety=_entropy(rivals[suspicious]) - _entropy(rivals[~suspicious]) if split.parted else 0.0,
     )
-    return _Split(projected, probability, evidence)
 
 
-def _accused(split: _Split, whitened: Tensor, agrees: Tensor) -> _Split:
-    """The split that sorts the samples of a label which ``split`` accuses; its gain stays what it was accused for."""
-    sorting = _wrong_labels_suspicious(_sharpened(split, whitened), agrees)
-    evidence = dataclasses.replace(sorting.evidence, gain=split.evidence.gain, accused=True)
-    return dataclasses.replace(sorting, evidence=evidence)
-
-
-def _sharpened(split: _Split, whitened: Tensor) -> _Split:
-    """The same, taught by its own two heaps as long as they part further."""
-    for _ in range(_ROUNDS):
-        suspicious = split.probability > 0.5
-        if min(suspicious.sum(), (~suspicious).sum()) < 2:
-            break
-        answer = whitened @ _discriminant(whitened[~suspicious], whitened[suspicious])
-        following = _split(answer.float(), split.evidence.label)
-        if following.evidence.gain <= split.evidence.gain:
-            break
-        split = following
-    return split
-
-
-def _wrong_labels_suspicious(split: _Split, agrees: Tensor) -> _Split:
-    """The same, turned round where the model disowns most of the half that was taken for clean, and not the other."""
-    suspicious = split.probability > 0.5
-    if suspicious.all() or not suspicious.any():
-        return split
-    owned_suspicious, owned_clean = agrees[suspicious].float().mean(), agrees[~suspicious].float().mean()
-    if owned_clean < 0.5 < owned_suspicious:
-        return _split(-split.projection, split.evidence.label)
-    return split
-
-
-def _monotone(probability: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """No sample may look less suspicious than one further left, as happens where the two variances differ."""
-    probability = np.where(values < values[np.argmin(probability)], probability.min(), probability)
-    order = np.argsort(values, kind="stable")
-    result = np.empty_like(probability)
-    result[order] = np.maximum.accumulate(probability[order])
-    return result
+def _entropy(values: Tensor) -> float:
+    """Of the distribution of small whole numbers, in nats."""
+    counts = torch.bincount(values).float()
+    return float(torch.distributions.Categorical(probs=counts / counts.sum()).entropy())

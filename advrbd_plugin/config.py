@@ -65,8 +65,8 @@ class AdvrBDConfig(Settings):
     alpha: float = between(0.001, 0.9, 0.05)
     rounds: int = between(1, 100, 10)
     accuse_labels: bool = True
-    accusation_gain: float = between(0.0, 100.0, 0.2)
-    conviction_gain: float = between(0.0, 100.0, 0.8)
+    accusation_gain: float = between(0.0, 100.0, 0.15)
+    conviction_gain: float = between(0.0, 100.0, 1.0)
     enhancement: str = one_of("trigger", "unlearn", "none", default="trigger")
     enhancement_steps: int = between(1, 1_000_000, 200)
     enhancement_learning_rate: float = between(1e-8, 100.0, 0.02)

@@ -75,11 +75,4 @@ def accuse_labels(
     features, logits = layered_features(
         model, samples.images, mixed_precision=config.mixed_precision, on_batch=on_batch
     )
-    return accuse(
-        features,
-        samples.labels,
-        ranks,
-        samples.num_classes,
-        gain=config.accusation_gain,
-        agrees=logits.argmax(dim=1) == samples.labels,
-    )
+    return accuse(features, logits, samples.labels, ranks, gain=config.accusation_gain)

@@ -15,6 +15,7 @@ STAGES = [
     "ops",
     "scoring",
     "partition",
+    "discriminant",
     "accusation",
     "examination",
     "enhancement",

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from advrbd_plugin.accusation import accuse
+from advrbd_plugin.accusation import accuse, second_choices
+from advrbd_plugin.discriminant import Shares, discriminate, held_out_gain, sharpen, whiten
 from advrbd_plugin.enhancement import enhance_trigger, log_odds, unlearn_rounds
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.features import layered_features, penultimate_features
@@ -36,15 +37,33 @@ def heaps(poison_share, shift, seed=0, count=600, dims=24):
     return features, poisoned, consistency.argsort().argsort() / (count - 1)
 
 
+def answers(labels, poisoned, num_classes):
+    """Logits of a model that gives every sample its label; a trigger's samples have rivals of every kind."""
+    generator = torch.Generator().manual_seed(11)
+    logits = torch.zeros(len(labels), num_classes)
+    logits[torch.arange(len(labels)), (labels + 1) % num_classes] = 1.0
+    varied = (labels + torch.randint(1, num_classes, labels.shape, generator=generator)) % num_classes
+    logits[poisoned.nonzero().flatten(), varied[poisoned]] = 2.0
+    logits[torch.arange(len(labels)), labels] = 5.0
+    return logits
+
+
+def accuse_one(features, poisoned, ranks, gain):
+    """One label of six, all of whose samples are given."""
+    labels = torch.zeros(len(features), dtype=torch.int64)
+    return accuse(features, answers(labels, poisoned, 6), labels, ranks, gain=gain)
+
+
 def test_an_attacked_label_is_accused_and_an_easy_one_is_not():
     attacked, poisoned, attacked_rank = heaps(0.3, 25.0)
-    clean, _, clean_rank = heaps(0.0, 0.0, seed=1)
+    clean, none, clean_rank = heaps(0.0, 0.0, seed=1)
     labels = torch.cat([torch.zeros(600), torch.ones(600)]).long()
     # Label 1's samples are all more consistent than label 0's: ease alone must not accuse.
     consistency = torch.cat([attacked_rank / 2, 0.5 + clean_rank / 2])
-    found = accuse(torch.cat([attacked, clean]), labels, consistency, 3, gain=0.45)
+    logits = answers(labels, torch.cat([poisoned, none]), 3)
+    found = accuse(torch.cat([attacked, clean]), logits, labels, consistency, gain=0.15)
     assert found.accused_labels == (0,)
-    assert found.evidence[0].gain > 0.8 > 0.2 > found.evidence[1].gain
+    assert found.evidence[0].gain > 0.8 > 0.1 > found.evidence[1].gain
     assert (found.evidence[2].samples, found.evidence[2].accused) == (0, False)
     flagged = found.suspicion[:600] > 0.5
     assert (flagged == poisoned).float().mean() > 0.99
@@ -52,37 +71,56 @@ def test_an_attacked_label_is_accused_and_an_easy_one_is_not():
 
 
 def test_suspicion_never_falls_with_the_projection():
-    features, _, rank = heaps(0.3, 12.0)
-    found = accuse(features, torch.zeros(600, dtype=torch.int64), rank, 1, gain=0.0)
+    features, poisoned, rank = heaps(0.3, 12.0)
+    found = accuse_one(features, poisoned, rank, gain=0.0)
     by_projection = found.suspicion[found.projection.argsort()]
     assert (by_projection.diff() >= 0).all() and by_projection[-1] > 0.99
 
 
 def test_too_few_samples_accuse_nobody():
-    features, _, rank = heaps(0.3, 25.0, count=30)
-    assert accuse(features, torch.zeros(30, dtype=torch.int64), rank, 1, gain=0.0).accused_labels == ()
+    features, poisoned, rank = heaps(0.3, 25.0, count=30)
+    assert accuse_one(features, poisoned, rank, gain=0.0).accused_labels == ()
 
 
 def test_the_start_that_splits_best_counts():
     features, poisoned, rank = heaps(0.3, 12.0)
-    labels = torch.zeros(600, dtype=torch.int64)
     misleading = torch.rand(600, generator=torch.Generator().manual_seed(3))
-    several = accuse(features, labels, torch.stack([misleading, rank, misleading.flip(0)]), 1, gain=0.2)
-    alone = accuse(features, labels, rank, 1, gain=0.2)
-    assert several.evidence[0].gain >= alone.evidence[0].gain
-    assert several.accused_labels == (0,)
-    assert ((several.suspicion > 0.5) == poisoned).float().mean() > 0.98
+    found = accuse_one(features, poisoned, torch.stack([misleading, rank, misleading.flip(0)]), gain=0.15)
+    assert found.accused_labels == (0,)
+    assert ((found.suspicion > 0.5) == poisoned).float().mean() > 0.98
 
 
-def test_the_half_that_the_model_itself_disowns_is_the_suspicious_one():
+def test_the_half_with_the_more_varied_rivals_is_the_suspicious_one():
     features, poisoned, _ = heaps(0.3, 25.0)
-    labels = torch.zeros(600, dtype=torch.int64)
     inverted = torch.rand(600, generator=torch.Generator().manual_seed(5)) + 2.0 * (~poisoned)
-    misled = accuse(features, labels, inverted, 1, gain=0.2)
-    assert ((misled.suspicion > 0.5) == ~poisoned).float().mean() > 0.98
-    found = accuse(features, labels, inverted, 1, gain=0.2, agrees=~poisoned)
+    found = accuse_one(features, poisoned, inverted, gain=0.15)
     assert ((found.suspicion > 0.5) == poisoned).float().mean() > 0.98
     assert found.evidence[0].share == pytest.approx(float(poisoned.float().mean()), abs=0.02)
+    assert found.evidence[0].variety > 1.0
+    undecided = accuse_one(features, torch.zeros_like(poisoned), inverted, gain=0.15)
+    assert ((undecided.suspicion > 0.5) == ~poisoned).float().mean() > 0.98  # by its ranks, where rivals are alike
+
+
+def test_a_small_part_is_accused_only_where_its_rivals_are_more_varied():
+    features, poisoned, _ = heaps(0.06, 25.0)
+    rank = (torch.rand(600, generator=torch.Generator().manual_seed(7)) + 0.3 * poisoned).argsort().argsort() / 599
+    found = accuse_one(features, poisoned, rank, gain=0.15)
+    assert found.accused_labels == (0,) and found.evidence[0].share == pytest.approx(0.06, abs=0.02)
+    assert ((found.suspicion > 0.5) == poisoned).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gain_counts_only_on_samples_that_did_not_teach_it(seed):
+    generator = torch.Generator().manual_seed(seed)
+    whitened, ranks = whiten(torch.randn(200, 60, generator=generator)), torch.rand(200, generator=generator)
+    shares = Shares(first=(0.3, 0.15), later=(0.4, 0.2))
+    taught = sharpen(whitened, discriminate(whitened, ranks, shares))
+    assert taught.gain > 0 > held_out_gain(whitened, ranks, shares)
+
+
+def test_second_choices_leave_the_label_out():
+    logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [0.0, 0.0, 9.0]])
+    assert second_choices(logits, torch.tensor([0, 1, 1])).tolist() == [1, 0, 2]
 
 
 def test_features_are_what_the_last_linear_layer_gets(poisoned_digits, make_digits_model):

@@ -1,0 +1,163 @@
+"""Two heaps in the features of one label's samples, found by a linear discriminant that teaches itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_LATER_ROUNDS = 7
+_SHARPENING_ROUNDS = 8
+_MAX_DIMS = 32
+_SAMPLES_PER_DIM = 8
+_SHRINKAGE = 0.05
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of a label's samples that a discriminant is taught as (clean, suspicious).
+
+    Attributes:
+        first: by the ranks that it begins with.
+        later: by its own answer.
+    """
+
+    first: tuple[float, float]
+    later: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One label's samples in two heaps.
+
+    Attributes:
+        direction: (dims,) float64 in the whitened features, towards the suspicious heap.
+        projection: (N,) float32 along it, higher is more suspicious.
+        probability: (N,) float32 in [0, 1] of belonging to the suspicious heap; never falls with the projection.
+        gain: how much better two Gaussians explain the projection than one (difference of BIC per sample).
+        separation: distance of the two means in standard deviations (root mean square of the two).
+        share: weight of the suspicious Gaussian.
+    """
+
+    direction: Tensor
+    projection: Tensor
+    probability: Tensor
+    gain: float
+    separation: float
+    share: float
+
+    @property
+    def suspicious(self) -> Tensor:
+        """(N,) bool."""
+        return self.probability > 0.5
+
+    @property
+    def parted(self) -> bool:
+        """Whether either heap has enough samples to teach with."""
+        return 2 <= int(self.suspicious.sum()) <= len(self.suspicious) - 2
+
+
+def whiten(features: Tensor) -> Tensor:
+    """The leading directions of (N, num_features) features, each scaled to unit variance: (N, dims) float64."""
+    centred = features.double() - features.double().mean(dim=0)
+    left, singular, _ = torch.linalg.svd(centred, full_matrices=False)
+    useful = int((singular > 1e-6 * singular[0].clamp_min(1e-12)).sum())
+    dims = max(1, min(_MAX_DIMS, len(features) // _SAMPLES_PER_DIM, useful))
+    return left[:, :dims] * math.sqrt(len(features))
+
+
+def discriminate(whitened: Tensor, consistency: Tensor, shares: Shares) -> Split:
+    """Begin with ranks, go on with the discriminant's own answer: the better of the first and the last split.
+
+    The first is the better one where the suspicious heap is far from the share that is taught.
+
+    Args:
+        whitened: (N, dims) float64, from :func:`whiten`.
+        consistency: (N,) float32, higher is more suspicious.
+        shares: how many samples teach it.
+    """
+    first = _taught(whitened, consistency, shares.first)
+    direction = first
+    for _ in range(_LATER_ROUNDS):
+        direction = _taught(whitened, whitened @ direction, shares.later)
+    return max((split_along(whitened, each) for each in (first, direction)), key=lambda split: split.gain)
+
+
+def sharpen(whitened: Tensor, split: Split) -> Split:
+    """The split taught by its own two heaps as long as they part further."""
+    for _ in range(_SHARPENING_ROUNDS):
+        if not split.parted:
+            break
+        suspicious = split.suspicious
+        following = split_along(whitened, _fisher(whitened[~suspicious], whitened[suspicious]))
+        if following.gain <= split.gain:
+            break
+        split = following
+    return split
+
+
+def held_out_gain(whitened: Tensor, consistency: Tensor, shares: Shares) -> float:
+    """The gain on samples that did not teach: each half's direction is judged on the other half, and averaged.
+
+    Any direction found in many dimensions parts the samples that it was found with a little.
+    """
+    every_second = torch.arange(len(whitened)) % 2 == 0
+    gains = []
+    for half in (every_second, ~every_second):
+        taught = sharpen(whitened[half], discriminate(whitened[half], consistency[half], shares))
+        gains.append(split_along(whitened[~half], taught.direction).gain)
+    return sum(gains) / 2
+
+
+def turned(whitened: Tensor, split: Split) -> Split:
+    """The same heaps with the other one suspicious."""
+    return split_along(whitened, -split.direction)
+
+
+def split_along(whitened: Tensor, direction: Tensor) -> Split:
+    """Fit one Gaussian and two to the samples along a direction."""
+    from sklearn.mixture import GaussianMixture
+
+    projection = (whitened @ direction).float()
+    values = projection.double().numpy()[:, None]
+    values = (values - values.mean()) / max(values.std(), 1e-12)
+    one = GaussianMixture(1, random_state=0).fit(values)
+    two = GaussianMixture(2, n_init=3, random_state=0).fit(values)
+    means, variances = two.means_[:, 0], two.covariances_[:, 0, 0]
+    suspicious = int(means.argmax())
+    probability = _monotone(two.predict_proba(values)[:, suspicious], values[:, 0])
+    return Split(
+        direction=direction,
+        projection=projection,
+        probability=torch.from_numpy(probability).float(),
+        gain=float(one.bic(values) - two.bic(values)) / len(values),
+        separation=float(abs(means[0] - means[1]) / np.sqrt(variances.mean())),
+        share=float(two.weights_[suspicious]),
+    )
+
+
+def _taught(whitened: Tensor, order_by: Tensor, shares: tuple[float, float]) -> Tensor:
+    order = torch.argsort(order_by, stable=True)
+    clean, suspicious = (max(2, int(share * len(order))) for share in shares)
+    return _fisher(whitened[order[:clean]], whitened[order[-suspicious:]])
+
+
+def _fisher(clean: Tensor, suspicious: Tensor) -> Tensor:
+    """Fisher's direction from ``clean`` to ``suspicious``, its covariance shrunk towards a sphere."""
+    difference = suspicious.mean(dim=0) - clean.mean(dim=0)
+    within = torch.cat([clean - clean.mean(dim=0), suspicious - suspicious.mean(dim=0)])
+    covariance = within.T @ within / len(within)
+    sphere = torch.eye(len(covariance), dtype=covariance.dtype) * covariance.diagonal().mean().clamp_min(1e-12)
+    return torch.linalg.solve((1 - _SHRINKAGE) * covariance + _SHRINKAGE * sphere, difference)
+
+
+def _monotone(probability: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """No sample may look less suspicious than one further left, as happens where the two variances differ."""
+    probability = np.where(values < values[np.argmin(probability)], probability.min(), probability)
+    order = np.argsort(values, kind="stable")
+    result = np.empty_like(probability)
+    result[order] = np.maximum.accumulate(probability[order])
+    return result
