@@ -109,9 +109,9 @@ def _list_cells(cells: list[Cell], options: Options) -> int:
 
     kept = {cell: kept_result(cell, options) for cell in cells}
     estimate = Estimate()
-    for cell, result in kept.items():
+    for result in kept.values():
         if result is not None:
-            estimate.add(cell, result.content["seconds"])
+            estimate.add(result)
     for cell, result in kept.items():
         expected = estimate.seconds(cell)
         todo = "to run" if expected is None else f"to run, about {clock_time(expected)}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from advrbd_plugin.reproduce.cell import Cell
 from advrbd_plugin.reproduce.methods import METHODS
+from advrbd_plugin.reproduce.result import Result
 
 
 class Estimate:
@@ -15,9 +16,11 @@ class Estimate:
     def __init__(self) -> None:
         self._measured: dict[tuple[str, ...], list[float]] = {}
 
-    def add(self, cell: Cell, seconds: float) -> None:
-        """Learn from a cell that took ``seconds``."""
-        self._measured.setdefault(self._kind(cell), []).append(seconds)
+    def add(self, result: Result) -> None:
+        """Learn from a cell that is done; nothing from one that only found its model again."""
+        seconds, stages = result.content["seconds"], result.content.get("stage_seconds", {})
+        if not result.cell.is_prerequisite or stages.get("training", seconds) > 0.5 * seconds:
+            self._measured.setdefault(self._kind(result.cell), []).append(seconds)
 
     def seconds(self, cell: Cell) -> float | None:
         """Expected seconds of a cell; ``None`` while there is nothing to go by."""

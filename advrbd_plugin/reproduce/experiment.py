@@ -16,7 +16,6 @@ from advrbd_plugin.attacks import Attack, PoisonedSet, make_attack, no_attack
 from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.data.selection import draw_stratified
-from advrbd_plugin.metrics import Performance
 from advrbd_plugin.report.model_file import ModelDescription
 from advrbd_plugin.reproduce.cell import NO_ATTACK, POISON_RATIO, TARGET_LABEL, Cell
 from advrbd_plugin.reproduce.image_store import load_images
@@ -52,8 +51,7 @@ class Outcome:
     """What a method gives back.
 
     Attributes:
-        model: the defended model, in pixel scale [0, 1]; ``None`` where ``performance`` was judged by others.
-        performance: that judgement.
+        model: the defended model, for images in pixel scale [0, 1].
         flagged: (N,) bool, the training samples called poisoned, where the method says so.
         score: (N,) float, higher is more suspicious, where it gives one.
         trusted: (N,) bool, the samples that were taken as clean (D_c).
@@ -64,8 +62,7 @@ class Outcome:
         peak_memory_bytes: of other processes that did the work.
     """
 
-    model: nn.Module | None = None
-    performance: Performance | None = None
+    model: nn.Module
     flagged: Tensor | None = None
     score: Tensor | None = None
     trusted: Tensor | None = None
@@ -145,10 +142,15 @@ class Experiment:
         return torch.device(self.options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @cached_property
-    def backdoored(self) -> tuple[nn.Module, list[dict[str, float]]]:
-        """The model trained on everything, and a row for each epoch; trained once for all methods, then found again."""
+    def first_stage(self) -> FirstStage:
+        """The model trained on everything: trained once for all methods, then found again."""
         config = advrbd_config(self.cell, self.options)
-        return _FirstStage(self.make_model, config, device=self.options.device, work_dir=self.work).run(self.train_set)
+        return _Training(self.make_model, config, device=self.options.device, work_dir=self.work).run(self.train_set)
+
+    @property
+    def backdoored(self) -> nn.Module:
+        """The backdoored model, in eval mode; not to be changed."""
+        return self.first_stage.model
 
 
 def work_folder(cell: Cell) -> str:
@@ -160,12 +162,25 @@ def work_folder(cell: Cell) -> str:
     return cell.attack + ratio + (f"-seed{cell.seed}" if cell.seed else "")
 
 
-class _FirstStage(AdvrBD):
-    """AdvrBD as far as the backdoored model, with its curve."""
+@dataclass(frozen=True, eq=False)
+class FirstStage:
+    """Attributes:
+    model: the backdoored model.
+    rows: one an epoch.
+    seconds: stage -> time, next to none where the model was found.
+    """
 
-    def run(self, train_set: ImageSet) -> tuple[nn.Module, list[dict[str, float]]]:
+    model: nn.Module
+    rows: list[dict[str, float]]
+    seconds: dict[str, float]
+
+
+class _Training(AdvrBD):
+    """AdvrBD as far as the backdoored model."""
+
+    def run(self, train_set: ImageSet) -> FirstStage:
         model, rows = self._train_on_everything(train_set.subset(torch.argsort(train_set.sample_ids)))
-        return model.eval(), rows
+        return FirstStage(model.eval(), rows, dict(self._seconds))
 
 
 def advrbd_config(cell: Cell, options: Options, preset: str = "robust", **changes: Any) -> AdvrBDConfig:

@@ -18,7 +18,7 @@ _BINS = 40
 
 def figures_of(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
     """ACC, ASR and RA; TPR, FPR and AUROC where the method detects; the share of poison among what it trusts (D_c)."""
-    performance = outcome.performance or evaluate(outcome.model, experiment.test, experiment.triggered, TARGET_LABEL)
+    performance = evaluate(outcome.model, experiment.test, experiment.triggered, TARGET_LABEL)
     figures = asdict(performance) | {"tpr": outcome.tpr, "fpr": outcome.fpr, "auroc": None, "poison_in_trusted": None}
     truth = experiment.poisoned.poisoned
     if outcome.flagged is not None:
@@ -49,8 +49,7 @@ def poison_learned(experiment: Experiment) -> float | None:
     poisoned = experiment.poisoned.poisoned.nonzero().flatten()
     if not len(poisoned):
         return None
-    model, _ = experiment.backdoored
-    predicted = predict(model, experiment.train_set.images[poisoned]).argmax(1)
+    predicted = predict(experiment.backdoored, experiment.train_set.images[poisoned]).argmax(1)
     return float((predicted == TARGET_LABEL).double().mean())
 
 

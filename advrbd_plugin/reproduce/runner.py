@@ -110,7 +110,7 @@ class _Grid:
         for cell in cells:
             kept = kept_result(cell, options)
             if kept is not None:
-                self._estimate.add(cell, kept.content["seconds"])
+                self._estimate.add(kept)
                 if not rerun:
                     self.results[cell] = kept
         self._waiting = [cell for cell in cells if cell not in self.results]
@@ -196,7 +196,7 @@ class _Grid:
         cell, status = ended.cell, ended.process.returncode
         result = read_result(self._options.out, cell)
         if status == 0 and result is not None and result.is_done:
-            self._estimate.add(cell, ended.seconds)
+            self._estimate.add(result)
         elif status != 1 or result is None or result.is_done:  # it died before it could say why
             write_failure(self._options.out, cell, FAILED, f"{_describe_end(status)}: {_last_line(ended.log)}")
         self._settle(cell)

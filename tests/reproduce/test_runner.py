@@ -14,7 +14,7 @@ import pytest
 
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.reproduce.estimate import Estimate
-from advrbd_plugin.reproduce.result import read_result, read_results
+from advrbd_plugin.reproduce.result import Result, read_result, read_results
 from advrbd_plugin.reproduce.runner import run_grid
 
 from .conftest import fake_command, small_cell
@@ -109,12 +109,17 @@ def test_the_grid_has_an_eta_once_a_cell_was_measured(options, display):
     assert display.remaining[0] is None and display.remaining[-1] is not None
 
 
+def done(cell, seconds: float, **stages: float) -> Result:
+    return Result(cell, {"status": "done", "seconds": seconds} | ({"stage_seconds": stages} if stages else {}), Path())
+
+
 def test_the_estimate_by_hand():
     estimate = Estimate()
     none, advrbd, other = small_cell(), small_cell(method="advrbd"), small_cell(model="resnet18")
     assert estimate.remaining([none], [], 1) is None
-    estimate.add(none, 8.0)
-    estimate.add(small_cell("tact"), 12.0)
+    estimate.add(done(none, 8.0))
+    estimate.add(done(small_cell("tact"), 12.0, training=11.0))
+    estimate.add(done(small_cell("sig"), 1.0, training=0.01))  # its model was there already
     assert estimate.seconds(none) == 10.0
     assert estimate.seconds(advrbd) == 20.0  # costs as much as two trainings
     assert estimate.seconds(other) is None

@@ -17,7 +17,7 @@ def run_cutmix(experiment: Experiment) -> Outcome:
 
     result = train_cutmix(
         experiment.train_set,
-        attacked_model=experiment.backdoored[0],
+        attacked_model=experiment.backdoored,
         config=CutMixConfig.preset("repair").replace(seed=experiment.cell.seed),
         device=experiment.device,
         work_dir=experiment.work,
@@ -37,7 +37,7 @@ def run_scanft(experiment: Experiment) -> Outcome:
 
     config = SCAnFTConfig().replace(seed=experiment.cell.seed)
     clean = experiment.draw_clean(_CLEAN_SHARE)
-    result = scanft(experiment.backdoored[0], experiment.train_set, clean, config=config)
+    result = scanft(experiment.backdoored, experiment.train_set, clean, config=config)
     return Outcome(
         model=result.model,
         flagged=result.verdicts.poisoned,

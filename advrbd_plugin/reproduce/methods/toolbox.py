@@ -1,19 +1,20 @@
-"""BackdoorBench's own defenses: a record is written, the unchanged script is run on it, and compare judges its model."""
+"""BackdoorBench's own defenses: a record is written, the unchanged script is run on it, and its model is judged here."""
 
 from __future__ import annotations
 
 import csv
-import fcntl
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from advrbd_plugin.data import draw_images
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.metrics import Performance
 from advrbd_plugin.reproduce.cell import TARGET_LABEL, Cell
 from advrbd_plugin.reproduce.experiment import Experiment, Options, Outcome
 from advrbd_plugin.reproduce.methods.base import Method
@@ -32,6 +33,9 @@ _SMALL: Mapping[str, tuple[str, ...]] = {
         *("--batch_size", "64"),
     ),
 }
+# The scripts judge their model after every epoch or pruning step. At the small scale their record holds so many test
+# images, each class in proportion; the model that they leave is judged on all.
+_SMALL_TESTS = 1000
 _ALWAYS = ("--num_workers", "0", "--frequency_save", "0")
 
 
@@ -55,11 +59,11 @@ def run(experiment: Experiment, defense: str) -> Outcome:
         rerun=True,
         local_data=True,
     )
-    undefended, judged = compare(plan)
+    _, judged = compare(plan)
     if judged.problem is not None:
         raise AdvrBDError(judged.problem)
     return Outcome(
-        performance=Performance(judged.acc, judged.asr, judged.ra),
+        model=_defended_model(record, defense).to(experiment.device),
         tpr=judged.tpr,
         fpr=judged.fpr,
         curves=_curves(record / "defense" / defense),
@@ -67,10 +71,27 @@ def run(experiment: Experiment, defense: str) -> Outcome:
         details={
             "record": record.name,
             "options": list(judged.options),
-            "undefended_in_the_toolbox": {name: asdict(undefended)[name] for name in ("acc", "asr", "ra")},
+            "in_the_toolbox": {"acc": judged.acc, "asr": judged.asr, "ra": judged.ra},
         },
         peak_memory_bytes=judged.peak_memory_bytes,
     )
+
+
+def _defended_model(record: Path, defense: str) -> nn.Module:
+    """The model that a script left, for images in pixel scale."""
+    from advrbd_plugin.backdoorbench import safe_pickle
+    from advrbd_plugin.backdoorbench.classifiers import model_maker, wrap_state
+    from advrbd_plugin.backdoorbench.record import read_record
+
+    about = read_record(record)
+    content = safe_pickle.load(record / "defense" / defense / "defense_result.pt")
+    make = model_maker(
+        str(content.get("model_name") or about.model_name),
+        num_classes=about.num_classes,
+        image_size=about.img_size[0],
+        dataset=about.clean_data,
+    )
+    return wrap_state({name.removeprefix("module."): value for name, value in content["model"].items()}, make)
 
 
 def _arguments(cell: Cell, options: Options, defense: str) -> list[str]:
@@ -83,8 +104,12 @@ def _record(experiment: Experiment, checkout: Path) -> Path:
     """The record of this cell's model, written by the first defense that needs it."""
     from advrbd_plugin.backdoorbench.record_writer import write_record
 
-    cell, model = experiment.cell, experiment.backdoored[0]
-    key = digest(experiment.train_set.images, experiment.train_set.labels, *model.state_dict().values())
+    cell, model = experiment.cell, experiment.backdoored
+    test = draw_images(experiment.test, _SMALL_TESTS if cell.scale == "small" else None, seed=cell.seed)
+    triggered = experiment.triggered
+    triggered = triggered.subset(torch.isin(triggered.sample_ids, test.sample_ids))
+    train = experiment.train_set
+    key = digest(train.images, train.labels, len(test), *model.state_dict().values())
     name = f"reproduce-{cell.scale}-{cell.setting.replace('/', '-')}-{key[:8]}"
     with _alone(Path(experiment.options.work) / "logs" / f"{name}.lock"):
         if not (checkout / "record" / name).is_dir():
@@ -93,8 +118,8 @@ def _record(experiment: Experiment, checkout: Path) -> Path:
                 name,
                 poisoned=experiment.poisoned,
                 clean_train=experiment.clean_train,
-                clean_test=experiment.test,
-                triggered_test=experiment.triggered,
+                clean_test=test,
+                triggered_test=triggered,
                 model_name=cell.model,
                 model=model,
                 dataset=_DATASET_NAMES.get(cell.dataset, cell.dataset),
@@ -106,6 +131,8 @@ def _record(experiment: Experiment, checkout: Path) -> Path:
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """Keep the other cells out, which may want to write the same record."""
+    import fcntl
+
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # released when the file is closed, also by a crash

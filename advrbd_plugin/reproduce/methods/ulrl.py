@@ -19,12 +19,12 @@ def _config(cell: Cell) -> ULRLConfig:
 
 def run_with_clean_samples(experiment: Experiment) -> Outcome:
     clean = experiment.draw_clean(_CLEAN_SHARE)
-    return _outcome(ULRL(_config(experiment.cell)).repair(experiment.backdoored[0], clean), len(clean))
+    return _outcome(ULRL(_config(experiment.cell)).repair(experiment.backdoored, clean), len(clean))
 
 
 def run_without(experiment: Experiment) -> Outcome:
     """The samples are picked from the poisoned set by AdvrBD's own suspicion."""
-    cell, model, train = experiment.cell, experiment.backdoored[0], experiment.train_set
+    cell, model, train = experiment.cell, experiment.backdoored, experiment.train_set
     config = advrbd_config(cell, experiment.options)
     picked = clean_from_poisoned(model, train, round(_PICKED_SHARE * len(train)), config)
     result = ULRL(_config(cell)).repair(

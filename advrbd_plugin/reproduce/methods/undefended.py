@@ -16,8 +16,8 @@ def training_configuration(cell: Cell, options: Options) -> dict[str, Any]:
 
 
 def run(experiment: Experiment) -> Outcome:
-    model, rows = experiment.backdoored
-    return Outcome(model=model, curves={"training": rows})
+    stage = experiment.first_stage
+    return Outcome(model=stage.model, curves={"training": stage.rows}, stage_seconds=stage.seconds)
 
 
 METHOD = Method(UNDEFENDED, "No defense", run, training_configuration)
