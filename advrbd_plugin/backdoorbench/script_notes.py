@@ -90,7 +90,8 @@ SCRIPT_NOTES: dict[str, ScriptNote] = {
     "defense/clp.py": _RUNS,
     "defense/d-br.py": _RUNS,
     "defense/d-st.py": ScriptNote(
-        options={"--sgd_momentum": "0.9", "--wd": "5e-4"}, yaml_keys={"client_optimizer": "sgd"}
+        options={"--sgd_momentum": "0.9", "--wd": "5e-4", "--non_blocking": "True"},
+        yaml_keys={"client_optimizer": "sgd"},
     ),
     "defense/dbd.py": ScriptNote(options={"--dataset_path": "./data"}, models=(*_NORMALIZED, "vgg19", "vit_b_16")),
     "defense/ep.py": ScriptNote(fault=_FAULTS["ep"]),

@@ -10,21 +10,25 @@ import csv
 import importlib.util
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 
 from advrbd_plugin.backdoorbench.checkout import INSTALL_COMMAND, find_checkout, install
 from advrbd_plugin.backdoorbench.compare import _read_cell
+from advrbd_plugin.backdoorbench.script_notes import SCRIPT_NOTES, refuse_hopeless
+from advrbd_plugin.backdoorbench.scripts import planned_files
 from advrbd_plugin.backdoorbench.small_cifar10 import write_cifar10
 from advrbd_plugin.errors import AdvrBDError
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = Path(os.environ.get("ADVRBD_BACKDOORBENCH_IMAGES", ROOT.parent / "shared/data/cifar10"))
 IMPORTED_BY_SCRIPTS = ("cv2", "imageio", "kornia", "numba", "pytorch_wavelets", "sklearn", "tqdm")
-DEFENSES = ("ft", "fp", "clp", "d-br", "abl", "ac", "spectral", "advrbd")
+DEFENSES = ("ft", "fp", "clp", "d-br", "abl", "ac", "spectral", "ft-sam", "i-bau", "nad", "nc", "sau", "advrbd")
 DETECTIONS = ("scan", "strip")
 
 
@@ -52,6 +56,21 @@ def checkout(tmp_path_factory):
     return clone
 
 
+def write_mnist(root):
+    """scikit-learn's digits in MNIST's own layout: 300 training and 100 test pictures."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = numpy.kron(digits.images[:400] * 15, numpy.ones((3, 3))).astype(numpy.uint8)
+    pixels = numpy.pad(pixels, ((0, 0), (2, 2), (2, 2)))
+    (root / "MNIST/raw").mkdir(parents=True)
+    for name, part in (("train", slice(0, 300)), ("t10k", slice(300, 400))):
+        images, labels = pixels[part], digits.target[part].astype(numpy.uint8)
+        for kind, magic, content in (("images-idx3", 2051, images), ("labels-idx1", 2049, labels)):
+            head = struct.pack(f">{1 + content.ndim}I", magic, *content.shape)
+            (root / f"MNIST/raw/{name}-{kind}-ubyte").write_bytes(head + content.tobytes())
+
+
 def git_status(checkout):
     command = ["git", "-C", str(checkout), "status", "--porcelain", "--ignored"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -67,15 +86,18 @@ def advrbd(checkout, *arguments, status=0, script=None):
     return done
 
 
+def attack(checkout, name, *, dataset="cifar10"):
+    """A record made by the toolbox's own script: 1 epoch on a few hundred images. Its folder is ``name``."""
+    options = ["--dataset", dataset, "--epochs", "1", "--batch_size", "32", "--num_workers", "0", "--pratio", "0.2"]
+    options += ["--model", "resnet18"]  # fifteen times as fast as preactresnet18
+    script, folder = f"attack/{name}.py", name if dataset == "cifar10" else f"{name}_{dataset}"
+    advrbd(checkout, "backdoorbench", "run", "--local-data", script, *options, "--save_folder_name", folder)
+    return checkout / "record" / folder
+
+
 @pytest.fixture(scope="session")
 def record(checkout):
-    """A BadNets record made by the toolbox's own script: 1 epoch on 300 images."""
-    options = ["--dataset", "cifar10", "--epochs", "1", "--batch_size", "32", "--num_workers", "0", "--pratio", "0.2"]
-    options += ["--model", "resnet18"]  # fifteen times as fast as preactresnet18
-    advrbd(
-        checkout, "backdoorbench", "run", "--local-data", "attack/badnet.py", *options, "--save_folder_name", "badnet"
-    )
-    return checkout / "record/badnet"
+    return attack(checkout, "badnet")
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +111,8 @@ def cells(checkout, record, tmp_path_factory):
     command += ["--epochs", "1", "--batch_size", "64", "--num_workers", "0"]
     command += ["--for", f"clp: --yaml_path {quick}", "--for", "fp: --once_prune_ratio 0.3", "--for", "ac: --nb_dims 5"]
     command += ["--for", "scan: --clean_sample_num 50", "--for", "strip: --clean_sample_num 20"]
+    command += ["--for", "i-bau: --n_rounds 1 --K 2", "--for", "nad: --te_epochs 1", "--for", "nc: --nc_epoch 1"]
+    command += ["--for", "sau: --n_rounds 1"]
     command += ["--for", "advrbd: --enhancement_steps 5 --relearn_epochs 1"]
     # The detection of abl looks at one image at a time; the defense does so once already.
     slow = ["compare", "--local-data", "--result_file", "badnet", "--device", "cpu", "--num_workers", "0"]
@@ -99,6 +123,35 @@ def cells(checkout, record, tmp_path_factory):
     printed = advrbd(checkout, *command).stdout
     found = {name: _read_cell(record / "defense" / name / "compare.json") for name in DEFENSES + DETECTIONS}
     return found, printed, command
+
+
+def test_every_script_of_the_toolbox_runs_or_is_known_to_stop(checkout):
+    """No defense or detection is forgotten, and those that cannot run say so before they start."""
+    shared = {"__init__", "base", "dataset_load_mode", "agpd_utils", "spectre_utils"}
+    folders = ("defense", "detection_pretrain", "detection_infer")
+    paths = [path for folder in folders for path in (checkout / folder).glob("*.py") if path.stem not in shared]
+    assert {path.relative_to(checkout).as_posix() for path in paths} - set(planned_files()) == set(SCRIPT_NOTES)
+    stopped = [script for script, note in SCRIPT_NOTES.items() if note.fault]
+    for script in stopped:
+        with pytest.raises(AdvrBDError, match=f"{script} of BackdoorBench v2.2 runs on no machine: "):
+            refuse_hopeless(script, [], checkout)
+    done = advrbd(checkout, "backdoorbench", "run", stopped[0], "--result_file", "badnet", status=1)
+    assert "runs on no machine" in done.stderr.strip().splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_what_a_script_needs_is_left_open_by_its_configuration(checkout):
+    """The notes hold for the checkout's own configurations, and with what they name the script may start."""
+    for script, note in SCRIPT_NOTES.items():
+        if note.fault or note.modules or not note.options:
+            continue
+        folder, name = script.removesuffix(".py").split("/")
+        configuration = f"config/{'defense' if folder == 'defense' else 'detection'}/{name}/cifar10.yaml"
+        given = ["--yaml_path", configuration] if (checkout / configuration).is_file() else []
+        with pytest.raises(AdvrBDError, match=f"{script} needs "):
+            refuse_hopeless(script, given, checkout)
+        if not note.yaml_keys:
+            pairs = [word for option in note.options.items() for word in option]
+            refuse_hopeless(script, [*given, *pairs], checkout)
 
 
 def test_the_attack_wrote_a_record_that_is_read_safely(record):
@@ -141,6 +194,32 @@ def test_a_finished_table_is_only_printed_again(cells, checkout):
     assert table and [line for line in again.splitlines() if line.startswith("│")] == table
     for ending in ("csv", "md", "tex"):
         assert (checkout / f"record/badnet/comparison.{ending}").stat().st_size > 0
+
+
+def test_two_records_give_the_papers_layout(cells, checkout):
+    """Attacks down, defenses across, averages below; the cells of the first record are kept."""
+    attack(checkout, "blended")
+    command = ["compare", "--local-data", "--result_file", "badnet,blended", "--defenses", "ft,nab", "--device", "cpu"]
+    done = advrbd(checkout, *command, "--epochs", "1", "--batch_size", "64", "--num_workers", "0", "--out", "both")
+    rows = list(csv.DictReader((checkout / "both/comparison.csv").open()))
+    assert [(row["record"], row["defense"]) for row in rows] == [
+        (record, defense) for record in ("badnet", "blended") for defense in ("none", "ft", "nab")
+    ]
+    assert "badnet / ft: kept" in done.stdout and "runs on no machine" in rows[2]["problem"]
+    lines = (checkout / "both/comparison.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| badnet", "| blended", "| average"]
+    means = [sum(float(row[name]) for row in rows if row["defense"] == "ft") / 2 for name in ("ACC", "ASR", "RA")]
+    assert " / ".join(f"{100 * mean:.1f}" for mean in means) in lines[-1]
+
+
+def test_mnist_is_attacked_and_judged(checkout):
+    """The toolbox's networks take three channels; its own scripts see MNIST so under ``backdoorbench run``."""
+    write_mnist(checkout / "data/mnist")
+    attack(checkout, "badnet", dataset="mnist")
+    command = ["compare", "--local-data", "--result_file", "badnet_mnist", "--defenses", "ft", "--device", "cpu"]
+    advrbd(checkout, *command, "--epochs", "1", "--batch_size", "64", "--num_workers", "0", "--ratio", "0.5")
+    cell = _read_cell(checkout / "record/badnet_mnist/defense/ft/compare.json")
+    assert cell.problem is None and 0 <= cell.acc <= 1
 
 
 def test_advrbd_writes_what_its_siblings_write(cells, record):
@@ -206,8 +285,10 @@ def test_mistakes_are_one_line(cells, checkout, options, said):
 
 def test_the_checkout_is_left_as_it_was(cells, checkout):
     """Runs last: nothing but data, records and the registered files stands in the clone; unregister takes those."""
-    allowed = {"?? data/", "?? record/badnet/"}
-    registered = {"?? defense/advrbd.py", "?? detection_pretrain/advrbd.py", "?? config/defense/advrbd/"}
-    assert set(git_status(checkout).splitlines()) == allowed | registered
+    allowed = {"?? data/", "?? both/"} | {f"?? record/{path.name}/" for path in (checkout / "record").glob("b*")}
+    added = {line.removeprefix("?? ") for line in git_status(checkout).splitlines() if line not in allowed}
+    assert "defense/advrbd.py" in added and "config/defense/advrbd/" in added
+    for place in added:  # a new folder stands as one line for all that is in it
+        assert any(name.startswith(place) for name in planned_files()), place
     advrbd(checkout, "unregister", str(checkout))
     assert set(git_status(checkout).splitlines()) == allowed
