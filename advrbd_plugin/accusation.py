@@ -23,6 +23,8 @@ _SMALL_SHARES = Shares(first=(0.30, 0.05), later=(0.50, 0.07))
 _SMALL_GAIN = 2.0
 _SMALL = 0.2
 _MORE_VARIED = 0.3
+# Samples to which the model itself gives another label need less to be held for wrongly labelled.
+_DISOWNED_GAIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class LabelEvidence:
             found on other samples of the label.
         separation: distance of the two means in standard deviations (root mean square of the two).
         share: weight of the suspicious Gaussian.
+        agreement: share of the suspicious half that the model itself gives the label.
         variety: how much more varied the model's second choices are on the suspicious half than on the other
             (difference of entropy, nats). Samples that a trigger brings to a label come from many classes.
         accused: whether the label is held to be attacked.
@@ -47,6 +50,7 @@ class LabelEvidence:
     gain: float
     separation: float
     share: float
+    agreement: float = 1.0
     variety: float = 0.0
     accused: bool = False
     withdrawn: bool = False
@@ -85,7 +89,7 @@ def accuse(
         gain: a label is accused from this :attr:`LabelEvidence.gain` on.
     """
     consistency = consistency.reshape(-1, len(labels))
-    rivals = second_choices(logits, labels)
+    rivals, owned = second_choices(logits, labels), logits.argmax(dim=1) == labels
     suspicion, projection = torch.zeros(len(labels)), torch.zeros(len(labels))
     evidence = []
     for label in range(logits.shape[1]):
@@ -93,7 +97,10 @@ def accuse(
         if len(members) < _MIN_SAMPLES:
             evidence.append(LabelEvidence(label, len(members), 0.0, 0.0, 0.0))
             continue
-        split, found = _judge(label, whiten(features[members]), consistency[:, members], rivals[members], gain)
+        samples = _Label(
+            label, whiten(features[members]), consistency[:, members], rivals[members], owned[members]
+        )
+        split, found = _judge(samples, gain)
         projection[members] = split.projection
         if found.accused:
             suspicion[members] = split.probability
@@ -111,17 +118,23 @@ def second_choices(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
 
 
-def _judge(
-    label: int, whitened: Tensor, consistency: Tensor, rivals: Tensor, gain: float
-) -> tuple[Split, LabelEvidence]:
+@dataclass(frozen=True, eq=False)
+class _Label:
+    """The samples of one label."""
+
+    label: int
+    whitened: Tensor  # (N, dims) float64
+    consistency: Tensor  # (K, N) float32
+    rivals: Tensor  # (N,) int64
+    owned: Tensor  # (N,) bool, the model itself gives them the label
+
+
+def _judge(samples: _Label, gain: float) -> tuple[Split, LabelEvidence]:
     """The split of one label's samples and what it says; by the small shares where only those accuse."""
-    split, found = _split(label, whitened, consistency, rivals, _SHARES)
-    if found.variety < -_MORE_VARIED:
-        # The ranks took the wrong half for poisoned, as they do where most of a label is.
-        split, found = turned(whitened, split), replace(found, share=1 - found.share, variety=-found.variety)
-    if found.gain >= gain:
+    split, found = _split(samples, _SHARES)
+    if found.gain >= (gain if found.agreement >= 0.5 else _DISOWNED_GAIN * gain):
         return split, replace(found, accused=True)
-    small_split, small_found = _split(label, whitened, consistency, rivals, _SMALL_SHARES)
+    small_split, small_found = _split(samples, _SMALL_SHARES)
     if _is_small_poison(small_found, gain):
         return small_split, replace(small_found, accused=True)
     return split, found
@@ -131,21 +144,27 @@ def _is_small_poison(found: LabelEvidence, gain: float) -> bool:
     return found.gain >= _SMALL_GAIN * gain and found.variety >= _MORE_VARIED and found.share <= _SMALL
 
 
-def _split(
-    label: int, whitened: Tensor, consistency: Tensor, rivals: Tensor, shares: Shares
-) -> tuple[Split, LabelEvidence]:
-    begun = [discriminate(whitened, start, shares) for start in consistency]
+def _split(samples: _Label, shares: Shares) -> tuple[Split, LabelEvidence]:
+    begun = [discriminate(samples.whitened, start, shares) for start in samples.consistency]
     best = max(range(len(begun)), key=lambda start: begun[start].gain)
-    split = sharpen(whitened, begun[best])
-    suspicious = split.suspicious
+    split = sharpen(samples.whitened, begun[best])
+    if _variety(split, samples.rivals) < -_MORE_VARIED:
+        # The ranks took the wrong half for poisoned, as they do where most of a label is.
+        split = turned(samples.whitened, split)
     return split, LabelEvidence(
-        label=label,
-        samples=len(whitened),
-        gain=held_out_gain(whitened, consistency[best], shares),
+        label=samples.label,
+        samples=len(samples.whitened),
+        gain=held_out_gain(samples.whitened, samples.consistency[best], shares),
         separation=split.separation,
         share=split.share,
-        variety=_entropy(rivals[suspicious]) - _entropy(rivals[~suspicious]) if split.parted else 0.0,
+        agreement=float(samples.owned[split.suspicious].float().mean()) if split.parted else 1.0,
+        variety=_variety(split, samples.rivals),
     )
+
+
+def _variety(split: Split, rivals: Tensor) -> float:
+    suspicious = split.suspicious
+    return _entropy(rivals[suspicious]) - _entropy(rivals[~suspicious]) if split.parted else 0.0
 
 
 def _entropy(values: Tensor) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 _LATER_ROUNDS = 7
 _SHARPENING_ROUNDS = 8
+_FOLDS = 4
 _MAX_DIMS = 32
 _SAMPLES_PER_DIM = 8
 _SHRINKAGE = 0.05
@@ -100,16 +101,16 @@ def sharpen(whitened: Tensor, split: Split) -> Split:
 
 
 def held_out_gain(whitened: Tensor, consistency: Tensor, shares: Shares) -> float:
-    """The gain on samples that did not teach: each half's direction is judged on the other half, and averaged.
+    """The gain on samples that did not teach: each quarter is judged along a direction that the others found.
 
     Any direction found in many dimensions parts the samples that it was found with a little.
     """
-    every_second = torch.arange(len(whitened)) % 2 == 0
+    fold = torch.arange(len(whitened)) % _FOLDS
     gains = []
-    for half in (every_second, ~every_second):
-        taught = sharpen(whitened[half], discriminate(whitened[half], consistency[half], shares))
-        gains.append(split_along(whitened[~half], taught.direction).gain)
-    return sum(gains) / 2
+    for held_out in (fold == each for each in range(_FOLDS)):
+        taught = sharpen(whitened[~held_out], discriminate(whitened[~held_out], consistency[~held_out], shares))
+        gains.append(split_along(whitened[held_out], taught.direction).gain)
+    return sum(gains) / _FOLDS
 
 
 def turned(whitened: Tensor, split: Split) -> Split:

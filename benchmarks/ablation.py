@@ -1,6 +1,6 @@
 """What each choice brings to finding the poison: the stages up to the verdicts, one switch changed at a time.
 
-    python benchmarks/ablation.py [--data ../shared/data/cifar10] [--samples 10000] [--attacks badnets,blend,sig]
+    python benchmarks/ablation.py [--data ../shared/data/cifar10] [--samples 10000] [--attacks badnets,sig,tact,adaptive_blend]
 
 Starts from the backdoored models that benchmarks/defense.py trained and kept (same --work folder, same settings), and trains
 them first where they are missing. Writes FOLDER/ablation.json and ablation.md. Scores are compared by AUROC of the
@@ -22,13 +22,12 @@ from defense import POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E
 VARIANTS: dict[str, dict[str, object]] = {
     "robust": {},
     "1 mask": {"num_masks": 1},
-    "8 masks": {"num_masks": 8},
     "mean of 4": {"reduction": "mean"},
-    "geometric mean of 4": {"reduction": "geometric_mean"},
     "epsilon 8/255": {"epsilon": "8/255"},
-    "patch 4": {"patch_size": 4},
-    "patch 16": {"patch_size": 16},
-    "whole image": {"patch_size": 32, "num_masks": 1},
+    "patch 4 alone": {"patch_size": 4, "num_patch_sizes": 1},
+    "patch 8 alone": {"patch_size": 8, "num_patch_sizes": 1},
+    "patch 16 alone": {"patch_size": 16, "num_patch_sizes": 1},
+    "whole image alone": {"patch_size": 32, "num_patch_sizes": 1, "num_masks": 1},
     "no enhancement": {"enhancement": "none"},
 }
 
@@ -38,25 +37,15 @@ def measure(poisoned, backdoored, config) -> dict[str, float]:
     import torch
     from sklearn.metrics import roc_auc_score
 
-    from advrbd_plugin.accusation import accuse
     from advrbd_plugin.enhancement import enhance_trigger
-    from advrbd_plugin.features import penultimate_features
+    from advrbd_plugin.examination import accuse_labels, consistency_ranks
     from advrbd_plugin.identification import identify_accused
     from advrbd_plugin.metrics import judge_detection
-    from advrbd_plugin.partition import partition
-    from advrbd_plugin.randomness import derive_seed
-    from advrbd_plugin.scoring import consistency_scores
     from advrbd_plugin.training import predict
 
     samples, truth = poisoned.image_set, poisoned.poisoned
-    scores = consistency_scores(
-        backdoored, samples.images, samples.labels, epsilon=config.epsilon, patch_size=config.patch_size,
-        num_masks=config.num_masks, reduction=config.reduction, seed=derive_seed(config.seed, "patches"),
-        sample_ids=samples.sample_ids,
-    )
-    found = partition(scores, 0.2)
-    features, _ = penultimate_features(backdoored, samples.images)
-    accusation = accuse(features, samples.labels, found.consistency, samples.num_classes, gain=config.accusation_gain)
+    ranks = consistency_ranks(backdoored, samples, config)
+    accusation = accuse_labels(backdoored, samples, ranks, config)
     logits = None
     if accusation.accused_labels and config.enhancement == "trigger":
         enhanced, _ = enhance_trigger(
@@ -64,15 +53,17 @@ def measure(poisoned, backdoored, config) -> dict[str, float]:
             accusation.projection, accusation.accused_labels, config,
         )
         logits = predict(enhanced, samples.images)
+    consistency = ranks.mean(dim=0)
     verdicts = identify_accused(
-        accusation.suspicion, found.consistency, samples.labels, accusation.accused_labels, logits, doubt=config.doubt
+        accusation.suspicion, consistency, samples.labels, accusation.accused_labels, logits, doubt=config.doubt
     )
     detection = judge_detection(truth, verdicts.poisoned, verdicts.score)
     gains = torch.tensor([each.gain for each in accusation.evidence])
     target = torch.arange(len(gains)) == TARGET_LABEL
+    least_consistent = consistency.argsort()[: len(truth) // 5]
     return {
-        "auroc_of_ranks": float(roc_auc_score(truth, found.consistency)),
-        "poison_in_top_20": float(truth[found.clean].float().mean()),
+        "auroc_of_ranks": float(roc_auc_score(truth, consistency)),
+        "poison_in_top_20": float(truth[least_consistent].float().mean()),
         "gain_of_target": float(gains[target]),
         "largest_other_gain": float(gains[~target].max()),
         "tpr": detection.tpr,
@@ -85,7 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/cifar10")
     parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--attacks", default="badnets,blend,sig")
+    parser.add_argument("--attacks", default="badnets,sig,tact,adaptive_blend")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="benchmarks/results")
     parser.add_argument("--work", default=WORK)
