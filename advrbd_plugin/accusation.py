@@ -18,7 +18,7 @@ from advrbd_plugin.discriminant import Shares, Split, discriminate, held_out_gai
 _MIN_SAMPLES = 40
 _SHARES = Shares(first=(0.30, 0.15), later=(0.40, 0.20))
 # For poison that is a small part of its label. The outermost samples of any label stand a little apart, so this asks
-# for more: twice the gain, rivals more varied by _MORE_VARIED, and a part that is small indeed.
+# for more: twice the gain, and a part that is small indeed (a quarter and more is what tails were seen to make).
 _SMALL_SHARES = Shares(first=(0.30, 0.05), later=(0.50, 0.07))
 _SMALL_GAIN = 2.0
 _SMALL = 0.2
@@ -141,7 +141,7 @@ def _judge(samples: _Label, gain: float) -> tuple[Split, LabelEvidence]:
 
 
 def _is_small_poison(found: LabelEvidence, gain: float) -> bool:
-    return found.gain >= _SMALL_GAIN * gain and found.variety >= _MORE_VARIED and found.share <= _SMALL
+    return found.gain >= _SMALL_GAIN * gain and found.share <= _SMALL
 
 
 def _split(samples: _Label, shares: Shares) -> tuple[Split, LabelEvidence]:
