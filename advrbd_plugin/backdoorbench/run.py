@@ -46,7 +46,9 @@ def run_script(checkout: Path, script: str, arguments: Sequence[str], options: R
             is none, or a file that it loads holds a type outside the allow-list. Its own exceptions pass through.
     """
     path = _script_path(checkout, script)
-    refuse_hopeless(path.relative_to(checkout.resolve()).as_posix(), arguments, checkout)
+    caution = refuse_hopeless(path.relative_to(checkout.resolve()).as_posix(), arguments, checkout)
+    if caution:
+        print(f"advrbd: {caution}", file=sys.stderr)
     arguments = _settle_device(path, list(arguments))
     home = path.parent if options.in_script_folder else checkout.resolve()
     os.chdir(home)

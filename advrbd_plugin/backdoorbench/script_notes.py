@@ -40,6 +40,7 @@ class ScriptNote:
         options: option -> a value, for those that it needs and that its configuration in the checkout leaves out.
         yaml_keys: the same for what it reads from its YAML file alone.
         models: the only architectures that it takes, or () if it takes all.
+        not_seen: why it has not been seen to its end on a CPU, although nothing is known to stop it, or "".
         modules: what it imports beside the extra ``advrbd_plugin[backdoorbench]``: module -> name on the package index.
     """
 
@@ -47,12 +48,15 @@ class ScriptNote:
     options: Mapping[str, str] = field(default_factory=dict)
     yaml_keys: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
+    not_seen: str = ""
     modules: Mapping[str, str] = field(default_factory=dict)
 
 
 _SAMPLES, _LAYER = {"--clean_sample_num": "250"}, {"--target_layer": "layer4"}
 _CSV = {"--csv_save_path": "figures.csv"}
 _NORMALIZED = ("preactresnet18", "vgg19_bn", "densenet161", "mobilenet_v3_large", "efficientnet_b3", "convnext_tiny")
+_MANY_TESTS = "it draws 1,000 clean test images, more than the small record that was tried has"
+_TRAINED = "it needs a model that gives every label to some clean image, and the small record's does not"
 _RUNS = ScriptNote()
 _FAULTS = {
     "bnp": Fault(
@@ -92,8 +96,13 @@ SCRIPT_NOTES: dict[str, ScriptNote] = {
     "defense/d-st.py": ScriptNote(
         options={"--sgd_momentum": "0.9", "--wd": "5e-4", "--non_blocking": "True"},
         yaml_keys={"client_optimizer": "sgd"},
+        not_seen="its first stages ran, the last one is slow",
     ),
-    "defense/dbd.py": ScriptNote(options={"--dataset_path": "./data"}, models=(*_NORMALIZED, "vgg19", "vit_b_16")),
+    "defense/dbd.py": ScriptNote(
+        options={"--dataset_path": "./data"},
+        models=(*_NORMALIZED, "vgg19", "vit_b_16"),
+        not_seen="its self-supervised training is slow",
+    ),
     "defense/ep.py": ScriptNote(fault=_FAULTS["ep"]),
     "defense/fp.py": _RUNS,
     "defense/ft-sam.py": _RUNS,
@@ -107,14 +116,18 @@ SCRIPT_NOTES: dict[str, ScriptNote] = {
     "defense/rnp.py": ScriptNote(models=("preactresnet18", "vgg19", "vgg19_bn")),
     "defense/sau.py": _RUNS,
     "defense/spectral.py": _RUNS,
-    "detection_infer/sentinet.py": ScriptNote(modules={"pytorch_grad_cam": "grad-cam"}),
-    "detection_infer/strip.py": ScriptNote(options=_SAMPLES),
-    "detection_infer/teco.py": ScriptNote(modules={"imagecorruptions": "imagecorruptions"}),
+    "detection_infer/sentinet.py": ScriptNote(modules={"pytorch_grad_cam": "grad-cam"}, not_seen=_MANY_TESTS),
+    "detection_infer/strip.py": ScriptNote(options=_SAMPLES, not_seen=_MANY_TESTS),
+    "detection_infer/teco.py": ScriptNote(
+        modules={"imagecorruptions": "imagecorruptions"}, not_seen="it corrupts every test image in many ways"
+    ),
     "detection_pretrain/abl.py": ScriptNote(options=_CSV),
     "detection_pretrain/ac.py": _RUNS,
-    "detection_pretrain/agpd.py": ScriptNote(options=_SAMPLES | _CSV),
-    "detection_pretrain/asset.py": ScriptNote(options=_CSV),
-    "detection_pretrain/beatrix.py": ScriptNote(options=_SAMPLES | _LAYER),
+    "detection_pretrain/agpd.py": ScriptNote(options=_SAMPLES | _CSV, not_seen=_TRAINED),
+    "detection_pretrain/asset.py": ScriptNote(
+        options=_CSV, not_seen="it takes 100 inner steps for every batch, whatever it is given"
+    ),
+    "detection_pretrain/beatrix.py": ScriptNote(options=_SAMPLES | _LAYER, not_seen=_TRAINED),
     "detection_pretrain/cd.py": ScriptNote(options=_CSV),
     "detection_pretrain/scan.py": ScriptNote(options=_SAMPLES | _LAYER),
     "detection_pretrain/scan_frac.py": ScriptNote(fault=_FAULTS["scan_frac"]),
@@ -124,8 +137,8 @@ SCRIPT_NOTES: dict[str, ScriptNote] = {
 }
 
 
-def refuse_hopeless(script: str, arguments: Sequence[str], checkout: Path) -> None:
-    """Stop before a script of the checkout works for nothing.
+def refuse_hopeless(script: str, arguments: Sequence[str], checkout: Path) -> str:
+    """Stop before a script of the checkout works for nothing; return a caution about it, or "".
 
     Args:
         script: its path in the checkout, with forward slashes; one that has no note here is let pass.
@@ -137,7 +150,7 @@ def refuse_hopeless(script: str, arguments: Sequence[str], checkout: Path) -> No
     """
     note = SCRIPT_NOTES.get(script)
     if note is None:
-        return
+        return ""
     if note.fault is not None and _is_there(note.fault, checkout):
         raise AdvrBDError(
             f"{script} of BackdoorBench {VERSION} runs on no machine: {note.fault.reason} ({note.fault.file}); with "
@@ -159,6 +172,7 @@ def refuse_hopeless(script: str, arguments: Sequence[str], checkout: Path) -> No
     model = settings.get("model")
     if note.models and model is not None and model not in note.models:
         raise AdvrBDError(f"{script} takes no model {model}, only {', '.join(note.models)}")
+    return f"{script} has not been seen to its end on a CPU: {note.not_seen}" if note.not_seen else ""
 
 
 def _is_there(fault: Fault, checkout: Path) -> bool:

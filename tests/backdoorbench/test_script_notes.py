@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from advrbd_plugin.backdoorbench import script_notes
@@ -20,6 +22,7 @@ def notes(fake_checkout, monkeypatch):
         "defense/choosy.py": ScriptNote(
             options={"--samples": "250"}, yaml_keys={"optimizer": "sgd"}, models=("resnet18", "vgg19")
         ),
+        "defense/slow.py": ScriptNote(not_seen="it is slow"),
         "defense/importing.py": ScriptNote(modules={"no_such_module": "no-such-package"}),
     }
     monkeypatch.setattr(script_notes, "SCRIPT_NOTES", known)
@@ -50,14 +53,24 @@ def test_it_is_said_in_one_line(notes, script, arguments, said):
 
 
 def test_what_can_run_is_let_pass(notes):
+    assert "slow" in refuse_hopeless("defense/slow.py", [], notes)
+    assert not refuse_hopeless("defense/unknown.py", [], notes)
     refuse_hopeless("defense/choosy.py", ["--yaml_path", "full.yaml"], notes)
     refuse_hopeless("defense/choosy.py", ["--yaml_path", "full.yaml", "--model", "vgg19"], notes)
-    refuse_hopeless("defense/unknown.py", [], notes)
 
 
 def test_a_mended_script_is_let_pass(notes):
     (notes / "defense/broken.py").write_text("print(1 / 1)\n")
     refuse_hopeless("defense/broken.py", [], notes)
+
+
+def test_the_page_on_backdoorbench_tells_of_every_script():
+    page = (Path(__file__).resolve().parents[2] / "docs/backdoorbench.md").read_text(encoding="utf-8")
+    for script, note in SCRIPT_NOTES.items():
+        row = next((line for line in page.splitlines() if line.startswith(f"| `{script}` |")), None)
+        assert row is not None, f"{script} has no row"
+        outcome = row.split("|")[2].strip()
+        assert outcome.startswith("no, on no machine" if note.fault else "not to its end" if note.not_seen else "yes")
 
 
 def test_every_note_says_something_that_a_user_can_do():
