@@ -46,7 +46,7 @@ class SCAnFTMethods(DefenseScript):
     repairs = True
 
     def run(self, train_set: ImageSet) -> Outcome:
-        """Find poisoned samples, unlearn them, fine-tune on the rest."""
+        """Find poisoned samples, unlearn them, and fine-tune."""
         attacked = self.attacked_model()
         found = scanft(attacked, train_set, self.clean_samples(), config=self.config, progress=LogProgress())
         return Outcome(

@@ -163,7 +163,7 @@ DEFENSES = (
         title="SCAn (Tang et al., USENIX Security 2021), unlearning and fine-tuning",
         methods="baselines:SCAnFTMethods",
         purposes={
-            "defense": "Find poisoned samples with a few clean ones, unlearn them, fine-tune on the rest.",
+            "defense": "Find poisoned samples with a few clean ones, unlearn them, and fine-tune.",
             "detection_pretrain": "Find poisoned samples with a few clean ones.",
         },
     ),

@@ -16,6 +16,7 @@ class ULRLMethods(DefenseScript):
     title = "ULRL"
     config_class = ULRLConfig
     uses_clean_samples = True
+    repairs = True
 
     @property
     def uses_training_set(self) -> bool:

@@ -1,4 +1,4 @@
-"""SCAnFT, the AdvrBD paper's baseline: SCAn finds poisoned samples, the model unlearns them and is fine-tuned on the rest.
+"""SCAnFT, the AdvrBD paper's baseline: SCAn finds poisoned samples, the model unlearns them and is fine-tuned.
 
 The detection is Tang et al.'s (:mod:`advrbd_plugin.baselines.scan`). The AdvrBD paper says of the repair that the found
 samples are unlearned; it is done here by gradient ascent, as Anti-Backdoor Learning does (Li et al., arXiv 2110.11571).
@@ -19,7 +19,7 @@ from advrbd_plugin.features import penultimate_features
 from advrbd_plugin.identification import Verdicts
 from advrbd_plugin.progress import Progress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
-from advrbd_plugin.settings import MAX_SEED, between
+from advrbd_plugin.settings import MAX_SEED, between, one_of
 from advrbd_plugin.training import TrainingOptions, train
 from advrbd_plugin.ulrl.config import ULRLConfig
 from advrbd_plugin.ulrl.unlearning import unlearn
@@ -35,7 +35,9 @@ class SCAnFTConfig(ScanConfig):
         unlearn_epochs: passes over them at most; it ends where their accuracy is at most ``unlearn_accuracy``.
         unlearn_accuracy: see ``unlearn_epochs``.
         gradient_clip: largest gradient norm of the ascent.
-        epochs: passes of the fine-tuning over the samples that were not found; 0 leaves it out.
+        fine_tune_on: the ``clean`` samples that SCAn was given, or the ``rest`` of the training set, where the poison that
+            SCAn missed brings the backdoor back.
+        epochs: passes of the fine-tuning; 0 leaves it out.
         batch_size, learning_rate, momentum, weight_decay, crop_padding, flip, mixed_precision: of the fine-tuning, see
             :class:`advrbd_plugin.training.TrainingOptions`.
     """
@@ -45,7 +47,8 @@ class SCAnFTConfig(ScanConfig):
     unlearn_epochs: int = between(0, 10_000, 20)
     unlearn_accuracy: float = between(0.0, 1.0, 0.01)
     gradient_clip: float = between(1e-6, 1e6, 20.0)
-    epochs: int = between(0, 10_000, 5)
+    fine_tune_on: str = one_of("clean", "rest", default="clean")
+    epochs: int = between(0, 10_000, 10)
     batch_size: int = between(2, 65_536, 64)
     learning_rate: float = between(1e-8, 100.0, 0.01)
     momentum: float = between(0.0, 0.9999, 0.9)
@@ -113,7 +116,7 @@ def scanft(
     config: SCAnFTConfig | None = None,
     progress: Progress | None = None,
 ) -> SCAnFTResult:
-    """Find poisoned samples, unlearn them, and fine-tune on the rest.
+    """Find poisoned samples, unlearn them, and fine-tune what is left.
 
     Args:
         attacked_model: from (N, C, H, W) float images in pixel scale [0, 1] to logits; worked on where it is, not
@@ -128,7 +131,7 @@ def scanft(
     """
     config, progress = config or SCAnFTConfig(), progress or SilentProgress()
     curves, seconds = {}, {}
-    progress.plan({"detection": len(train_set), "unlearning": 0, "fine-tuning": config.epochs * len(train_set)})
+    progress.plan({"detection": len(train_set), "unlearning": 0, "fine-tuning": config.epochs * len(clean_set)})
     with timed_stage(progress, "detection", seconds):
         features, _ = penultimate_features(
             attacked_model, train_set.images, mixed_precision=False, on_batch=progress.advance
@@ -138,18 +141,19 @@ def scanft(
             features, train_set.labels, clean_features, clean_set.labels, num_classes=train_set.num_classes, config=config
         )
     model = attacked_model.eval()
-    flagged, kept = train_set.subset(found.poisoned), train_set.subset(~found.poisoned)
+    flagged = train_set.subset(found.poisoned)
     if len(flagged) and config.unlearn_epochs:
         with timed_stage(progress, "unlearning", seconds):
             unlearned = unlearn(model, flagged, config.unlearning(), progress=progress)
         model, curves["unlearning"] = unlearned.model, unlearned.rows
         if config.epochs:
+            good = clean_set if config.fine_tune_on == "clean" else train_set.subset(~found.poisoned)
             with timed_stage(progress, "fine-tuning", seconds):
                 curves["fine-tuning"] = train(
                     model,
-                    kept.images,
-                    kept.labels,
-                    kept.sample_ids,
+                    good.images,
+                    good.labels,
+                    good.sample_ids,
                     config.fine_tuning(),
                     stage="fine-tuning",
                     progress=progress,
