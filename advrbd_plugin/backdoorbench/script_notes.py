@@ -96,7 +96,6 @@ SCRIPT_NOTES: dict[str, ScriptNote] = {
     "defense/d-st.py": ScriptNote(
         options={"--sgd_momentum": "0.9", "--wd": "5e-4", "--non_blocking": "True"},
         yaml_keys={"client_optimizer": "sgd"},
-        not_seen="its first stages ran, the last one is slow",
     ),
     "defense/dbd.py": ScriptNote(
         options={"--dataset_path": "./data"},
