@@ -29,7 +29,7 @@ from advrbd_plugin.training import predict, train
 STAGES = ("training", "scoring", "accusation", "enhancement", "retraining", "relearning")
 
 # Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
-_ALGORITHM_VERSION = 2
+_ALGORITHM_VERSION = 3
 # Training an image costs about three times as much as looking at it.
 _TRAINING_WORK = 3
 
