@@ -52,7 +52,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--leaderboard", default="../shared/data/backdoorbench_leaderboard.csv", metavar="CSV",
-        help="BackdoorBench's leaderboard, for the report's reference table; left out where it is missing (%(default)s)",
+        help="BackdoorBench's leaderboard, for the report; left out where it is missing (%(default)s)",
     )
     add_device_option(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")

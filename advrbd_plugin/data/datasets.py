@@ -35,8 +35,8 @@ class Dataset:
 
 
 DATASETS: dict[str, Dataset] = {
-    "cifar10": Dataset("CIFAR10", (32, 32), (CIFAR10.folder,), CIFAR10.meta, f"{CIFAR10.folder}/ with its pickles"),
-    "cifar100": Dataset("CIFAR100", (32, 32), (CIFAR100.folder,), CIFAR100.meta, f"{CIFAR100.folder}/ with its pickles"),
+    "cifar10": Dataset("CIFAR10", (32, 32), (CIFAR10.folder,), CIFAR10.meta, f"{CIFAR10.folder}/ with its files"),
+    "cifar100": Dataset("CIFAR100", (32, 32), (CIFAR100.folder,), CIFAR100.meta, f"{CIFAR100.folder}/ with its files"),
     "tiny_imagenet": Dataset("TinyImageNet", (64, 64), (TINY_IMAGENET,), "val", f"{TINY_IMAGENET}/ with train and val"),
     "imagenette": Dataset(
         "Imagenette",
@@ -112,7 +112,7 @@ def find_dataset(name: str, root: str | os.PathLike[str]) -> FoundDataset | None
 
 
 def recognise(path: str | os.PathLike[str]) -> FoundDataset | None:
-    """The data set that lies in (or is) a folder in its original layout, whichever it is; ``None`` for anything else."""
+    """The data set that lies in (or is) a folder in its original layout; ``None`` for anything else."""
     found = (_find_original(name, Path(path)) for name in DATASETS)
     return next((each for each in found if each is not None), None)
 

@@ -1,4 +1,4 @@
-"""Where Tiny ImageNet, Imagenette and GTSRB keep their pictures and labels, as torchvision or their authors lay them out."""
+"""Where Tiny ImageNet, Imagenette and GTSRB keep their pictures and labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cells a selection asks for: the paper's tables, its ablation of the partition rate, or options of the user's."""
+"""Which cells a selection asks for: the paper's tables, its ablation of the partition rate, or the user's options."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ def _check(selection: Selection, models: Sequence[str], methods: Mapping[str, ob
         unknown = [value for value in values if value not in known]
         if unknown:
             raise AdvrBDError(f"{option} must be of {', '.join(known)}, got {unknown[0]!r}")
-    for option, values in (("--poison-ratios", selection.poison_ratios), ("--partition-rates", selection.partition_rates)):
+    shares = {"--poison-ratios": selection.poison_ratios, "--partition-rates": selection.partition_rates}
+    for option, values in shares.items():
         outside = [value for value in values if value is not None and not 0 < value < 1]
         if outside:
             raise AdvrBDError(f"{option} must lie between 0 and 1, got {outside[0]:g}")

@@ -81,4 +81,6 @@ def _parse(path: Path) -> Result:
             raise ValueError("it was written by something else")
         return Result(Cell.from_mapping(content["cell"]), content, path)
     except (ValueError, KeyError, TypeError) as error:
-        raise AdvrBDError(f"{path} is no result of advrbd reproduce ({error}): delete it and run its cell again") from error
+        raise AdvrBDError(
+            f"{path} is no result of advrbd reproduce ({error}): delete it and run its cell again"
+        ) from error

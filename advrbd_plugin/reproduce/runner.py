@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -77,7 +78,7 @@ def run_grid(
     """Run what has no result yet; a cell that fails is recorded with its reason and the others go on.
 
     Args:
-        cells: prerequisites before the cells that need them, as :func:`advrbd_plugin.reproduce.grid.make_grid` has them.
+        cells: prerequisites before what needs them, as :func:`advrbd_plugin.reproduce.grid.make_grid` has them.
         jobs: how many run at a time; with more than one, each has one thread.
         rerun: also run cells that are done.
         command: what starts a cell's process.
@@ -114,6 +115,7 @@ class _Grid:
                 if not rerun:
                     self.results[cell] = kept
         self._waiting = [cell for cell in cells if cell not in self.results]
+        self._to_do = set(self._waiting)
         self._running: list[_Running] = []
         self._obstacles = _static_obstacles(self._waiting, options)
 
@@ -156,7 +158,7 @@ class _Grid:
 
     def _is_ready(self, cell: Cell) -> bool:
         alone = cell.is_prerequisite or not METHODS[cell.method].uses_backdoored_model
-        return alone or cell.prerequisite in self.results
+        return alone or cell.prerequisite not in self._to_do
 
     def _obstacle(self, cell: Cell) -> str | None:
         """Why a cell cannot run, as far as that can be known before it is tried."""
@@ -205,6 +207,7 @@ class _Grid:
         result = read_result(self._options.out, cell)
         assert result is not None
         self.results[cell] = result
+        self._to_do.discard(cell)
         self._display.ended(cell, result)
 
     def _tell(self) -> None:
@@ -250,8 +253,6 @@ def _last_line(log: Path) -> str:
 
 def _as_json(configuration: object) -> object:
     """A configuration as it comes back from its file."""
-    import json
-
     return json.loads(json.dumps(configuration))
 
 

@@ -111,7 +111,7 @@ def gtsrb(root: Path) -> Path:
         files[f"GTSRB/Training/{label:05d}/GT-{label:05d}.csv"] = table.encode()
         files[f"GTSRB/Training/{label:05d}/00000_00000.ppm"] = picture(label, "PPM", size=(30, 29))
     rows = [f"{number:05d}.ppm;53;54;6;5;48;49;{42 - number}" for number in range(43)]
-    files["GT-final_test.csv"] = "\n".join(["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId", *rows]).encode()
+    files["GT-final_test.csv"] = (table + "\n".join(rows)).encode()
     for number in range(43):
         files[f"GTSRB/Final_Test/Images/{number:05d}.ppm"] = picture(number, "PPM", size=(30, 29))
     write(root / "gtsrb", files)

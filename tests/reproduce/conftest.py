@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from advrbd_plugin.reproduce.cell import Cell
@@ -29,7 +32,8 @@ if cell.attack == "wanet":
 if cell.attack == "blend":
     time.sleep(600)
 configuration = json.loads(sys.argv[2])
-write_result(out, cell, {"status": "done", "figures": {"acc": 0.8, "asr": 0.1}, "seconds": 2.0, "configuration": configuration})
+figures = {"acc": 0.8, "asr": 0.1}
+write_result(out, cell, {"status": "done", "figures": figures, "seconds": 2.0, "configuration": configuration})
 """
 
 
@@ -79,3 +83,26 @@ def options(tmp_path: Path) -> Options:
 @pytest.fixture
 def display() -> RecordingDisplay:
     return RecordingDisplay()
+
+
+def write_cifar10(folder: Path, train: int = 60, classes: int = 3) -> None:
+    """Classes of noise, each around its own grey."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lots = np.random.default_rng(0)
+
+    def batch(count: int) -> bytes:
+        labels = [place % classes for place in range(count)]
+        noise = lots.integers(0, 60, (count, 3072)) + 180 * np.array(labels)[:, None] // classes
+        return pickle.dumps({"data": noise.astype(np.uint8), "labels": labels})
+
+    for number in range(1, 6):
+        (folder / f"data_batch_{number}").write_bytes(batch(train // 5))
+    (folder / "test_batch").write_bytes(batch(12))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij"[:classes])}))
+
+
+@pytest.fixture
+def tiny(options) -> Options:
+    write_cifar10(Path(options.data) / "cifar-10-batches-py")
+    settings = {"epochs": 1, "batch_size": 32, "enhancement_steps": 1, "relearn_epochs": 1}
+    return replace(options, settings=settings, device="cpu")

@@ -52,7 +52,8 @@ def test_a_tables_sides_and_the_users_over_them():
     assert {cell.model for cell in cells("small", ["VI"])} == {"resnet34", "mobilenet_v2"}
     assert {cell.model for cell in cells("full", ["VII"])} == {"resnet18"}
     narrowed = cells("full", ["VI"], models=("preactresnet18",), attacks=("blend",))
-    assert [(cell.model, cell.method) for cell in narrowed] == [("preactresnet18", "none"), ("preactresnet18", "advrbd")]
+    assert {cell.model for cell in narrowed} == {"preactresnet18"}
+    assert [cell.method for cell in narrowed] == ["none", "advrbd"]
 
 
 def test_the_ablation_varies_the_partition_rate_of_advrbd_alone():

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,29 +16,6 @@ from advrbd_plugin.reproduce.process import request, run_cell
 from advrbd_plugin.reproduce.result import read_result
 
 from .conftest import small_cell
-
-
-def write_cifar10(folder: Path, train: int = 60) -> None:
-    """Three classes of noise around their own grey."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lots = np.random.default_rng(0)
-
-    def batch(count: int) -> bytes:
-        labels = [place % 3 for place in range(count)]
-        noise = lots.integers(0, 60, (count, 3072)) + 80 * np.array(labels)[:, None]
-        return pickle.dumps({"data": noise.astype(np.uint8), "labels": labels})
-
-    for number in range(1, 6):
-        (folder / f"data_batch_{number}").write_bytes(batch(train // 5))
-    (folder / "test_batch").write_bytes(batch(12))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a", "b", "c"]}))
-
-
-@pytest.fixture
-def tiny(options) -> Options:
-    write_cifar10(Path(options.data) / "cifar-10-batches-py")
-    settings = {"epochs": 1, "batch_size": 32, "enhancement_steps": 1, "relearn_epochs": 1}
-    return replace(options, settings=settings, device="cpu")
 
 
 def test_a_cells_file_holds_all_that_is_needed_to_judge_and_repeat_it(tiny):

@@ -130,7 +130,8 @@ def test_the_estimate_by_hand():
 def test_a_file_that_is_no_result_is_named(options):
     path = Path(options.out) / small_cell().path
     path.parent.mkdir(parents=True)
-    for content in ("{", "[]", json.dumps({"tool": "other"}), json.dumps({"tool": "advrbd reproduce", "status": "done"})):
+    wrong = [{"tool": "other"}, {"tool": "advrbd reproduce", "status": "done"}]
+    for content in ("{", "[]", *map(json.dumps, wrong)):
         path.write_text(content)
         with pytest.raises(AdvrBDError, match="none.json is no result of advrbd reproduce"):
             read_result(options.out, small_cell())

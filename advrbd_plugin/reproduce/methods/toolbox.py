@@ -1,4 +1,4 @@
-"""BackdoorBench's own defenses: a record is written, the unchanged script is run on it, and its model is judged here."""
+"""BackdoorBench's own defenses: a record is written, the unchanged script runs on it, and its model is judged here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from advrbd_plugin.stages import digest
 
 # What the toolbox calls a data set, where it has a name of its own.
 _DATASET_NAMES = {"tiny_imagenet": "tiny"}
-# Over the toolbox's configurations at the small scale, whose epochs are for a GPU; at full scale they stand as they are.
+# At the small scale these stand over the toolbox's configurations, whose epochs are for a GPU.
 _SMALL: Mapping[str, tuple[str, ...]] = {
     "ft": ("--epochs", "20", "--batch_size", "64"),
     "fp": ("--epochs", "20", "--batch_size", "64"),
@@ -148,7 +148,9 @@ def _curves(folder: Path) -> dict[str, list[dict[str, float]]]:
 def _rows(path: Path) -> Iterator[dict[str, float]]:
     with path.open(encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle):
-            yield {name: float(value) for name, value in row.items() if name and _is_number(value)}
+            numbers = {name: float(value) for name, value in row.items() if name and _is_number(value)}
+            if numbers:
+                yield numbers
 
 
 def _is_number(text: str | None) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from advrbd_plugin.reproduce.report.table import Table, Value
 
-_SPECIAL = {**{each: f"\\{each}" for each in "&%$#_{}"}, "\u2013": "--", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_SPECIAL = {each: f"\\{each}" for each in "&%$#_{}"}
+_SPECIAL |= {"\u2013": "--", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
 def table_latex(table: Table) -> str:

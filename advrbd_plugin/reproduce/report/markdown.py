@@ -31,9 +31,9 @@ def targets_markdown(targets: Sequence[Target], curves: dict[str, str]) -> str:
 
 
 def _groups(table: Table) -> list[str]:
-    return [""] * table.labels + [name for name, width in table.groups for _ in range(width)] if table.groups else [
-        ""
-    ] * len(table.columns)
+    """The upper header's name of each column, ``""`` where it has none."""
+    names = [name for name, width in table.groups for _ in range(width)]
+    return [""] * (len(table.columns) - len(names)) + names
 
 
 def _value(value: Value) -> str:

@@ -43,7 +43,12 @@ class Measured:
 
     def __init__(self, results: Iterable[Result]) -> None:
         self.results = {result.cell: result for result in results}
-        self.seeds = sorted({cell.seed for cell in self.results})
+        self._seeds = sorted({cell.seed for cell in self.results})
+
+    @property
+    def first_seed(self) -> int:
+        """The lowest seed that there is a result of."""
+        return self._seeds[0] if self._seeds else 0
 
     def result(self, cell: Cell) -> Result | None:
         return self.results.get(cell)
@@ -59,7 +64,7 @@ class Measured:
 
     def over_seeds(self, cell: Cell) -> list[Cell]:
         """The cell with each seed that it has a result for; itself if it has none."""
-        alike = [replace(cell, seed=seed) for seed in self.seeds]
+        alike = [replace(cell, seed=seed) for seed in self._seeds]
         return [each for each in alike if each in self.results] or [cell]
 
     def mean(self, cells: Sequence[Cell], name: str) -> Mean:

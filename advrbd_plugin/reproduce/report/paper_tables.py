@@ -61,7 +61,8 @@ class PaperTables:
 
     def all(self) -> list[Table]:
         """Tables II to VII, II and III followed by their DER."""
-        return [*self._comparison("II", FAMILIAR_ATTACKS), *self._comparison("III", ADAPTIVE_ATTACKS), *self._ablations()]
+        comparisons = [*self._comparison("II", FAMILIAR_ATTACKS), *self._comparison("III", ADAPTIVE_ATTACKS)]
+        return [*comparisons, *self._ablations()]
 
     def _comparison(self, table: str, attacks: Sequence[str]) -> list[Table]:
         columns = [_Column(METHODS[name].title, name, self._model) for name in PAPER_METHODS]
@@ -150,11 +151,7 @@ class PaperTables:
 
     def _cell(self, column: _Column, dataset: str, attack: str) -> Cell:
         ratio = 0.0 if attack == NO_ATTACK else column.ratio
-        return Cell(self._scale, dataset, column.model, attack, ratio, self._seed, column.method)
-
-    @property
-    def _seed(self) -> int:
-        return self._measured.seeds[0] if self._measured.seeds else 0
+        return Cell(self._scale, dataset, column.model, attack, ratio, self._measured.first_seed, column.method)
 
 
 def _paper_value(table: str, column: _Column, dataset: str, attack: str, figure: str) -> float | None:

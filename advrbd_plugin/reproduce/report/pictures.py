@@ -27,7 +27,8 @@ def ablation_svg(scale: str, measured: Measured) -> bytes | None:
     figure = make_figure(10, 3.6)
     for axes, name, place in zip(figure.subplots(1, 2), ("ACC", "ASR"), (1, 2), strict=True):
         for attack, points in series.items():
-            axes.plot([point[0] for point in points], [100 * point[place] for point in points], "o-", label=ATTACK_TITLES[attack])
+            rates, values = [point[0] for point in points], [100 * point[place] for point in points]
+            axes.plot(rates, values, "o-", label=ATTACK_TITLES[attack])
         axes.set_xlabel("partition rate")
         axes.set_ylabel(f"{name}, %")
         axes.set_ylim(-3, 103)
@@ -37,8 +38,7 @@ def ablation_svg(scale: str, measured: Measured) -> bytes | None:
 
 def _ablation(scale: str, measured: Measured, attack: str) -> list[tuple[float, float, float]]:
     """(partition rate, ACC, ASR) of the cells that were measured."""
-    seed = measured.seeds[0] if measured.seeds else 0
-    cell = Cell(scale, "cifar10", SCALES[scale].model, attack, POISON_RATIO, seed, "advrbd")
+    cell = Cell(scale, "cifar10", SCALES[scale].model, attack, POISON_RATIO, measured.first_seed, "advrbd")
     points = []
     for rate in FIGURES["7"].partition_rates:
         acc, asr = (measured.figure(replace(cell, partition_rate=rate), name) for name in ("acc", "asr"))
@@ -66,8 +66,9 @@ def _draw_scores(axes, scores: dict[str, Sequence[float]] | None) -> None:
         return
     edges = np.asarray(scores["edges"])
     for kind, colour in (("clean", CLEAN_COLOUR), ("covers", _COVER_COLOUR), ("poisoned", POISONED_COLOUR)):
-        if sum(scores[kind]):
-            axes.stairs(scores[kind], edges, fill=True, color=colour, alpha=0.6, label=f"{kind} ({sum(scores[kind]):,})")
+        count = sum(scores[kind])
+        if count:
+            axes.stairs(scores[kind], edges, fill=True, color=colour, alpha=0.6, label=f"{kind} ({count:,})")
     axes.set_yscale("symlog", linthresh=10)
     axes.set_xlabel("score (higher: more suspicious)")
     axes.legend(frameon=False, fontsize=8)
@@ -76,10 +77,11 @@ def _draw_scores(axes, scores: dict[str, Sequence[float]] | None) -> None:
 def _draw_counts(axes, counts: dict[str, dict[str, int]]) -> None:
     """Of the poisoned samples, the covers and the clean ones: which were called poisoned, trusted, or neither."""
     axes.axis("off")
+    words = {"flagged": "called poisoned", "trusted": "in D_c"}
     lines = ["Where they went:"]
     for kind, found in counts.items():
         if not found["all"]:
             continue
-        parts = [f"{found[name]:,} {words}" for name, words in (("flagged", "called poisoned"), ("trusted", "in D_c")) if name in found]
+        parts = [f"{found[name]:,} {words[name]}" for name in words if name in found]
         lines.append(f"{kind}: {found['all']:,}" + (f", of them {' and '.join(parts)}" if parts else ""))
     axes.text(0, 0.95, "\n".join(lines), va="top", transform=axes.transAxes)

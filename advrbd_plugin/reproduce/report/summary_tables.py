@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from advrbd_plugin.data import DATASETS
 from advrbd_plugin.reproduce.cell import NO_ATTACK, POISON_RATIO, Cell
@@ -29,12 +29,14 @@ def means_table(scale: str, measured: Measured) -> Iterator[Table]:
     for dataset, model in _places(measured):
         rows = []
         for method in _methods(measured, dataset, model):
-            cells = [Cell(scale, dataset, model, attack, POISON_RATIO, _seed(measured), method) for attack in EIGHT_ATTACKS]
+            seed = measured.first_seed
+            cells = [Cell(scale, dataset, model, attack, POISON_RATIO, seed, method) for attack in EIGHT_ATTACKS]
             means = {name: measured.mean(cells, name) for name in _FIGURES}
             if means["acc"].value is None:
                 continue
-            worst = max((value for cell in cells if (value := measured.mean([cell], "asr").value) is not None), default=None)
             asr = means["asr"]
+            rates = [measured.mean([cell], "asr").value for cell in cells]
+            worst = max((rate for rate in rates if rate is not None), default=None)
             values = [value_of(means[name], kind=kind) for name, (_, kind) in _FIGURES.items()]
             values.insert(2, value_of(Mean(worst, asr.measured, asr.asked)))
             rows.append(((METHODS[method].title,), (*values, Value(f"{means['acc'].measured}/{len(cells)}"))))
@@ -74,7 +76,8 @@ def _row(measured: Measured, cell: Cell) -> tuple[tuple[str, ...], tuple[Value, 
     values = []
     for name, (_, kind) in _FIGURES.items():
         figure = measured.figure(cell, name)
-        values.append(Value("") if figure is None else value_of(Mean(figure, 1, 1), kind=kind, link="" if values else link))
+        value = value_of(Mean(figure, 1, 1), kind=kind, link="" if values else link)
+        values.append(Value("") if figure is None else value)
     memory = result.content.get("peak_memory_bytes")
     seconds = result.content.get("cpu_seconds")
     return labels, (
@@ -94,11 +97,5 @@ def _methods(measured: Measured, dataset: str, model: str) -> list[str]:
 
 
 def _order(cell: Cell) -> tuple[object, ...]:
-    attacks: Sequence[str] = (*EIGHT_ATTACKS, NO_ATTACK)
-    return (
-        attacks.index(cell.attack), cell.poison_ratio, cell.seed, list(METHODS).index(cell.method), cell.partition_rate or 0
-    )
-
-
-def _seed(measured: Measured) -> int:
-    return measured.seeds[0]
+    attack, method = (*EIGHT_ATTACKS, NO_ATTACK).index(cell.attack), list(METHODS).index(cell.method)
+    return attack, cell.poison_ratio, cell.seed, method, cell.partition_rate or 0

@@ -19,13 +19,11 @@ class Value:
         text: our figure, or a mark where there is none.
         paper: the paper's, or ``""``.
         link: the result's file, relative to the results' folder, or ``""``.
-        missed: whether it misses a target.
     """
 
     text: str
     paper: str = ""
     link: str = ""
-    missed: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NOT_MEASURED if value is None else f"{100 * value:.{digits}f}"
 
 
-def value_of(mean: Mean, paper: float | None = None, *, kind: str = PERCENT, link: str = "", missed: bool = False) -> Value:
+def value_of(mean: Mean, paper: float | None = None, *, kind: str = PERCENT, link: str = "") -> Value:
     """A mean as a table says it, with an asterisk where cells are missing from it."""
     text = percent(mean.value) if kind == PERCENT or mean.value is None else f"{mean.value:.3f}"
     mark = "" if mean.value is None or mean.is_complete else "*"
-    return Value(text + mark, "" if paper is None else percent(paper, 2), link, missed)
+    return Value(text + mark, "" if paper is None else percent(paper, 2), link)
 
 
 def mark_of(result: Result | None) -> str:

@@ -80,12 +80,13 @@ def _small(measured: Measured) -> Iterator[_Bound]:
     figure = _figure_of(measured)
     yield _Bound("mean ASR at most 2%", figure("asr"), cells, 0.02, over="mean")
     yield _Bound("worst ASR at most 5%", figure("asr"), cells, 0.05)
-    yield _Bound("ACC at most 2 points below training on the truly clean samples", _loss(measured, "clean_only"), cells, 0.02)
+    loss = _loss(measured, "clean_only")
+    yield _Bound("ACC at most 2 points below training on the truly clean samples", loss, cells, 0.02)
     yield _Bound("at most 1% poison in D_c", figure("poison_in_trusted"), cells, 0.01)
     yield _Bound("mean AUROC at least 0.98", figure("auroc"), cells, 0.98, at_most=False, over="mean", kind=PLAIN)
     clean = [replace(cells[0], attack=NO_ATTACK, poison_ratio=0.0)]
     yield _Bound("the unpoisoned set loses at most 2 points of ACC", _loss(measured, UNDEFENDED), clean, 0.02)
-    ratios = [replace(cell, poison_ratio=ratio) for ratio in _RATIOS for cell in cells if ratio < 0.1 or cell.attack != "sig"]
+    ratios = [replace(cell, poison_ratio=ratio) for ratio in _RATIOS for cell in cells if _suits(cell.attack, ratio)]
     yield _Bound("ASR at most 8% at poison ratios 0.01 to 0.20", figure("asr"), ratios, 0.08)
     rates = [replace(cell, partition_rate=rate) for rate in FIGURES["7"].partition_rates for cell in cells]
     yield _Bound("ASR at most 8% at partition rates 0.02 to 0.20", figure("asr"), rates, 0.08)
@@ -102,8 +103,13 @@ def _full(measured: Measured) -> Iterator[_Bound]:
 
 
 def _cells(scale: str, model: str, measured: Measured) -> list[Cell]:
-    seed = measured.seeds[0] if measured.seeds else 0
+    seed = measured.first_seed
     return [Cell(scale, "cifar10", model, attack, POISON_RATIO, seed, "advrbd") for attack in EIGHT_ATTACKS]
+
+
+def _suits(attack: str, ratio: float) -> bool:
+    """Whether there are enough samples: SIG and TaCT poison one class of ten, of which SIG must leave some as they are."""
+    return ratio < 0.1 or attack != "sig" and (ratio <= 0.1 or attack != "tact")
 
 
 def _figure_of(measured: Measured) -> Callable[[str], Callable[[Cell], float | None]]:
