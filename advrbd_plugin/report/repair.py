@@ -135,11 +135,14 @@ def _draw(figure: Figure, record: RepairRecord) -> None:
         names = [shorten(name) for name in record.clean_set.class_names]
         attacked = [label in result.attacked_labels for label in range(len(names))]
         places = np.arange(len(names))
-        strongest = torch.stack(list(result.evidence.values())).amax(dim=0)
+        thresholds = result.config.thresholds
+        parts = [values / max(thresholds[kind], 1e-6) for kind, values in result.evidence.items()]
+        strongest = torch.stack(parts).amax(dim=0).clamp(0, 5)
+        axes.axvline(1, color=POISONED_COLOUR)
         axes.barh(places, strongest.numpy(), color=[POISONED_COLOUR if bad else CLEAN_COLOUR for bad in attacked])
         axes.set_yticks(places, names, parse_math=False)
         axes.invert_yaxis()
-        axes.set_title("How far each label stands out", loc="left")
+        axes.set_title("How far each label stands out\n(from 1 on it looks attacked)", loc="left")
     else:
         scores = [float(value) for each in result.layers for value in each.z_score]
         axes.hist(np.clip(scores, -10, 20), bins=60, color=CLEAN_COLOUR)

@@ -36,7 +36,7 @@ class ULRLConfig(Settings):
             images of each class and of all.
         pattern_waves: highest frequency of the waves, in waves over the width or height of the image.
         pattern_amplitude: of the waves, pixel scale.
-        pattern_threshold: a label is attacked where a pattern's excess is above this.
+        wave_threshold, square_threshold: a label is attacked where the excess of a wave, or of a square, is above this.
         reinitialise: begin the suspicious neurons anew before relearning.
         relearn_epochs: passes over the clean samples in relearning.
         relearn_steps: relearning ends after so many batches at the latest; 0 sets no limit.
@@ -78,7 +78,8 @@ class ULRLConfig(Settings):
     patterns: bool = True
     pattern_waves: int = between(1, 1000, 8)
     pattern_amplitude: float = between(0.0, 1.0, 0.08)
-    pattern_threshold: float = between(0.0, 1.0, 0.35)
+    wave_threshold: float = between(0.0, 1.0, 0.4)
+    square_threshold: float = between(0.0, 1.0, 0.18)
     reinitialise: bool = False
     relearn_epochs: int = between(1, 100_000, 100)
     relearn_steps: int = between(0, 1_000_000, 70)
@@ -96,6 +97,15 @@ class ULRLConfig(Settings):
     forget_weight: float = between(0.0, 1000.0, 1.0)
 
     preset_files: ClassVar[Mapping[str, str]] = {"robust": "ulrl-robust.yaml", "paper": "ulrl-paper.yaml"}
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Kind of evidence (:attr:`ULRLResult.evidence`) -> from where on it speaks for an attack."""
+        return {
+            "attraction": self.attraction_threshold,
+            "wave": self.wave_threshold,
+            "square": self.square_threshold,
+        }
 
     def augmentation(self, seed: int) -> TrainingOptions:
         """What :func:`advrbd_plugin.training.augment` needs, for random numbers from ``seed``."""

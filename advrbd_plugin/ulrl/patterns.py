@@ -26,10 +26,10 @@ _PHASES = (0.0, 0.25)
 # The share of a pattern's likes that it must exceed. Waves of neighbouring frequencies are taken alike, up to a whole
 # band; squares hardly matter wherever they lie, but one that is a trigger may be seen in more than one place.
 _LIKES = {"wave": 0.95, "square": 0.5}
-_SAMPLES_PER_CLASS = 5
+# In each half of the samples. The verdict on squares hangs on fewer classes, so more of their images are asked.
+_SAMPLES_PER_CLASS = {"wave": 2, "square": 5}
 _SQUARES_PER_SIDE = 10
-# From so many images of a class in each half on, it is asked whether a road is open to this class alone.
-_MIN_SAMPLES = 4
+_LED_CLASSES = 3
 _KEPT = 4
 
 
@@ -37,7 +37,8 @@ _KEPT = 4
 class PatternSearch:
     """Attributes:
     excess: (num_classes,) float32 in [-1, 1], by how much the best pattern raises the probability of the label more
-        than nearly all of its likes do, the smaller of both halves of the samples; higher is more suspicious.
+        than nearly all of its likes do, on the three classes that it leads away most, in both halves of the samples;
+        higher is more suspicious.
     patterns: (num_classes, P, 1, H, W) float32, those that lead to each label best, to be added in pixel scale.
     """
 
@@ -81,9 +82,10 @@ def search_patterns(
     *,
     on_batch: Callable[[int], None] | None = None,
 ) -> PatternSearch:
-    """Which labels one of the patterns leads to, from all classes or from one.
+    """Which labels one of the patterns leads to, be it from all classes or from few.
 
-    The best pattern is found on every second sample and judged on the rest.
+    What a pattern does to a class is the lesser of what it does to either half of its samples, so that no fit to
+    single images counts.
 
     Args:
         model: from (N, C, H, W) float images in pixel scale [0, 1] to (N, num_classes) logits, in eval mode.
@@ -91,80 +93,51 @@ def search_patterns(
         kind: of patterns, one of :data:`KINDS`.
         on_batch: called with the number of images worked on.
     """
-    device, mixed_precision = next(model.parameters()).device, config.mixed_precision
-    candidates = stock_patterns(kind, clean_set.image_size, config)
-    found_on, judged_on = _halves(clean_set)
-
-    def rises(half: _Half, patterns: Iterator[Tensor]) -> Tensor:
-        images = as_input(half.images, device)
-        before = _probabilities(model, images, mixed_precision)
-        rows = []
-        for pattern in patterns:
-            after = _probabilities(model, (images + pattern.to(device)).clamp(0, 1), mixed_precision)
-            rows.append(half.by_source(after - before))
-            if on_batch is not None:
-                on_batch(len(images))
-        return torch.stack(rows)
-
-    found = rises(found_on, candidates())
-    likes = found.quantile(_LIKES[kind], dim=0)
-    best = found.argmax(dim=0)
-    needed = set(best.flatten().tolist())
-    order = {number: place for place, number in enumerate(sorted(needed))}
-    judged = rises(judged_on, (pattern for number, pattern in enumerate(candidates()) if number in needed))
-    places = torch.tensor([order[number] for number in best.flatten().tolist()]).view(1, *best.shape)
-    excess = torch.minimum(found.amax(dim=0), judged.gather(0, places)[0]) - likes
-    excess[:-1][torch.tensor(found_on.too_few) | torch.tensor(judged_on.too_few)] = -1.0
-    excess, group = excess.max(dim=0)
-    strongest = found.gather(1, group.expand(len(found), 1, -1))[:, 0].topk(min(_KEPT, len(found)), dim=0).indices
-    at_hand = {number: pattern for number, pattern in enumerate(candidates()) if (strongest == number).any()}
-    patterns = torch.stack([at_hand[number] for number in strongest.T.flatten().tolist()])
-    return PatternSearch(excess, patterns.view(clean_set.num_classes, -1, *patterns.shape[1:]))
-
-
-@dataclass(frozen=True, eq=False)
-class _Half:
-    images: Tensor
-    labels: Tensor
-    num_classes: int
-
-    @property
-    def too_few(self) -> list[bool]:
-        """For each class whether it has too few images to stand alone."""
-        return (torch.bincount(self.labels, minlength=self.num_classes) < _MIN_SAMPLES).tolist()
-
-    def by_source(self, values: Tensor) -> Tensor:
-        """Mean of (N, num_classes) over the images of each class, and over those of all classes but the label's own.
-
-        Returns:
-            (num_classes + 1, num_classes); a class's figure for itself, or without images, is 0.
-        """
-        sources = torch.zeros(self.num_classes, self.num_classes)
-        for source in range(self.num_classes):
-            members = self.labels == source
-            if members.any():
-                sources[source] = values[members].mean(dim=0)
-        sources.fill_diagonal_(0)
-        present = torch.bincount(self.labels, minlength=self.num_classes) > 0
-        others = (present.sum() - present.float()).clamp_min(1)
-        return torch.cat([sources, (sources.sum(dim=0) / others)[None]])
+    device = next(model.parameters()).device
+    halves = _halves(clean_set, _SAMPLES_PER_CLASS[kind])
+    images = as_input(torch.cat([half.images for half in halves]), device)
+    before = _probabilities(model, images, config.mixed_precision)
+    led_classes = min(_LED_CLASSES, clean_set.num_classes - 1)
+    patterns = stock_patterns(kind, clean_set.image_size, config)
+    rows = []
+    for pattern in patterns():
+        rises = _probabilities(model, (images + pattern.to(device)).clamp(0, 1), config.mixed_precision) - before
+        either = zip(halves, rises.split([len(half) for half in halves]), strict=True)
+        led = torch.stack([_by_class(half, rise) for half, rise in either]).amin(dim=0)
+        rows.append(led.topk(led_classes, dim=0).values.mean(dim=0))
+        if on_batch is not None:
+            on_batch(len(images))
+    led = torch.stack(rows)
+    strongest = led.topk(min(_KEPT, len(led)), dim=0).indices.T
+    at_hand = {number: pattern for number, pattern in enumerate(patterns()) if (strongest == number).any()}
+    kept = torch.stack([at_hand[number] for number in strongest.flatten().tolist()])
+    return PatternSearch(
+        excess=led.amax(dim=0) - led.quantile(_LIKES[kind], dim=0),
+        patterns=kept.view(*strongest.shape, *kept.shape[1:]),
+    )
 
 
 def planned_images(clean_set: ImageSet, kind: str, config: ULRLConfig) -> int:
-    """How many images a search among the patterns of ``kind`` looks at, apart from judging the best ones."""
+    """How many images a search among the patterns of ``kind`` looks at."""
     patterns = sum(1 for _ in stock_patterns(kind, clean_set.image_size, config)())
-    return patterns * len(_halves(clean_set)[0].images)
+    return patterns * sum(len(half) for half in _halves(clean_set, _SAMPLES_PER_CLASS[kind]))
 
 
-def _halves(clean_set: ImageSet) -> tuple[_Half, _Half]:
-    """A few samples of each class, and a few others; the same ones of a class that has but one."""
+def _halves(clean_set: ImageSet, per_class: int) -> tuple[ImageSet, ImageSet]:
+    """A few samples of each class, and a few others; the same one of a class that has but one."""
     halves: tuple[list[Tensor], list[Tensor]] = ([], [])
     for label in range(clean_set.num_classes):
         members = (clean_set.labels == label).nonzero().flatten()
         for start, half in enumerate(halves):
-            half.append(members[min(start, len(members) - 1) :: 2][:_SAMPLES_PER_CLASS])
+            half.append(members[min(start, len(members) - 1) :: 2][:per_class])
     first, second = (clean_set.subset(torch.cat(half)) for half in halves)
-    return tuple(_Half(half.images, half.labels, clean_set.num_classes) for half in (first, second))
+    return first, second
+
+
+def _by_class(samples: ImageSet, values: Tensor) -> Tensor:
+    """(num_classes, num_classes) means of (N, num_classes) ``values`` over each class; a class's own figure is 0."""
+    means = torch.stack([values[samples.labels == label].mean(dim=0) for label in range(samples.num_classes)])
+    return means.fill_diagonal_(0)
 
 
 @torch.no_grad()

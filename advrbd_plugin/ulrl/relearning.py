@@ -63,8 +63,9 @@ def relearn(
         clean_set: clean samples.
         suspicions: of :func:`advrbd_plugin.ulrl.neurons.identify`.
         suspect_set: samples that are likely poisoned, with the labels they came with; may be ``None``.
-        attacked_labels: where the perturbations lead to; without one, they lead away from the true label.
-        roads: (P, 1, H, W) float32, known perturbations in pixel scale, which join the searched ones.
+        attacked_labels: where the perturbations are to lead; without one, they lead away from the true label.
+        roads: (P, 1, H, W) float32, perturbations in pixel scale that are known to lead there; every second image is
+            under one of them.
 
     Raises:
         AdvrBDError: the loss stops being a number.
@@ -140,7 +141,7 @@ class _Objective:
         self._augmentation = config.augmentation(derive_seed(config.seed, "relearning crops"))
         self._suspect_batches = _endless(suspect_set, config) if suspect_set is not None else iter(())
         self._perturbations: Tensor | None = None
-        self._roads = None if roads is None or not len(roads) else roads.to(self._device)
+        self._roads = None if roads is None else roads.to(self._device)
         # Samples that carry the trigger show the road itself, so none has to be searched.
         self._adversary_weight = 0.0 if suspect_set is not None else config.adversary_weight
         self._attacked = torch.tensor(attacked_labels, dtype=torch.int64, device=self._device)
@@ -159,7 +160,7 @@ class _Objective:
         if config.distillation:
             parts["mixed"] = self._mixed(inputs, batch, epoch)
         if self._adversary_weight:
-            parts["adversary"] = self._perturbed(inputs, targets, batch, step)
+            parts["adversary"] = self._perturbed(inputs, targets, step)
         if self._suspect_set is not None and config.forget_weight:
             suspects = next(self._suspect_batches)
             parts["suspect"], suspect_labels = self._inputs(self._suspect_set, suspects, step)
@@ -202,8 +203,18 @@ class _Objective:
         partner = shuffled(ids, derive_seed(self._config.seed, "partners", epoch)).to(self._device)
         return (1 - share) * inputs + share * inputs[partner]
 
-    def _perturbed(self, inputs: Tensor, targets: Tensor, batch: Tensor, step: int) -> Tensor:
-        """The batch, each image under one of the universal perturbations, which first follow the model."""
+    def _perturbed(self, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
+        """The batch, each image under a searched perturbation or, if there are any, every second under a known one."""
+        perturbations = self._searched(inputs, targets, step)
+        if self._roads is not None:
+            # Which road an image meets changes from batch to batch.
+            places = torch.arange(len(inputs), device=self._device)
+            known = self._roads[(places // 2 + step) % len(self._roads)]
+            perturbations = torch.where((places % 2 == 0).view(-1, 1, 1, 1), known, perturbations)
+        return (inputs + perturbations).clamp(0, 1)
+
+    def _searched(self, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
+        """For each image one of the universal perturbations, which first follow the model."""
         config = self._config
         group = torch.arange(len(inputs), device=self._device) % config.adversary_count
         steps, direction, wanted = config.adversary_steps, 1.0, targets
@@ -223,12 +234,7 @@ class _Objective:
                 (grad,) = torch.autograd.grad(functional.cross_entropy(logits.float(), wanted), current)
                 moved = current.detach() + direction * config.adversary_radius / 3 * unit(grad)
                 self._perturbations = within_norm(moved, config.adversary_radius)
-        perturbations = self._perturbations[group]
-        if self._roads is not None:
-            # Every second image goes down a known road; which one changes from batch to batch.
-            turns = (torch.arange(len(inputs), device=self._device) // 2 + step) % len(self._roads)
-            perturbations[::2] = self._roads[turns[::2]]
-        return (inputs + perturbations).clamp(0, 1)
+        return self._perturbations[group]
 
     def _similarity(self) -> Tensor:
         """Summed cosine similarity of the suspicious neurons' new and old weights (v1, relearning)."""

@@ -24,7 +24,7 @@ from advrbd_plugin.ulrl.patterns import KINDS, PatternSearch, planned_images, se
 from advrbd_plugin.ulrl.relearning import planned_steps, relearn
 from advrbd_plugin.ulrl.unlearning import unlearn
 
-STAGES = ("attraction", "patterns", "unlearning", "relearning")
+STAGES = ("attraction", "waves", "squares", "unlearning", "relearning")
 FOUND, LOOKS_CLEAN = "suspicious neurons found", "looks clean"
 
 # Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
@@ -155,20 +155,21 @@ class ULRL:
     def _search(
         self, model: nn.Module, clean_set: ImageSet, key: str
     ) -> tuple[dict[str, Tensor], tuple[int, ...], Tensor | None]:
-        """How far each label stands out, those that do, and the patterns that lead to them."""
+        """How far each label stands out, those that do, and the patterns that lead there."""
         config, evidence, roads = self.config, {}, []
         accused = torch.zeros(clean_set.num_classes, dtype=torch.bool)
         if config.attraction:
             pulls = self._attraction(model, clean_set, key)
             evidence["attraction"] = pulls - pulls.quantile(0.5)
-            accused |= evidence["attraction"] > config.attraction_threshold
+            accused |= evidence["attraction"] > config.thresholds["attraction"]
         for kind in KINDS if config.patterns else ():
             found = self._patterns(model, clean_set, kind, key)
             evidence[kind] = found.excess
-            standing_out = found.excess > config.pattern_threshold
+            standing_out = found.excess > config.thresholds[kind]
             roads.append(found.patterns[standing_out].flatten(0, 1))
             accused |= standing_out
-        return evidence, tuple(accused.nonzero().flatten().tolist()), torch.cat(roads) if roads else None
+        known = torch.cat(roads) if roads else torch.zeros(0)
+        return evidence, tuple(accused.nonzero().flatten().tolist()), known if len(known) else None
 
     def _attraction(self, model: nn.Module, clean_set: ImageSet, key: str) -> Tensor:
         config = self.config
@@ -189,7 +190,7 @@ class ULRL:
 
     def _patterns(self, model: nn.Module, clean_set: ImageSet, kind: str, key: str) -> PatternSearch:
         config = self.config
-        with self._stage("patterns"):
+        with self._stage(f"{kind}s"):
             kept = self._store.load(kind, key)
             if kept is not None:
                 return PatternSearch(**kept[0])
@@ -264,7 +265,7 @@ class ULRL:
         if attacked_labels is None and config.attraction:
             work["attraction"] = clean_set.num_classes * count * (config.attraction_steps + 1) / 2
         if attacked_labels is None and config.patterns:
-            work["patterns"] = sum(planned_images(clean_set, kind, config) for kind in KINDS)
+            work |= {f"{kind}s": planned_images(clean_set, kind, config) for kind in KINDS}
         work["unlearning"] = _TRAINING_WORK * config.unlearn_epochs * count
         work["relearning"] = _TRAINING_WORK * planned_steps(count, config) * min(count, config.batch_size)
         return work

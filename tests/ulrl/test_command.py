@@ -11,7 +11,8 @@ from PIL import Image
 from advrbd_plugin.cli import main
 from advrbd_plugin.report import ModelDescription, load_model, save_model
 
-QUICK = ["--set", "unlearn_epochs=1", "--set", "relearn_steps=2", "--set", "attraction_steps=1", "--device", "cpu"]
+SETTINGS = ("unlearn_epochs=1", "relearn_steps=2", "attraction_steps=1", "patterns=false")
+QUICK = [part for each in SETTINGS for part in ("--set", each)] + ["--device", "cpu"]
 NAMES = ("dark", "grey", "bright")
 
 

@@ -71,15 +71,17 @@ def test_the_patterns_are_what_they_are_called():
 
 
 @pytest.mark.parametrize(
-    ("model", "kind"), [(SeesOneWave, "wave"), (SeesSquareOnDarkImages, "square")], ids=["all classes", "one class"]
+    ("model", "kind", "least"),
+    [(SeesOneWave, "wave", 0.9), (SeesSquareOnDarkImages, "square", 0.45)],
+    ids=["all classes", "one class of the other two"],
 )
-def test_a_planted_road_stands_out(clean_set, model, kind):
+def test_a_planted_road_stands_out(clean_set, model, kind, least):
     worked = []
     found = search_patterns(model().eval(), clean_set, kind, CONFIG, on_batch=worked.append)
-    assert found.excess[2] > 0.9 and float(found.excess[:2].max()) < 0.1
+    assert found.excess[2] > least and float(found.excess[:2].max()) < 0.1
     led = model()((clean_set.images[:1] / 255 + found.patterns[2][:1]).clamp(0, 1))
     assert int(led.argmax()) == 2
-    assert sum(worked) >= planned_images(clean_set, kind, CONFIG)
+    assert sum(worked) == planned_images(clean_set, kind, CONFIG)
 
 
 @pytest.mark.parametrize("kind", ["wave", "square"])
@@ -88,7 +90,7 @@ def test_what_every_pattern_does_is_no_road(clean_set, model, kind):
     assert float(search_patterns(model().eval(), clean_set, kind, CONFIG).excess.max()) < 0.1
 
 
-def test_a_class_with_one_sample_does_not_stand_alone(clean_set):
+def test_one_sample_of_each_class_will_do(clean_set):
     few = clean_set.subset(torch.arange(3))
     found = search_patterns(SeesSquareOnDarkImages().eval(), few, "square", CONFIG)
     assert found.excess[2] == pytest.approx(0.5, abs=0.05)  # of the two other classes one is led away
@@ -105,4 +107,4 @@ def test_the_patterns_decide_the_verdict(clean_set, tmp_path):
     assert result.attacked_labels == (2,) and set(result.evidence) == {"wave", "square"}
     again = ULRL(config, work_dir=tmp_path).repair(WithLayer(), clean_set)
     assert torch.equal(again.evidence["wave"], result.evidence["wave"])
-    assert ULRL(config.replace(pattern_threshold=1.0)).repair(WithLayer(), clean_set).verdict == LOOKS_CLEAN
+    assert ULRL(config.replace(wave_threshold=1.0, square_threshold=1.0)).repair(WithLayer(), clean_set).verdict == LOOKS_CLEAN

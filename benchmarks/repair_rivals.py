@@ -1,0 +1,135 @@
+"""BackdoorBench's own repairs on the backdoored models of benchmarks/repair.py, with the same share of clean samples.
+
+    python benchmarks/repair_rivals.py [--attacks badnets,blend,sig] [--defenses ft,fp,clp,anp,ft-sam,nad,i-bau,ulrl]
+
+Starts from the models that benchmarks/defense.py trained and kept (--work, same settings). Each becomes a record of a
+BackdoorBench checkout, whose unchanged scripts are run and judged by ``advrbd compare``; ``ulrl`` there needs
+`advrbd register`. Writes FOLDER/repair_rivals.json and repair_rivals.md; finished cells are kept in the checkout. The
+scripts' epochs and rounds, meant for a GPU, are cut down (OPTIONS), and all is judged on --test-samples test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+sys.path.insert(0, str(Path(__file__).parent))
+from defense import MODEL, POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
+from repair import CLEAN_SHARE  # noqa: E402
+
+EVERYWHERE = ("--ratio", str(CLEAN_SHARE), "--num_workers", "0", "--frequency_save", "0")
+OPTIONS = {
+    "ft": ("--epochs", "20", "--batch_size", "50"),
+    "fp": ("--epochs", "20", "--batch_size", "50", "--once_prune_ratio", "0.05"),
+    "clp": (),
+    "anp": ("--batch_size", "50", "--nb_iter", "400", "--print_every", "200"),
+    "ft-sam": ("--epochs", "20", "--batch_size", "50"),
+    "nad": ("--epochs", "20", "--te_epochs", "10", "--batch_size", "50"),
+    "i-bau": ("--batch_size", "50", "--n_rounds", "5"),
+    "ulrl": (),
+}
+
+
+def record_of(attack_name: str, arguments: argparse.Namespace, checkout: Path) -> str:
+    """The name of the record of one attack's model, written where it is missing."""
+    from advrbd_plugin import AdvrBD, AdvrBDConfig
+    from advrbd_plugin.attacks import make_attack
+    from advrbd_plugin.backdoorbench.record_writer import write_record
+    from advrbd_plugin.data.selection import draw_images
+
+    name = f"repair-{attack_name}-{arguments.samples}-{arguments.test_samples}-{arguments.seed}"
+    if (checkout / "record" / name).is_dir():
+        return name
+    train, test = load(arguments.data, arguments.samples, arguments.seed)
+    test = draw_images(test, arguments.test_samples, seed=arguments.seed)
+    attack = make_attack(attack_name, target_label=TARGET_LABEL, poison_ratio=POISON_RATIO)
+    poisoned = attack.poison(train, seed=arguments.seed)
+    work = Path(arguments.work) / attack_name
+    defense = AdvrBD(model_for(train), AdvrBDConfig(seed=arguments.seed), work_dir=work)
+    write_record(
+        checkout,
+        name,
+        poisoned=poisoned,
+        clean_train=train,
+        clean_test=test,
+        triggered_test=attack.triggered_test_set(test),
+        model_name=MODEL,
+        model=defense.train_backdoored(poisoned.image_set),
+        dataset="cifar10",
+    )
+    return name
+
+
+def markdown(rows: list[dict]) -> str:
+    """The table of docs/ulrl.md."""
+    lines = ["| attack | repair | ACC | ASR | RA | seconds |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    for row in rows:
+        if row["problem"]:
+            lines.append(f"| {row['attack']} | {row['defense']} | stopped: {row['problem']} | | | |")
+            continue
+        figures = [f"{100 * row[name]:.1f}" for name in ("acc", "asr", "ra")]
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f}"
+        lines.append(f"| {' | '.join([row['attack'], row['defense'], *figures, seconds])} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data/cifar10", help="folder with train and test, or their zips")
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--test-samples", type=int, default=1_000)
+    parser.add_argument("--attacks", default="badnets,blend,sig,tact,adaptive_blend")
+    parser.add_argument("--defenses", default=",".join(OPTIONS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="benchmarks/results")
+    parser.add_argument("--work", default=WORK)
+    parser.add_argument("--backdoorbench", type=Path, help="the checkout (see `advrbd backdoorbench install`)")
+    arguments = parser.parse_args()
+    if not Path(arguments.data).is_dir():
+        sys.exit(f"benchmarks/repair_rivals.py: {arguments.data} is missing: give --data a folder with train and test")
+    from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.compare import Plan, compare
+    from advrbd_plugin.files import write_json, write_text
+    from advrbd_plugin.report.environment import commit, hardware, versions
+
+    checkout = find_checkout(arguments.backdoorbench)
+    rows = []
+    for attack in arguments.attacks.split(","):
+        plan = Plan(
+            checkout=checkout,
+            records=(record_of(attack, arguments, checkout),),
+            defenses=tuple(arguments.defenses.split(",")),
+            arguments=(*EVERYWHERE, "--random_seed", str(arguments.seed)),
+            arguments_for=OPTIONS,
+            detect=False,
+            local_data=True,
+        )
+        rows += [{"attack": attack} | asdict(cell) for cell in compare(plan, tell=lambda line: print(line, flush=True))]
+    about = {
+        "command": "python benchmarks/repair_rivals.py",
+        "date": datetime.date.today().isoformat(),
+        "samples": arguments.samples,
+        "test_samples": arguments.test_samples,
+        "clean_share": CLEAN_SHARE,
+        "poison_ratio": POISON_RATIO,
+        "target_label": TARGET_LABEL,
+        "model": MODEL,
+        "seed": arguments.seed,
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+    }
+    write_json(Path(arguments.out) / "repair_rivals.json", about | {"rows": rows})
+    write_text(Path(arguments.out) / "repair_rivals.md", markdown(rows))
+    print(f"\n{markdown(rows)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
