@@ -153,7 +153,8 @@ def clean_samples(
     """
     samples = result["clean_train"].wrapped_dataset
     positions = _positions(len(samples), ratio=ratio, index=index, seed=seed)
-    columns = _columns([(*samples[place][:2], place, 0, samples[place][1]) for place in positions], record.img_size)
+    rows = ((place, *samples[place][:2]) for place in positions)
+    columns = _columns([(picture, label, place, 0, label) for place, picture, label in rows], record.img_size)
     return ImageSet(columns.images, columns.labels, _class_names(samples, record.num_classes), columns.indices)
 
 
