@@ -91,15 +91,4 @@ class AdvrBDConfig(Settings):
 
     def training(self, seed: int, **changes: Any) -> TrainingOptions:
         """The recipe of one training whose random numbers come from ``seed``."""
-        options = TrainingOptions(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            crop_padding=self.crop_padding,
-            flip=self.flip,
-            mixed_precision=self.mixed_precision,
-            seed=seed,
-        )
-        return dataclasses.replace(options, **changes)
+        return dataclasses.replace(TrainingOptions.of(self, seed=seed), **changes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,12 @@ class TrainingOptions:
     flip: bool = True
     mixed_precision: bool = True
     seed: int = 0
+
+    @classmethod
+    def of(cls, settings: Any, *, seed: int) -> TrainingOptions:
+        """The recipe that a method's settings describe in fields of the same names."""
+        names = [each.name for each in fields(cls) if each.name != "seed"]
+        return cls(**{name: getattr(settings, name) for name in names}, seed=seed)
 
 
 class TrainingCheckpoint:

@@ -60,17 +60,7 @@ class CutMixConfig(Settings):
 
     def training(self) -> TrainingOptions:
         """The recipe of the one training."""
-        return TrainingOptions(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            crop_padding=self.crop_padding,
-            flip=self.flip,
-            mixed_precision=self.mixed_precision,
-            seed=derive_seed(self.seed, "cutmix"),
-        )
+        return TrainingOptions.of(self, seed=derive_seed(self.seed, "cutmix"))
 
 
 @dataclass(frozen=True, eq=False)

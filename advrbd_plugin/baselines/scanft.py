@@ -61,17 +61,7 @@ class SCAnFTConfig(ScanConfig):
 
     def fine_tuning(self) -> TrainingOptions:
         """The recipe of the fine-tuning."""
-        return TrainingOptions(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            crop_padding=self.crop_padding,
-            flip=self.flip,
-            mixed_precision=self.mixed_precision,
-            seed=derive_seed(self.seed, "scanft"),
-        )
+        return TrainingOptions.of(self, seed=derive_seed(self.seed, "scanft"))
 
     def unlearning(self) -> ULRLConfig:
         """The recipe of the gradient ascent."""
