@@ -122,8 +122,8 @@ class _Grid:
     def run(self) -> None:
         self._display.begin(len(self._waiting), len(self.results))
         while self._waiting or self._running:
-            self._start_some()
             self._tell()
+            self._start_some()
             if self._running:
                 time.sleep(_POLL_SECONDS)
             for each in [each for each in self._running if each.process.poll() is not None]:
