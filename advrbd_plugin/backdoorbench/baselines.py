@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from advrbd_plugin.backdoorbench.defense_script import DefenseScript
 from advrbd_plugin.backdoorbench.log_progress import LogProgress
-from advrbd_plugin.backdoorbench.outputs import Outcome
+from advrbd_plugin.backdoorbench.outputs import DetectionCounts, Outcome
 from advrbd_plugin.baselines.cutmix import CutMixConfig, train_cutmix
 from advrbd_plugin.baselines.scanft import SCAnFTConfig, scanft
 from advrbd_plugin.data.image_set import ImageSet
@@ -59,3 +59,8 @@ class SCAnFTMethods(DefenseScript):
             accused_labels=found.detection.accused_labels,
             notes={"anomaly": [round(float(value), 3) for value in found.detection.anomaly]},
         )
+
+    def filtering(self) -> DetectionCounts:
+        """Find the poisoned samples alone; no repair is asked for."""
+        self.config = self.config.replace(unlearn_epochs=0)
+        return super().filtering()
