@@ -59,7 +59,6 @@ class Outcome:
         curves: stage -> rows, one a step.
         stage_seconds: stage -> time.
         details: whatever else is worth keeping, ready for JSON.
-        peak_memory_bytes: of other processes that did the work.
     """
 
     model: nn.Module
@@ -71,7 +70,6 @@ class Outcome:
     curves: Mapping[str, list[dict[str, float]]] = field(default_factory=dict)
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
-    peak_memory_bytes: int | None = None
 
 
 class Experiment:

@@ -50,12 +50,12 @@ def run_cell(cell: Cell, options: Options) -> dict[str, Any]:
     Raises:
         AdvrBDError: the data, the attack or the method does not work out; one line says why.
     """
-    began, busy = time.perf_counter(), time.process_time()
+    began, busy = time.perf_counter(), _cpu_seconds()
     started = datetime.datetime.now(datetime.timezone.utc)
     method = METHODS[cell.method]
     experiment = Experiment(cell, options)
     outcome = method.run(experiment)
-    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - busy
+    seconds, cpu_seconds = time.perf_counter() - began, _cpu_seconds() - busy
     samples = samples_of(experiment, outcome)
     if cell.is_prerequisite:
         samples["poison_learned"] = poison_learned(experiment)
@@ -73,7 +73,7 @@ def run_cell(cell: Cell, options: Options) -> dict[str, Any]:
             "seconds": round(seconds, 2),
             "cpu_seconds": round(cpu_seconds, 2),
             "stage_seconds": {stage: round(value, 2) for stage, value in outcome.stage_seconds.items()},
-            "peak_memory_bytes": max(_peak_memory(), outcome.peak_memory_bytes or 0),
+            "peak_memory_bytes": _peak_memory(),
             "peak_cuda_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
             "versions": versions(),
             "commit": commit(),
@@ -95,9 +95,18 @@ def _describe_data(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def _cpu_seconds() -> float:
+    """Processor seconds of this process and of those that it ran."""
+    return sum(usage.ru_utime + usage.ru_stime for usage in _usages())
+
+
 def _peak_memory() -> int:
-    """The largest resident size that this process had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """The largest resident size that this process or one that it ran had, in bytes."""
+    return max(usage.ru_maxrss for usage in _usages()) * (1 if sys.platform == "darwin" else 1024)
+
+
+def _usages() -> list[resource.struct_rusage]:
+    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 
 
 def _leave(*_: object) -> None:

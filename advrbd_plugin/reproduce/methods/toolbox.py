@@ -73,7 +73,6 @@ def run(experiment: Experiment, defense: str) -> Outcome:
             "options": list(judged.options),
             "in_the_toolbox": {"acc": judged.acc, "asr": judged.asr, "ra": judged.ra},
         },
-        peak_memory_bytes=judged.peak_memory_bytes,
     )
 
 
