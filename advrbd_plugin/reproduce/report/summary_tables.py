@@ -62,7 +62,7 @@ def all_cells_tables(measured: Measured) -> Iterator[Table]:
             ("Attack", "Poison ratio", "Seed", "Method", *names, "CPU seconds", "Peak memory, MiB"),
             rows,
             labels=4,
-            notes=("CPU seconds are the processor's, of all of the cell's processes; what was found from before takes none.",),
+            notes=("CPU seconds are the processor's, of all of a cell's processes; what was found again takes none.",),
         )
 
 

@@ -108,7 +108,7 @@ def _cells(scale: str, model: str, measured: Measured) -> list[Cell]:
 
 
 def _suits(attack: str, ratio: float) -> bool:
-    """Whether there are enough samples: SIG and TaCT poison one class of ten, of which SIG must leave some as they are."""
+    """Whether there are enough samples: SIG and TaCT poison one class of ten, and SIG must leave some of it clean."""
     return ratio < 0.1 or attack != "sig" and (ratio <= 0.1 or attack != "tact")
 
 
