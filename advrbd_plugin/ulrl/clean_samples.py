@@ -18,9 +18,9 @@ _TRUSTED_SUSPICION = 0.1
 _POISONED_SUSPICION = 0.9
 # Among a label's samples that nothing speaks against, this share with the least suspicion is drawn from.
 _TRUSTED_SHARE = 0.5
-# A repair is to cost a few epochs, so fewer masks than AdvrBD's own are taken, and half of a set whose labels stay large
-# enough to be judged.
-_NUM_MASKS = 2
+# A repair is to cost a few epochs, so fewer patches than AdvrBD's own are taken, and half of a set whose labels stay
+# large enough to be judged.
+_NUM_MASKS, _NUM_PATCH_SIZES = 2, 2
 _EXAMINED_SHARE, _EXAMINED_PER_LABEL = 0.5, 50
 _PICKED_SHARE = 0.2
 
@@ -38,6 +38,11 @@ class CleanSamples:
     clean_set: ImageSet
     suspect_set: ImageSet | None
     accused_labels: tuple[int, ...]
+
+
+def picking_config(seed: int) -> AdvrBDConfig:
+    """AdvrBD's settings as :func:`clean_from_poisoned` uses them."""
+    return AdvrBDConfig(seed=seed, num_masks=_NUM_MASKS, num_patch_sizes=_NUM_PATCH_SIZES)
 
 
 def clean_from_poisoned(
@@ -59,12 +64,12 @@ def clean_from_poisoned(
         train_set: the untrusted set.
         count: how many clean samples to take in all, a fifth of the set where not given; fewer come back where a
             label has not enough.
-        config: AdvrBD's settings; the preset ``robust`` with fewer masks and ``seed`` where not given.
+        config: AdvrBD's settings; those of :func:`picking_config` where not given.
 
     Raises:
         AdvrBDError: a label has no sample that can be trusted, or a logit is not finite.
     """
-    config, progress = config or AdvrBDConfig(seed=seed, num_masks=_NUM_MASKS), progress or SilentProgress()
+    config, progress = config or picking_config(seed), progress or SilentProgress()
     count = count or max(train_set.num_classes, round(_PICKED_SHARE * len(train_set)))
     if _EXAMINED_SHARE * len(train_set) >= _EXAMINED_PER_LABEL * train_set.num_classes:
         train_set = draw_images(train_set, round(_EXAMINED_SHARE * len(train_set)), seed=config.seed)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from advrbd_plugin.reproduce.cell import Cell
-from advrbd_plugin.reproduce.experiment import Experiment, Options, Outcome, advrbd_config
+from advrbd_plugin.reproduce.experiment import Experiment, Options, Outcome
 from advrbd_plugin.reproduce.methods.base import Method
 from advrbd_plugin.ulrl import ULRL, ULRLConfig, ULRLResult, clean_from_poisoned
+from advrbd_plugin.ulrl.clean_samples import picking_config
 
-_CLEAN_SHARE, _PICKED_SHARE = 0.01, 0.2
+_CLEAN_SHARE = 0.01
 
 
 def _config(cell: Cell) -> ULRLConfig:
@@ -24,11 +24,13 @@ def run_with_clean_samples(experiment: Experiment) -> Outcome:
 
 def run_without(experiment: Experiment) -> Outcome:
     """The samples are picked from the poisoned set by AdvrBD's own suspicion."""
-    cell, model, train = experiment.cell, experiment.backdoored, experiment.train_set
-    config = advrbd_config(cell, experiment.options)
-    picked = clean_from_poisoned(model, train, round(_PICKED_SHARE * len(train)), config)
+    cell = experiment.cell
+    picked = clean_from_poisoned(experiment.backdoored, experiment.train_set, seed=cell.seed)
     result = ULRL(_config(cell)).repair(
-        model, picked.clean_set, suspect_set=picked.suspect_set, attacked_labels=picked.accused_labels
+        experiment.backdoored,
+        picked.clean_set,
+        suspect_set=picked.suspect_set,
+        attacked_labels=picked.accused_labels or None,
     )
     return _outcome(result, len(picked.clean_set))
 
@@ -52,8 +54,7 @@ def _configuration_with(cell: Cell, options: Options) -> dict[str, Any]:
 
 
 def _configuration_without(cell: Cell, options: Options) -> dict[str, Any]:
-    scoring = asdict(advrbd_config(cell, options))
-    return _config(cell).to_mapping() | {"picked_share": _PICKED_SHARE, "picking": scoring}
+    return _config(cell).to_mapping() | {"picking": picking_config(cell.seed).to_mapping()}
 
 
 WITH_CLEAN_SAMPLES = Method(
