@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py [--data ../shared/data/cifar10] [--samples 10000] [--attacks badnets,sig,tact,adaptive_blend]
 
-Starts from the backdoored models that benchmarks/defense.py trained and kept (same --work folder, same settings), and trains
+Starts from the backdoored models that `advrbd reproduce` trained and kept (same --work folder, same settings), and trains
 them first where they are missing. Writes FOLDER/ablation.json and ablation.md. Scores are compared by AUROC of the
 consistency ranks and by the poison left among the 20% least consistent, verdicts by TPR and FPR.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from defense import POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
+from small_scale import POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
 
 VARIANTS: dict[str, dict[str, object]] = {
     "robust": {},

@@ -1,8 +1,8 @@
-"""Measures ULRL on the backdoored models of benchmarks/defense.py: with 1% clean samples, and with none.
+"""Measures ULRL on the backdoored models of `advrbd reproduce`: with 1% clean samples, and with none.
 
     python benchmarks/repair.py [--data ../shared/data/cifar10] [--samples 10000] [--attacks badnets,blend,sig,none]
 
-Starts from the models that benchmarks/defense.py trained and kept (same --work folder, same settings), and trains them
+Starts from the models that `advrbd reproduce` trained and kept (same --work folder, same settings), and trains them
 first where they are missing. Writes FOLDER/repair.json and repair.md; finished cells are kept in --work. The clean samples of
 the rows "1% clean" are the true images of 1% of the training set, as BackdoorBench draws them. Costs are processor
 seconds, given in epochs of the training of the whole set (measured once, before the first attack).
@@ -22,7 +22,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from defense import MODEL, POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
+from small_scale import MODEL, POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
 
 CLEAN_SHARE = 0.01
 METHODS = {

@@ -2,7 +2,7 @@
 
     python benchmarks/repair_rivals.py [--attacks badnets,blend,sig] [--defenses ft,fp,clp,anp,ft-sam,nad,i-bau,ulrl]
 
-Starts from the models that benchmarks/defense.py trained and kept (--work, same settings). Each becomes a record of a
+Starts from the models that `advrbd reproduce` trained and kept (--work, same settings). Each becomes a record of a
 BackdoorBench checkout, whose unchanged scripts are run and judged by ``advrbd compare``; ``ulrl`` there needs
 `advrbd register`. Writes FOLDER/repair_rivals.json and repair_rivals.md; finished cells are kept in the checkout. The
 scripts' epochs and rounds, meant for a GPU, are cut down (OPTIONS), and all is judged on --test-samples test images.
@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from defense import MODEL, POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
+from small_scale import MODEL, POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
 from repair import CLEAN_SHARE  # noqa: E402
 
 EVERYWHERE = ("--ratio", str(CLEAN_SHARE), "--num_workers", "0", "--frequency_save", "0")

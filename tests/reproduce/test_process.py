@@ -118,7 +118,7 @@ def test_pictures_in_zips_are_decoded_once(tmp_path, options):
 
 
 def test_the_small_scale_draws_the_samples_of_the_benchmark(tmp_path):
-    """benchmarks/defense.py's models are taken up by the grid, so its samples must be the same to the pixel."""
+    """benchmarks/small_scale.py's models are taken up by the grid, so its samples must be the same to the pixel."""
     import importlib.util
 
     from PIL import Image
@@ -129,8 +129,8 @@ def test_the_small_scale_draws_the_samples_of_the_benchmark(tmp_path):
                 place = tmp_path / "cifar10" / part / name / f"{number}.png"
                 place.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (32, 32), (number, 0, 0)).save(place)
-    path = Path(__file__).parents[2] / "benchmarks" / "defense.py"
-    spec = importlib.util.spec_from_file_location("defense_benchmark", path)
+    path = Path(__file__).parents[2] / "benchmarks" / "small_scale.py"
+    spec = importlib.util.spec_from_file_location("small_scale", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     from advrbd_plugin.reproduce.image_store import load_images
