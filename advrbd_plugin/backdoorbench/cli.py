@@ -42,7 +42,8 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
 
 def _add_registration(subparsers: argparse._SubParsersAction) -> None:
     register = subparsers.add_parser(
-        "register", help="add AdvrBD to a BackdoorBench checkout", description="Add AdvrBD's scripts to a checkout."
+        "register", help="add this package's defenses and attacks to a BackdoorBench checkout",
+        description="Add the scripts and configurations of this package's defenses, detections and attacks to a checkout.",
     )
     unregister = subparsers.add_parser("unregister", help="take exactly that away again")
     for parser, run in ((register, _register), (unregister, _unregister)):
@@ -165,7 +166,7 @@ def _register(arguments: argparse.Namespace) -> int:
     for name in kept:
         print(f"kept {name}: it was changed after `advrbd register` wrote it")
     if not written:
-        print(f"AdvrBD is registered in {checkout} already: nothing to do")
+        print(f"everything is registered in {checkout} already: nothing to do")
         return 0
     print(f"written into {checkout}:")
     for name in written:
@@ -181,7 +182,7 @@ def _unregister(arguments: argparse.Namespace) -> int:
     checkout = find_checkout(arguments.path, any_version=arguments.any_version)
     removed, kept = unregister(checkout)
     if not removed and not kept:
-        print(f"AdvrBD is not registered in {checkout}: nothing to do")
+        print(f"nothing is registered in {checkout}: nothing to do")
     for name in removed:
         print(f"removed {name}")
     for name in kept:
