@@ -90,7 +90,7 @@ def run_attack(name: str, arguments: argparse.Namespace, train, test) -> list[di
     chosen = [positions[int(sample)] for sample in picked.clean_set.sample_ids]
     repaired(
         "none_clean", "robust", picked.clean_set, began, suspect_set=picked.suspect_set,
-        attacked_labels=picked.accused_labels or None,
+        attacked_labels=picked.accused_labels,
     )
     rows[-1]["poison_among_clean"] = float(poisoned.poisoned[chosen].float().mean())
     return rows

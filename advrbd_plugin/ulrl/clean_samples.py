@@ -20,7 +20,7 @@ _POISONED_SUSPICION = 0.9
 _TRUSTED_SHARE = 0.5
 # A repair is to cost a few epochs, so fewer patches than AdvrBD's own are taken, and half of a set whose labels stay
 # large enough to be judged.
-_NUM_MASKS, _NUM_PATCH_SIZES = 2, 2
+_NUM_MASKS, _NUM_PATCH_SIZES = 2, 1
 _EXAMINED_SHARE, _EXAMINED_PER_LABEL = 0.5, 50
 _PICKED_SHARE = 0.2
 

@@ -30,7 +30,7 @@ def run_without(experiment: Experiment) -> Outcome:
         experiment.backdoored,
         picked.clean_set,
         suspect_set=picked.suspect_set,
-        attacked_labels=picked.accused_labels or None,
+        attacked_labels=picked.accused_labels,
     )
     return _outcome(result, len(picked.clean_set))
 
