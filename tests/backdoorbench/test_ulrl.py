@@ -83,6 +83,8 @@ def test_a_repair_without_clean_samples(attacked, clean_set, monkeypatch, accuse
     suspects = clean_set.subset(torch.tensor([2, 5])) if accused else None
     picked = CleanSamples(clean_set, suspects, accused)
     monkeypatch.setattr(ulrl, "clean_from_poisoned", lambda *_, **__: picked)
-    outcome = run(make(*QUICK, "--clean_from_poisoned", "--attraction_threshold", "1"), clean_set)
+    outcome = run(make(*QUICK, "--clean_from_poisoned", "--attraction_threshold", "0"), clean_set)
     assert outcome.accused_labels == accused and outcome.notes["clean_from_poisoned"]
-    assert ("attraction" in outcome.seconds) == (not accused)
+    # The accusation stands for the search, also where it accuses nobody.
+    assert "attraction" not in outcome.seconds
+    assert outcome.notes["verdict"] == ("suspicious neurons found" if accused else "looks clean")
