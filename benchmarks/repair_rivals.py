@@ -99,14 +99,15 @@ def main() -> int:
     from advrbd_plugin.report.environment import commit, hardware, versions
 
     checkout = find_checkout(arguments.backdoorbench)
+    defenses = tuple(arguments.defenses.split(","))
     rows = []
     for attack in arguments.attacks.split(","):
         plan = Plan(
             checkout=checkout,
             records=(record_of(attack, arguments, checkout),),
-            defenses=tuple(arguments.defenses.split(",")),
+            defenses=defenses,
             arguments=(*EVERYWHERE, "--random_seed", str(arguments.seed)),
-            arguments_for=OPTIONS,
+            arguments_for={name: OPTIONS.get(name, ()) for name in defenses},
             detect=False,
             local_data=True,
         )
