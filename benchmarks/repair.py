@@ -148,7 +148,7 @@ def main() -> int:
     from advrbd_plugin.ulrl import ULRLConfig
 
     torch.set_num_threads(1)
-    settings = digest([ULRLConfig.preset(name).to_mapping() for name in ULRLConfig.preset_files])[:8]
+    settings = digest([ULRLConfig.preset(name).to_mapping() for name in ULRLConfig.preset_files], commit())[:8]
     rows = []
     train, test = load(arguments.data, arguments.samples, arguments.seed)
     test = draw_images(test, arguments.test_samples, seed=arguments.seed)
