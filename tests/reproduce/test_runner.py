@@ -91,7 +91,15 @@ def test_without_data_or_toolbox_a_cell_is_not_run(options, display, tmp_path):
     assert "started badnets/ft" not in display.events
 
 
-def test_ctrl_c_ends_the_processes_and_leaves_nothing_half_written(options, display):
+@pytest.fixture
+def heard_interrupts():
+    """A process that was started in a shell's background ignores SIGINT until somebody asks for it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_the_processes_and_leaves_nothing_half_written(options, display, heard_interrupts):
     def interrupt() -> None:
         while not what_ran(options):
             time.sleep(0.05)
