@@ -65,21 +65,15 @@ def test_reinitialised_neurons_are_fresh_and_all_others_untouched(model):
     assert torch.equal(model.state_dict()["0.weight"], first)
 
 
-def vision_transformer(zoo):
-    return zoo.VisionTransformer(
-        image_size=8, patch_size=4, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3
-    )
-
-
 @pytest.mark.parametrize(
     ("build", "last"),
     [
         (lambda zoo: make_model("preactresnet18", num_classes=3), "1.13"),
         (lambda zoo: zoo.mobilenet_v2(num_classes=3), "classifier.1"),
-        (vision_transformer, "heads.head"),
+        (lambda zoo: zoo.vit_b_16(num_classes=3), "heads.head"),
         (lambda zoo: zoo.vgg19_bn(num_classes=3, init_weights=False), "classifier.6"),
     ],
-    ids=["PreAct-ResNet-18", "MobileNetV2", "ViT", "VGG19-BN"],
+    ids=["PreAct-ResNet-18", "MobileNetV2", "ViT-B/16", "VGG19-BN"],
 )
 def test_layers_of_the_architectures_are_found_without_code_for_them(build, last):
     import torchvision.models
