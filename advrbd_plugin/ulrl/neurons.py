@@ -1,4 +1,4 @@
-"""A model's neurons: the output channels of its convolution and linear layers, whatever the architecture calls them."""
+"""A model's neurons: the output channels of its convolution, linear and attention layers, whatever the architecture calls them."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class LayerSuspicion:
 def neuron_layers(model: nn.Module, which: str = "all") -> dict[str, nn.Module]:
     """Name -> layer of every convolution and linear layer, or of the last linear one alone.
 
+    An ``nn.MultiheadAttention`` is one too: its queries, keys and values are rows of one packed weight.
+
     Args:
         which: ``all`` or ``last``.
 
@@ -42,11 +44,29 @@ def neuron_layers(model: nn.Module, which: str = "all") -> dict[str, nn.Module]:
         AdvrBDError: the model has no such layer.
     """
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear) if which == "all" else (nn.Linear,)
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) or (which == "all" and _is_packed_attention(module))
+    }
     if not layers:
         wanted = "convolution or linear layer" if which == "all" else "linear layer"
         raise AdvrBDError(f"the model has no {wanted}, so there are no neurons to look at; use another model")
     return layers if which == "all" else dict([list(layers.items())[-1]])
+
+
+def neuron_weight(layer: nn.Module) -> Tensor:
+    """The weight of a layer of :func:`neuron_layers`, of which each row (first dimension) is a neuron."""
+    return layer.in_proj_weight if isinstance(layer, nn.MultiheadAttention) else layer.weight
+
+
+def _neuron_bias(layer: nn.Module) -> Tensor | None:
+    return layer.in_proj_bias if isinstance(layer, nn.MultiheadAttention) else layer.bias
+
+
+def _is_packed_attention(module: nn.Module) -> bool:
+    # With keys or values of another size the three weights lie apart, and there is no packed one.
+    return isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
 
 
 def robust_z_scores(values: Tensor) -> Tensor:
@@ -95,8 +115,8 @@ def identify(
     originals = neuron_layers(before, which)
     found = []
     for name, layer in neuron_layers(after, which).items():
-        difference = layer.weight.detach().float().cpu() - originals[name].weight.detach().float().cpu()
-        change = difference.abs().flatten(1).sum(dim=1)
+        new, old = (neuron_weight(each).detach().float().cpu() for each in (layer, originals[name]))
+        change = (new - old).abs().flatten(1).sum(dim=1)
         z_score = robust_z_scores(change)
         suspicious = (z_score > threshold).nonzero().flatten()
         if choose == "score":
@@ -115,12 +135,12 @@ def reinitialise(model: nn.Module, suspicions: tuple[LayerSuspicion, ...], seed:
     """
     layers = dict(model.named_modules())
     for each in suspicions:
-        layer = layers[each.layer]
+        layer_weight, layer_bias = neuron_weight(layers[each.layer]), _neuron_bias(layers[each.layer])
         for index in each.suspicious:
-            weight = layer.weight[index]
+            weight = layer_weight[index]
             bound = math.sqrt(2 / weight.numel())
             generator = torch.Generator().manual_seed(derive_seed(seed, "neuron", each.layer, index))
             fresh = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
             weight.copy_(fresh)
-            if layer.bias is not None:
-                layer.bias[index] = 0
+            if layer_bias is not None:
+                layer_bias[index] = 0

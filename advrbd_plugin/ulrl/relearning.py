@@ -19,7 +19,7 @@ from advrbd_plugin.scoring import frozen
 from advrbd_plugin.training import as_input, augment, autocast
 from advrbd_plugin.ulrl.attraction import unit, within_norm
 from advrbd_plugin.ulrl.config import ULRLConfig
-from advrbd_plugin.ulrl.neurons import LayerSuspicion, reinitialise
+from advrbd_plugin.ulrl.neurons import LayerSuspicion, neuron_weight, reinitialise
 from advrbd_plugin.ulrl.unlearning import check_finite_loss
 
 _TEMPERATURE = 2.0
@@ -147,7 +147,7 @@ class _Objective:
         self._attacked = torch.tensor(attacked_labels, dtype=torch.int64, device=self._device)
         layers, old_layers = dict(repaired.named_modules()), dict(original.named_modules())
         self._neurons = [
-            (layers[each.layer], list(each.suspicious), old_layers[each.layer].weight.detach())
+            (neuron_weight(layers[each.layer]), list(each.suspicious), neuron_weight(old_layers[each.layer]).detach())
             for each in suspicions
             if each.suspicious
         ]
@@ -239,10 +239,8 @@ class _Objective:
     def _similarity(self) -> Tensor:
         """Summed cosine similarity of the suspicious neurons' new and old weights (v1, relearning)."""
         total = torch.zeros((), device=self._device)
-        for layer, indices, old in self._neurons:
-            similarity = functional.cosine_similarity(
-                layer.weight[indices].flatten(1), old[indices].flatten(1), dim=1
-            )
+        for new, indices, old in self._neurons:
+            similarity = functional.cosine_similarity(new[indices].flatten(1), old[indices].flatten(1), dim=1)
             total = total + similarity.sum()
         return total
 

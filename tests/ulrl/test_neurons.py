@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -80,9 +81,25 @@ def test_layers_of_the_architectures_are_found_without_code_for_them(build, last
 
     with torch.device("meta"):  # shapes and names alone
         model = build(torchvision.models)
-    wanted = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    kinds = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
+    wanted = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     assert list(neuron_layers(model)) == wanted
     assert list(neuron_layers(model, "last")) == [last]
+
+
+def test_queries_keys_and_values_of_attention_are_neurons_that_can_begin_anew():
+    before = nn.Sequential(nn.MultiheadAttention(4, num_heads=2), nn.Linear(4, 3))
+    after = copy.deepcopy(before)
+    with torch.no_grad():
+        after[0].in_proj_weight += 0.01
+        after[0].in_proj_weight[7] += 1.0
+    found = identify(before, after)
+    assert [each.layer for each in found] == ["0", "0.out_proj", "1"]
+    assert (found[0].suspicious, len(found[0].change)) == ((7,), 12)
+    reinitialise(after, found, seed=0)
+    kept = torch.arange(12) != 7
+    assert torch.allclose(after[0].in_proj_weight[kept], before[0].in_proj_weight[kept] + 0.01)
+    assert after[0].in_proj_weight[7].abs().max() <= math.sqrt(2 / 4)
 
 
 @pytest.mark.parametrize(("which", "wanted"), [("all", "convolution or linear"), ("last", "linear layer")])
