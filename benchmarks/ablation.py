@@ -17,7 +17,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_scale import POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
+from small_scale import (  # noqa: E402
+    TARGET_LABEL, add_arguments, attack_of, backdoored_model, check_data, load, poison, write_results,
+)
 
 VARIANTS: dict[str, dict[str, object]] = {
     "robust": {},
@@ -74,32 +76,21 @@ def measure(poisoned, backdoored, config) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data/cifar10")
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--attacks", default="badnets,sig,tact,adaptive_blend")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="benchmarks/results")
-    parser.add_argument("--work", default=WORK)
+    add_arguments(parser, attacks="badnets,sig,tact,adaptive_blend")
     arguments = parser.parse_args()
-    from advrbd_plugin import AdvrBD, AdvrBDConfig
-    from advrbd_plugin.attacks import make_attack
-    from advrbd_plugin.files import write_json, write_text
+    check_data(arguments)
+    from advrbd_plugin import AdvrBDConfig
 
     train, _ = load(arguments.data, arguments.samples, arguments.seed)
     rows = []
     for name in arguments.attacks.split(","):
-        attack = make_attack(name, target_label=TARGET_LABEL, poison_ratio=POISON_RATIO)
-        poisoned = attack.poison(train, seed=arguments.seed)
-        work = Path(arguments.work) / name
-        backdoored = AdvrBD(model_for(poisoned.image_set), AdvrBDConfig(seed=arguments.seed), work_dir=work).train_backdoored(
-            poisoned.image_set
-        )
+        poisoned = poison(attack_of(name, arguments), train, arguments)
+        backdoored = backdoored_model(name, arguments, poisoned.image_set)
         for variant, changes in VARIANTS.items():
             config = AdvrBDConfig(seed=arguments.seed).replace(**changes)
             rows.append({"attack": name, "variant": variant} | measure(poisoned, backdoored, config))
             print(rows[-1], flush=True)
-    write_json(Path(arguments.out) / "ablation.json", {"samples": arguments.samples, "seed": arguments.seed, "rows": rows})
-    write_text(Path(arguments.out) / "ablation.md", markdown(rows))
+    write_results("ablation", arguments, rows, markdown(rows))
     return 0
 
 

@@ -3,15 +3,14 @@
     python benchmarks/repair.py [--data ../shared/data/cifar10] [--samples 10000] [--attacks badnets,blend,sig,none]
 
 Starts from the models that `advrbd reproduce` trained and kept (same --work folder, same settings), and trains them
-first where they are missing. Writes FOLDER/repair.json and repair.md; finished cells are kept in --work. The clean samples of
-the rows "1% clean" are the true images of 1% of the training set, as BackdoorBench draws them. Costs are processor
+first where they are missing. Writes FOLDER/repair.json and repair.md; finished cells are kept in --work. The clean samples
+of the rows "1% clean" are the true images of 1% of the training set, as BackdoorBench draws them. Costs are processor
 seconds, given in epochs of the training of the whole set (measured once, before the first attack).
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import sys
@@ -22,7 +21,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_scale import MODEL, POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
+from small_scale import (  # noqa: E402
+    TARGET_LABEL, add_arguments, attack_of, backdoored_model, check_data, load, poison, variant, write_results,
+)
 
 CLEAN_SHARE = 0.01
 METHODS = {
@@ -35,22 +36,16 @@ METHODS = {
 
 def run_attack(name: str, arguments: argparse.Namespace, train, test) -> list[dict]:
     """One row for each method. The truth is used to poison, to draw the clean samples, and for the figures only."""
-    from advrbd_plugin import AdvrBD, AdvrBDConfig
-    from advrbd_plugin.attacks import make_attack, no_attack
     from advrbd_plugin.data.selection import draw_stratified
     from advrbd_plugin.metrics import evaluate
     from advrbd_plugin.ulrl import ULRL, ULRLConfig, clean_from_poisoned
     from advrbd_plugin.ulrl.repair import LOOKS_CLEAN
 
-    attack = None
-    if name != "none":
-        attack = make_attack(name, target_label=TARGET_LABEL, poison_ratio=POISON_RATIO)
-    poisoned = no_attack(train) if attack is None else attack.poison(train, seed=arguments.seed)
+    attack = attack_of(name, arguments)
+    poisoned = poison(attack, train, arguments)
     triggered = None if attack is None else attack.triggered_test_set(test)
     samples = poisoned.image_set
-    work = Path(arguments.work) / name
-    defense = AdvrBD(model_for(samples), AdvrBDConfig(seed=arguments.seed), work_dir=work)
-    backdoored = defense.train_backdoored(samples)
+    backdoored = backdoored_model(name, arguments, samples)
     epoch_seconds = _epoch_seconds(backdoored, samples, arguments)
     count = max(train.num_classes, round(CLEAN_SHARE * len(train)))
     clean_set = train.subset(draw_stratified(train.sample_ids, train.labels, count, seed=arguments.seed + 1))
@@ -129,21 +124,15 @@ def markdown(rows: list[dict]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data/cifar10", help="folder with train and test, or their zips")
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--attacks", default="badnets,blend,sig,wanet,tact,adaptive_blend,none")
+    add_arguments(parser, attacks="badnets,blend,sig,wanet,tact,adaptive_blend,none")
     parser.add_argument("--test-samples", type=int, default=10_000, help="judge on so many clean and triggered images")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="benchmarks/results")
-    parser.add_argument("--work", default=WORK)
     arguments = parser.parse_args()
-    if not Path(arguments.data).is_dir():
-        sys.exit(f"benchmarks/repair.py: {arguments.data} is missing: give --data a folder with train and test")
+    check_data(arguments, unpoisoned=True)
     import torch
 
     from advrbd_plugin.data.selection import draw_images
-    from advrbd_plugin.files import write_json, write_text
-    from advrbd_plugin.report.environment import commit, hardware, versions
+    from advrbd_plugin.files import write_json
+    from advrbd_plugin.report.environment import commit
     from advrbd_plugin.stages import digest
     from advrbd_plugin.ulrl import ULRLConfig
 
@@ -153,27 +142,14 @@ def main() -> int:
     train, test = load(arguments.data, arguments.samples, arguments.seed)
     test = draw_images(test, arguments.test_samples, seed=arguments.seed)
     for name in arguments.attacks.split(","):
-        kept = Path(arguments.work) / f"{name}-repair-{arguments.samples}-{arguments.test_samples}-{arguments.seed}-{settings}.json"
+        run = f"{variant(name, arguments)}-repair-{arguments.samples}-{arguments.test_samples}-{arguments.seed}"
+        kept = Path(arguments.work) / f"{run}-{settings}.json"
         if not kept.exists():
             write_json(kept, run_attack(name, arguments, train, test))
         rows += json.loads(kept.read_text())
-    about = {
-        "command": "python benchmarks/repair.py",
-        "date": datetime.date.today().isoformat(),
-        "samples": arguments.samples,
-        "clean_share": CLEAN_SHARE,
-        "test_samples": arguments.test_samples,
-        "poison_ratio": POISON_RATIO,
-        "target_label": TARGET_LABEL,
-        "model": MODEL,
-        "seed": arguments.seed,
-        "versions": versions(),
-        "commit": commit(),
-        "hardware": hardware(),
-    }
-    write_json(Path(arguments.out) / "repair.json", about | {"rows": rows})
-    write_text(Path(arguments.out) / "repair.md", markdown(rows))
-    print(f"\n{markdown(rows)}")
+    write_results(
+        "repair", arguments, rows, markdown(rows), clean_share=CLEAN_SHARE, test_samples=arguments.test_samples
+    )
     return 0
 
 

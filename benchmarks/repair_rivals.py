@@ -11,7 +11,6 @@ scripts' epochs and rounds, meant for a GPU, are cut down (OPTIONS), and all is 
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import sys
 from dataclasses import asdict
@@ -20,8 +19,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_scale import MODEL, POISON_RATIO, TARGET_LABEL, WORK, load, model_for  # noqa: E402
 from repair import CLEAN_SHARE  # noqa: E402
+from small_scale import (  # noqa: E402
+    MODEL, add_arguments, attack_of, backdoored_model, check_data, load, poison, variant, without_paths, write_results,
+)
 
 EVERYWHERE = ("--ratio", str(CLEAN_SHARE), "--num_workers", "0", "--frequency_save", "0")
 OPTIONS = {
@@ -38,20 +39,16 @@ OPTIONS = {
 
 def record_of(attack_name: str, arguments: argparse.Namespace, checkout: Path) -> str:
     """The name of the record of one attack's model, written where it is missing."""
-    from advrbd_plugin import AdvrBD, AdvrBDConfig
-    from advrbd_plugin.attacks import make_attack
     from advrbd_plugin.backdoorbench.record_writer import write_record
     from advrbd_plugin.data.selection import draw_images
 
-    name = f"repair-{attack_name}-{arguments.samples}-{arguments.test_samples}-{arguments.seed}"
+    name = f"repair-{variant(attack_name, arguments)}-{arguments.samples}-{arguments.test_samples}-{arguments.seed}"
     if (checkout / "record" / name).is_dir():
         return name
     train, test = load(arguments.data, arguments.samples, arguments.seed)
     test = draw_images(test, arguments.test_samples, seed=arguments.seed)
-    attack = make_attack(attack_name, target_label=TARGET_LABEL, poison_ratio=POISON_RATIO)
-    poisoned = attack.poison(train, seed=arguments.seed)
-    work = Path(arguments.work) / attack_name
-    defense = AdvrBD(model_for(train), AdvrBDConfig(seed=arguments.seed), work_dir=work)
+    attack = attack_of(attack_name, arguments)
+    poisoned = poison(attack, train, arguments)
     write_record(
         checkout,
         name,
@@ -60,7 +57,7 @@ def record_of(attack_name: str, arguments: argparse.Namespace, checkout: Path) -
         clean_test=test,
         triggered_test=attack.triggered_test_set(test),
         model_name=MODEL,
-        model=defense.train_backdoored(poisoned.image_set),
+        model=backdoored_model(attack_name, arguments, poisoned.image_set),
         dataset="cifar10",
     )
     return name
@@ -81,22 +78,14 @@ def markdown(rows: list[dict]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data/cifar10", help="folder with train and test, or their zips")
-    parser.add_argument("--samples", type=int, default=10_000)
+    add_arguments(parser, attacks="badnets,blend,sig,tact,adaptive_blend")
     parser.add_argument("--test-samples", type=int, default=1_000)
-    parser.add_argument("--attacks", default="badnets,blend,sig,tact,adaptive_blend")
     parser.add_argument("--defenses", default=",".join(OPTIONS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="benchmarks/results")
-    parser.add_argument("--work", default=WORK)
     parser.add_argument("--backdoorbench", type=Path, help="the checkout (see `advrbd backdoorbench install`)")
     arguments = parser.parse_args()
-    if not Path(arguments.data).is_dir():
-        sys.exit(f"benchmarks/repair_rivals.py: {arguments.data} is missing: give --data a folder with train and test")
+    check_data(arguments)
     from advrbd_plugin.backdoorbench.checkout import find_checkout
     from advrbd_plugin.backdoorbench.compare import Plan, compare
-    from advrbd_plugin.files import write_json, write_text
-    from advrbd_plugin.report.environment import commit, hardware, versions
 
     checkout = find_checkout(arguments.backdoorbench)
     defenses = tuple(arguments.defenses.split(","))
@@ -112,23 +101,12 @@ def main() -> int:
             local_data=True,
         )
         rows += [{"attack": attack} | asdict(cell) for cell in compare(plan, tell=lambda line: print(line, flush=True))]
-    about = {
-        "command": "python benchmarks/repair_rivals.py",
-        "date": datetime.date.today().isoformat(),
-        "samples": arguments.samples,
-        "test_samples": arguments.test_samples,
-        "clean_share": CLEAN_SHARE,
-        "poison_ratio": POISON_RATIO,
-        "target_label": TARGET_LABEL,
-        "model": MODEL,
-        "seed": arguments.seed,
-        "versions": versions(),
-        "commit": commit(),
-        "hardware": hardware(),
-    }
-    write_json(Path(arguments.out) / "repair_rivals.json", about | {"rows": rows})
-    write_text(Path(arguments.out) / "repair_rivals.md", markdown(rows))
-    print(f"\n{markdown(rows)}")
+    for row in rows:
+        row["problem"] = row["problem"] and without_paths(row["problem"], checkout)
+    write_results(
+        "repair_rivals", arguments, rows, markdown(rows),
+        clean_share=CLEAN_SHARE, test_samples=arguments.test_samples,
+    )
     return 0
 
 
