@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,14 @@ from advrbd_plugin.examination import accuse_labels, consistency_ranks, scoring_
 from advrbd_plugin.identification import Verdicts, identify_accused, identify_misclassified, withdraw
 from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
-from advrbd_plugin.retraining import acquitted_labels, doubt_disagreement, relabel, relearn, trusted_samples
+from advrbd_plugin.retraining import (
+    RELEARNING_SETTINGS,
+    acquitted_labels,
+    doubt_disagreement,
+    relabel,
+    relearn,
+    trusted_samples,
+)
 from advrbd_plugin.stages import StageStore, StoredTraining, digest
 from advrbd_plugin.training import predict, train
 
@@ -30,6 +37,11 @@ STAGES = ("training", "scoring", "accusation", "enhancement", "retraining", "rel
 
 # Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
 _ALGORITHM_VERSION = 3
+# Settings that the stages up to the verdicts do not read, left out of what names their result: with accuse_labels,
+# without it, and in either case.
+_UNREAD_WITH_ACCUSATION = ("alpha", "rounds", "unlearn_loss", "unlearn_weight", "gradient_clip")
+_UNREAD_AS_PAPER = ("num_patch_sizes", "accusation_gain", "enhancement_steps", "doubt")
+_READ_LATER = ("conviction_gain", "relearn_epochs", "relearn_learning_rate")
 # Training an image costs about three times as much as looking at it.
 _TRAINING_WORK = 3
 
@@ -185,7 +197,8 @@ class AdvrBD:
             return self._make_model().to(self.device)
 
     def _identify(self, samples: ImageSet, backdoored: nn.Module, model_key: str) -> _Found:
-        key = digest(model_key, self._settings(), _ALGORITHM_VERSION)
+        unread = _UNREAD_WITH_ACCUSATION if self.config.accuse_labels else _UNREAD_AS_PAPER
+        key = digest(model_key, self._settings_without({*unread, *_READ_LATER}), _ALGORITHM_VERSION)
         kept = self._store.load("identification", key)
         if kept is not None:
             return _Found.restore(*kept)
@@ -258,9 +271,8 @@ class AdvrBD:
         )
         if not config.relearn_epochs:
             return model, verdicts, {}
-        key = digest(
-            model_key, self._settings(), verdicts.suggested_label, verdicts.doubtful, *model.state_dict().values()
-        )
+        settings = self._settings_without(set(config.to_mapping()) - RELEARNING_SETTINGS)
+        key = digest(model_key, settings, verdicts.suggested_label, verdicts.doubtful, *model.state_dict().values())
 
         def work(checkpoint: StoredTraining) -> list[dict[str, float]]:
             return relearn(
@@ -275,8 +287,10 @@ class AdvrBD:
 
         return model, verdicts, {"relearning": self._trained("relearning", key, model, work)}
 
-    def _settings(self) -> dict[str, Any]:
-        return self.config.to_mapping()
+    def _settings_without(self, unread: Iterable[str]) -> dict[str, Any]:
+        """The settings, those that play no part as if never set, so that they change no key."""
+        defaults = type(self.config)().to_mapping()
+        return self.config.to_mapping() | {name: defaults[name] for name in unread}
 
     def _stage(self, name: str) -> AbstractContextManager[None]:
         return timed_stage(self._progress, name, self._seconds)

@@ -27,7 +27,8 @@ class AdvrBDConfig(Settings):
         num_patch_sizes: with ``accuse_labels``, score with so many sizes, each half of the one before.
         num_masks: patches per sample (the paper: 1).
         reduction: how a sample's KL divergences over the masks become one score.
-        alpha: share of the samples that Algorithm 1 takes as clean, and that each round of Algorithm 2 adds.
+        alpha: share of the samples that Algorithm 1 takes as clean, and that each round of Algorithm 2 adds; plays no
+            part with ``accuse_labels``, which goes by the ranks alone.
         rounds: rounds of Algorithm 2 (enhancement ``unlearn``).
         accuse_labels: ask each label whether it is attacked, and only sort the samples of those that are. Switched
             off, every sample is judged as the paper does it.

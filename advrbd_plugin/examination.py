@@ -11,7 +11,7 @@ from advrbd_plugin.accusation import Accusation, accuse
 from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.features import layered_features
-from advrbd_plugin.partition import partition
+from advrbd_plugin.partition import ranks
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.scoring import consistency_scores
 
@@ -44,7 +44,7 @@ def consistency_ranks(
     Raises:
         AdvrBDError: a logit is not finite.
     """
-    ranks = []
+    found = []
     for patch_size in patch_sizes(config):
         scores = consistency_scores(
             model,
@@ -59,8 +59,8 @@ def consistency_ranks(
             mixed_precision=config.mixed_precision,
             on_batch=None if on_batch is None else lambda done: on_batch((config.num_masks + 2) * done),
         )
-        ranks.append(partition(scores, config.alpha).consistency)
-    return torch.stack(ranks)
+        found.append(ranks(scores))
+    return torch.stack(found)
 
 
 def accuse_labels(

@@ -36,12 +36,32 @@ def partition(scores: Tensor, alpha: float) -> Partition:
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be in (0, 1), got {alpha}")
+    least_consistent_first = _least_consistent_first(scores)
+    clean = torch.zeros(len(scores), dtype=torch.bool)
+    clean[least_consistent_first[: round(alpha * len(scores))]] = True
+    return Partition(clean, _ranks(least_consistent_first))
+
+
+def ranks(scores: Tensor) -> Tensor:
+    """(N,) float32 in [0, 1]: :attr:`Partition.consistency`, which no share has a part in.
+
+    Args:
+        scores: (N,) float, as :func:`partition` takes them.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    return _ranks(_least_consistent_first(scores))
+
+
+def _least_consistent_first(scores: Tensor) -> Tensor:
     if torch.isnan(scores).any():
         raise ValueError(f"scores must not be NaN, got {int(torch.isnan(scores).sum())} of them")
-    count = len(scores)
-    least_consistent_first = torch.argsort(scores, descending=True, stable=True)
-    clean = torch.zeros(count, dtype=torch.bool)
-    clean[least_consistent_first[: round(alpha * count)]] = True
+    return torch.argsort(scores, descending=True, stable=True)
+
+
+def _ranks(least_consistent_first: Tensor) -> Tensor:
+    count = len(least_consistent_first)
     consistency = torch.empty(count)
     consistency[least_consistent_first] = torch.arange(count, dtype=torch.float32) / max(1, count - 1)
-    return Partition(clean, consistency)
+    return consistency

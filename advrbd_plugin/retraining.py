@@ -13,7 +13,13 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.identification import Verdicts
 from advrbd_plugin.progress import Progress
 from advrbd_plugin.randomness import derive_seed
-from advrbd_plugin.training import TrainingCheckpoint, predict, train
+from advrbd_plugin.training import TrainingCheckpoint, TrainingOptions, predict, train
+
+# All that relearn reads.
+RELEARNING_SETTINGS = {each.name for each in dataclasses.fields(TrainingOptions)} - {"epochs", "learning_rate"} | {
+    "relearn_epochs",
+    "relearn_learning_rate",
+}
 
 
 def trusted_samples(verdicts: Verdicts) -> Tensor:

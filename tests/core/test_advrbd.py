@@ -1,16 +1,19 @@
 """The whole defense on small sets."""
 
 import dataclasses
+from typing import ClassVar
 
 import pytest
 import torch
 
+from advrbd_plugin import advrbd
 from advrbd_plugin.advrbd import STAGES, AdvrBD
 from advrbd_plugin.attacks import make_attack
 from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.metrics import evaluate, judge_detection
+from advrbd_plugin.retraining import RELEARNING_SETTINGS, relearn
 from advrbd_plugin.stages import digest
 
 PAPER = dict(accuse_labels=False, enhancement="unlearn", rounds=2, num_masks=1, reduction="mean")
@@ -116,6 +119,80 @@ def test_other_settings_do_not_reuse_what_depends_on_them(poisoned_digits, make_
     assert same(
         AdvrBD(make_digits_model, other, work_dir=tmp_path).fit(samples), AdvrBD(make_digits_model, other).fit(samples)
     )
+
+
+class Counted:
+    """A progress display that counts the work of each stage."""
+
+    def __init__(self):
+        self.done, self.stage = {}, None
+
+    def plan(self, work):
+        pass
+
+    def start(self, stage):
+        self.stage = stage
+
+    def advance(self, work, **figures):
+        self.done[self.stage] = self.done.get(self.stage, 0) + work
+
+    def finish(self):
+        pass
+
+
+def test_the_partition_rate_plays_no_part_with_an_accusation(
+    poisoned_digits, make_digits_model, quick_config, tmp_path
+):
+    """Cells of the grid that differ in alpha alone find each other's stages."""
+    config = quick_config.replace(accusation_gain=0.0, conviction_gain=0.0)
+    samples = poisoned_digits.image_set.subset(torch.arange(400))
+    first = AdvrBD(make_digits_model, config.replace(alpha=0.02), work_dir=tmp_path).fit(samples)
+    assert first.verdicts.poisoned.any() and "relearning" in first.curves
+    kept = sorted(tmp_path.iterdir())
+    other, counted = config.replace(alpha=0.2, rounds=3), Counted()
+    found = AdvrBD(make_digits_model, other, work_dir=tmp_path, progress=counted).fit(samples)
+    assert same(first, found) and found.config.alpha == 0.2
+    assert counted.done == {} and set(found.seconds) == {"training", "retraining", "relearning"}
+    assert sorted(tmp_path.iterdir()) == kept
+    assert same(first, AdvrBD(make_digits_model, other).fit(samples))
+
+
+def test_the_partition_rate_of_the_paper_is_no_other_rates(poisoned_digits, make_digits_model, quick_config, tmp_path):
+    samples = poisoned_digits.image_set.subset(torch.arange(200))
+    config = quick_config.replace(**PAPER)
+    for alpha in (0.05, 0.3):
+        result = AdvrBD(make_digits_model, config.replace(alpha=alpha), work_dir=tmp_path).fit(samples)
+        assert result.curves["enhancement"][0]["clean_share"] == pytest.approx(alpha)
+
+
+class WatchedConfig(AdvrBDConfig):
+    """Notes which settings are read."""
+
+    read: ClassVar[set[str]] = set()
+
+    def __getattribute__(self, name):
+        type(self).read.add(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("settings", [{}, PAPER], ids=["robust", "paper"])
+def test_what_names_a_stages_result_leaves_out_no_setting_that_it_reads(
+    poisoned_digits, make_digits_model, quick_config, settings
+):
+    config = WatchedConfig(**quick_config.replace(accusation_gain=0.0, **settings).to_mapping())
+    defense = AdvrBD(make_digits_model, config, device="cpu")
+    samples, model = poisoned_digits.image_set.subset(torch.arange(400)), make_digits_model().eval()
+    identify = defense._identify_as_paper if settings else defense._identify_accused
+    WatchedConfig.read.clear()
+    verdicts = identify(samples, model).verdicts
+    read = set(WatchedConfig.read)
+    unread = advrbd._UNREAD_AS_PAPER if settings else advrbd._UNREAD_WITH_ACCUSATION
+    assert "epsilon" in read and not read & {*unread, *advrbd._READ_LATER}
+    WatchedConfig.read.clear()
+    relearn(model, samples.images, samples.sample_ids, verdicts, config)
+    read = set(WatchedConfig.read)
+    # The first training's recipe is read too; what relearning puts in the place of these two is its own.
+    assert read & set(config.to_mapping()) == {*RELEARNING_SETTINGS, "epochs", "learning_rate"}
 
 
 def test_without_an_accusation_the_set_is_clean_and_the_model_stays(poisoned_digits, make_digits_model, quick_config):
