@@ -20,6 +20,7 @@ _PUBLIC = {
     "AdvrBDConfig": "advrbd_plugin.config",
     "AdvrBDError": "advrbd_plugin.errors",
     "AdvrBDResult": "advrbd_plugin.advrbd",
+    "BackdooredModel": "advrbd_plugin.advrbd",
     "ImageSet": "advrbd_plugin.data.image_set",
     "ULRL": "advrbd_plugin.ulrl",
     "ULRLConfig": "advrbd_plugin.ulrl",

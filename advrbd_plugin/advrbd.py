@@ -72,6 +72,21 @@ class AdvrBDResult:
     config: AdvrBDConfig
 
 
+@dataclass(frozen=True, eq=False)
+class BackdooredModel:
+    """What the first stage gives.
+
+    Attributes:
+        model: the model trained on everything, in eval mode, for images in pixel scale [0, 1].
+        rows: one an epoch: ``epoch``, ``loss``, ``accuracy``.
+        seconds: stage -> time; next to none where the model was found in ``work_dir``.
+    """
+
+    model: nn.Module
+    rows: list[dict[str, float]]
+    seconds: dict[str, float]
+
+
 class AdvrBD:
     """The defense (arXiv 2405.12719) with the additions that docs/choices.md explains.
 
@@ -145,10 +160,22 @@ class AdvrBD:
             config=self.config,
         )
 
-    def train_backdoored(self, train_set: ImageSet) -> nn.Module:
-        """The first stage alone: the model trained on everything, in eval mode; kept and found as :meth:`fit` does."""
+    def train_backdoored(self, train_set: ImageSet) -> BackdooredModel:
+        """The first stage of :meth:`fit` alone: train on everything, poison and all.
+
+        :meth:`fit` with the same ``work_dir``, data and settings of the training finds the model, and the other way
+        round. It does not depend on the order of the samples.
+
+        Args:
+            train_set: the set that the defender is given.
+
+        Raises:
+            AdvrBDError: as :meth:`fit`.
+        """
         _check_set(train_set, self.config)
-        return self._train_on_everything(train_set.subset(torch.argsort(train_set.sample_ids)))[0].eval()
+        self._seconds = {}
+        model, rows = self._train_on_everything(train_set.subset(torch.argsort(train_set.sample_ids)))
+        return BackdooredModel(model.eval(), rows, dict(self._seconds))
 
     def _train_on_everything(self, samples: ImageSet) -> tuple[nn.Module, list[dict[str, float]]]:
         return self._train("training", samples, torch.arange(len(samples)), _data_key(samples))

@@ -117,7 +117,7 @@ def backdoored_model(name: str, arguments: argparse.Namespace, samples):
     ratio = 0.0 if name == NO_ATTACK else arguments.poison_ratio
     folder = work_folder(Cell("small", "cifar10", MODEL, name, ratio, arguments.seed, UNDEFENDED))
     work = Path(arguments.work) / (folder + _more_than_usual(name, arguments))
-    return AdvrBD(model_for(samples), _config(arguments), work_dir=work).train_backdoored(samples)
+    return AdvrBD(model_for(samples), _config(arguments), work_dir=work).train_backdoored(samples).model
 
 
 def _config(arguments: argparse.Namespace):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advrbd_plugin.advrbd import AdvrBD
+from advrbd_plugin.advrbd import AdvrBD, BackdooredModel
 from advrbd_plugin.attacks import Attack, PoisonedSet, make_attack, no_attack
 from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.data import ImageSet
@@ -140,10 +140,11 @@ class Experiment:
         return torch.device(self.options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @cached_property
-    def first_stage(self) -> FirstStage:
+    def first_stage(self) -> BackdooredModel:
         """The model trained on everything: trained once for all methods, then found again."""
         config = advrbd_config(self.cell, self.options)
-        return _Training(self.make_model, config, device=self.options.device, work_dir=self.work).run(self.train_set)
+        defense = AdvrBD(self.make_model, config, device=self.options.device, work_dir=self.work)
+        return defense.train_backdoored(self.train_set)
 
     @property
     def backdoored(self) -> nn.Module:
@@ -158,27 +159,6 @@ def work_folder(cell: Cell) -> str:
     """
     ratio = "" if cell.poison_ratio in (0, POISON_RATIO) and not cell.seed else f"-{cell.poison_ratio:g}"
     return cell.attack + ratio + (f"-seed{cell.seed}" if cell.seed else "")
-
-
-@dataclass(frozen=True, eq=False)
-class FirstStage:
-    """Attributes:
-    model: the backdoored model.
-    rows: one an epoch.
-    seconds: stage -> time, next to none where the model was found.
-    """
-
-    model: nn.Module
-    rows: list[dict[str, float]]
-    seconds: dict[str, float]
-
-
-class _Training(AdvrBD):
-    """AdvrBD as far as the backdoored model."""
-
-    def run(self, train_set: ImageSet) -> FirstStage:
-        model, rows = self._train_on_everything(train_set.subset(torch.argsort(train_set.sample_ids)))
-        return FirstStage(model.eval(), rows, dict(self._seconds))
 
 
 def advrbd_config(cell: Cell, options: Options, preset: str = "robust", **changes: Any) -> AdvrBDConfig:

@@ -195,6 +195,21 @@ def test_what_names_a_stages_result_leaves_out_no_setting_that_it_reads(
     assert read & set(config.to_mapping()) == {*RELEARNING_SETTINGS, "epochs", "learning_rate"}
 
 
+def test_the_first_stage_alone_is_that_of_the_whole(poisoned_digits, make_digits_model, quick_config, tmp_path):
+    samples = poisoned_digits.image_set.subset(torch.arange(200))
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
+    first = AdvrBD(make_digits_model, quick_config, work_dir=tmp_path).train_backdoored(samples.subset(order))
+    assert [row["epoch"] for row in first.rows] == [1, 2] and set(first.seconds) == {"training"}
+    assert not first.model.training
+    counted = Counted()
+    whole = AdvrBD(make_digits_model, quick_config, work_dir=tmp_path, progress=counted).fit(samples)
+    assert "training" not in counted.done and whole.curves["training"] == first.rows
+    weights = first.model.state_dict(), whole.backdoored_model.state_dict()
+    assert digest(*weights[0].values()) == digest(*weights[1].values())
+    with pytest.raises(AdvrBDError, match="at least 2 images"):
+        AdvrBD(make_digits_model, quick_config).train_backdoored(samples.subset(torch.arange(1)))
+
+
 def test_without_an_accusation_the_set_is_clean_and_the_model_stays(poisoned_digits, make_digits_model, quick_config):
     samples = poisoned_digits.image_set.subset(torch.arange(200))
     result = AdvrBD(make_digits_model, quick_config.replace(accusation_gain=100.0)).fit(samples)
