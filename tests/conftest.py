@@ -1,4 +1,8 @@
-"""What all tests share: few threads, and a `device` for each backend that is there."""
+"""What all tests share: few threads, a `device` for each backend that is there, and the user's BackdoorBench."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +10,8 @@ import torch
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
+# What the toolbox's scripts cannot do without, of what torch does not bring.
+IMPORTED_BY_BACKDOORBENCH = ("cv2", "imageio", "kornia", "numba", "pytorch_wavelets", "sklearn", "tqdm")
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
@@ -13,3 +19,28 @@ DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 def device(request) -> torch.device:
     """Runs a test on the CPU, and on a GPU where there is one (tests/ops/test_kernels.py says so where there is none)."""
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def backdoorbench() -> Path:
+    """The user's checkout, found as the command line finds it, or a skip that says how to get one. Never changed."""
+    from advrbd_plugin.backdoorbench.checkout import INSTALL_COMMAND, find_checkout
+    from advrbd_plugin.errors import AdvrBDError
+
+    try:
+        return find_checkout()
+    except AdvrBDError as error:
+        pytest.skip(f"no BackdoorBench checkout ({error}); get one with `{INSTALL_COMMAND}`")
+
+
+@pytest.fixture(scope="session")
+def clone_backdoorbench(backdoorbench: Path) -> Callable[[Path], Path]:
+    """Clones the user's checkout into a folder, for tests that run its scripts; skips where they cannot run."""
+    from advrbd_plugin.backdoorbench.checkout import INSTALL_COMMAND, install
+
+    missing = [name for name in IMPORTED_BY_BACKDOORBENCH if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"BackdoorBench's scripts import {missing[0]}: pip install 'advrbd_plugin[backdoorbench]'")
+    if not (backdoorbench / ".git").exists():
+        pytest.skip(f"{backdoorbench} is no git checkout, so it cannot be cloned; get one with `{INSTALL_COMMAND}`")
+    return lambda folder: install(backdoorbench, folder / "BackdoorBench")[0]

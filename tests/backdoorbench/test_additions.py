@@ -15,7 +15,6 @@ from PIL import Image
 from torchvision import transforms
 
 from advrbd_plugin.backdoorbench import additions
-from advrbd_plugin.backdoorbench.checkout import INSTALL_COMMAND, find_checkout
 from advrbd_plugin.backdoorbench.classifiers import NORMALIZATION
 from advrbd_plugin.errors import AdvrBDError
 
@@ -123,16 +122,12 @@ def test_networks_are_known_whichever_comes_first(tmp_path, first):
     assert run(code, tmp_path).splitlines() == ["('resnet18', 7, 32, {'pretrained': True})", "7"]
 
 
-def test_the_normalisation_is_the_toolboxs():
+def test_the_normalisation_is_the_toolboxs(backdoorbench):
     pytest.importorskip("tqdm", reason="BackdoorBench's data sets import it: pip install 'advrbd_plugin[backdoorbench]'")
-    try:
-        checkout = find_checkout()
-    except AdvrBDError as error:
-        pytest.skip(f"no BackdoorBench checkout ({error}); get one with `{INSTALL_COMMAND}`")
     code = (
         "from utils.aggregate_block.dataset_and_transform_generate import get_dataset_normalization as n\n"
         f"for name in {sorted(set(NORMALIZATION) - {'imagenette'})}:\n"
         "    print((name, tuple(map(float, n(name).mean)), tuple(map(float, n(name).std))))"
     )
     expected = [(name, *NORMALIZATION[name]) for name in sorted(set(NORMALIZATION) - {"imagenette"})]
-    assert run(code, checkout).splitlines() == [str(row) for row in expected]
+    assert run(code, backdoorbench).splitlines() == [str(row) for row in expected]

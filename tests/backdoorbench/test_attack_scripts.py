@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import yaml
 
 from advrbd_plugin.attacks import ATTACKS, make_attack
 from advrbd_plugin.backdoorbench.attack_script import AttackScript, own_parameters
-from advrbd_plugin.backdoorbench.checkout import INSTALL_COMMAND, find_checkout, install
 from advrbd_plugin.backdoorbench.cifar_writer import write_cifar
 from advrbd_plugin.backdoorbench.record import read_record
 from advrbd_plugin.backdoorbench.registration import register, unregister
@@ -74,17 +72,9 @@ def test_mistakes_are_said(values, said):
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
+def checkout(clone_backdoorbench, tmp_path_factory):
     """A clone of the user's checkout with a CIFAR-10 of noise and our scripts."""
-    if importlib.util.find_spec("pytorch_wavelets") is None:
-        pytest.skip("BackdoorBench's attacks import pytorch_wavelets: pip install 'advrbd_plugin[backdoorbench]'")
-    try:
-        found = find_checkout()
-    except AdvrBDError as error:
-        pytest.skip(f"no BackdoorBench checkout ({error}); get one with `{INSTALL_COMMAND}`")
-    if not (found / ".git").exists():
-        pytest.skip(f"{found} is no git checkout, so it cannot be cloned; get one with `{INSTALL_COMMAND}`")
-    clone, _ = install(found, tmp_path_factory.mktemp("attacks") / "BackdoorBench")
+    clone = clone_backdoorbench(tmp_path_factory.mktemp("attacks"))
     write_cifar(clone / "data/cifar10", "cifar10", noise(200, 0), noise(40, 1))
     register(clone)
     return clone

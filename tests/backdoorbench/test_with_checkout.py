@@ -7,7 +7,6 @@ The checkout is found as the command line finds it and cloned, so that it is nev
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import struct
@@ -18,7 +17,6 @@ from pathlib import Path
 import numpy
 import pytest
 
-from advrbd_plugin.backdoorbench.checkout import INSTALL_COMMAND, find_checkout, install
 from advrbd_plugin.backdoorbench.compare import _read_cell
 from advrbd_plugin.backdoorbench.script_notes import SCRIPT_NOTES, refuse_hopeless
 from advrbd_plugin.backdoorbench.scripts import planned_files
@@ -27,29 +25,19 @@ from advrbd_plugin.errors import AdvrBDError
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = Path(os.environ.get("ADVRBD_BACKDOORBENCH_IMAGES", ROOT.parent / "shared/data/cifar10"))
-IMPORTED_BY_SCRIPTS = ("cv2", "imageio", "kornia", "numba", "pytorch_wavelets", "sklearn", "tqdm")
 DEFENSES = ("ft", "fp", "clp", "d-br", "abl", "ac", "spectral", "ft-sam", "i-bau", "nad", "nc", "sau", "advrbd")
 DETECTIONS = ("scan", "strip")
 
 
 @pytest.fixture(scope="session")
-def checkout(tmp_path_factory):
+def checkout(clone_backdoorbench, tmp_path_factory):
     """A clone of the user's checkout with 300 training and 100 test images, and AdvrBD registered in it."""
-    missing = [name for name in IMPORTED_BY_SCRIPTS if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"BackdoorBench's scripts import {missing[0]}: pip install 'advrbd_plugin[backdoorbench]'")
-    try:
-        found = find_checkout()
-    except AdvrBDError as error:
-        pytest.skip(f"no BackdoorBench checkout ({error}); get one with `{INSTALL_COMMAND}`")
-    if not (found / ".git").exists():
-        pytest.skip(f"{found} is no git checkout, so it cannot be cloned; get one with `{INSTALL_COMMAND}`")
     if not (IMAGES / "train.zip").is_file():
         pytest.skip(
             f"no CIFAR-10 pictures at {IMAGES}: name a folder with train.zip and test.zip in "
             "ADVRBD_BACKDOORBENCH_IMAGES"
         )
-    clone, _ = install(found, tmp_path_factory.mktemp("backdoorbench") / "BackdoorBench")
+    clone = clone_backdoorbench(tmp_path_factory.mktemp("backdoorbench"))
     assert git_status(clone) == ""
     # Fewer images leave abl and d-br with batches of one, which batch normalisation refuses.
     write_cifar10(IMAGES, clone / "data" / "cifar10", train=300, test=100)

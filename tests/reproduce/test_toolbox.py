@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from advrbd_plugin.backdoorbench.checkout import INSTALL_COMMAND, find_checkout, install
-from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.reproduce import process
 from advrbd_plugin.reproduce.methods import METHODS
 from advrbd_plugin.reproduce.methods.toolbox import _curves
@@ -20,15 +17,9 @@ from .conftest import small_cell, write_cifar10
 
 
 @pytest.fixture
-def checkout(tmp_path):
+def checkout(clone_backdoorbench, tmp_path):
     """A clone of the user's checkout, which itself is never touched."""
-    if importlib.util.find_spec("pytorch_wavelets") is None:
-        pytest.skip("BackdoorBench's scripts import pytorch_wavelets: pip install 'advrbd_plugin[backdoorbench]'")
-    try:
-        found = find_checkout()
-    except AdvrBDError as error:
-        pytest.skip(f"no BackdoorBench checkout ({error}); get one with `{INSTALL_COMMAND}`")
-    return install(found, tmp_path / "BackdoorBench")[0]
+    return clone_backdoorbench(tmp_path)
 
 
 def test_a_defense_of_the_toolbox_faces_the_cells_own_model(tiny, checkout):
