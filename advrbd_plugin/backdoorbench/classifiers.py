@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
+from advrbd_plugin.backdoorbench import safe_pickle
 from advrbd_plugin.backdoorbench.additions import IMAGENET_NORMALIZATION, install_additions
 from advrbd_plugin.backdoorbench.networks import NETWORKS
+from advrbd_plugin.backdoorbench.record import AttackRecord
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.models import Normalize
 
@@ -72,6 +75,43 @@ def model_maker(name: str, *, num_classes: int, image_size: int, dataset: str) -
         return PixelScaleClassifier(classifier, mean, std)
 
     return make
+
+
+def maker_for(record: AttackRecord, name: str | None = None) -> Callable[[], PixelScaleClassifier]:
+    """:func:`model_maker` for a record's images; of the record's own architecture unless another is named."""
+    return model_maker(
+        name or record.model_name,
+        num_classes=record.num_classes,
+        image_size=record.img_size[0],
+        dataset=record.clean_data,
+    )
+
+
+def attacked_model(record: AttackRecord) -> PixelScaleClassifier:
+    """The backdoored model that a record holds, on the CPU, in eval mode.
+
+    Raises:
+        AdvrBDError: the toolbox has no such architecture, or the state dict is of another one.
+    """
+    return wrap_state(record.model, maker_for(record))
+
+
+def load_defended_model(path: Path, record: AttackRecord, *, trust: bool = False) -> PixelScaleClassifier:
+    """The model of a ``defense_result.pt``, on the CPU, in eval mode.
+
+    Args:
+        path: the file that a defense left.
+        record: what the defense was run on.
+        trust: as for :func:`advrbd_plugin.backdoorbench.safe_pickle.load`.
+
+    Raises:
+        AdvrBDError: there is no such file, it holds no model, or none of the toolbox's.
+    """
+    content = safe_pickle.load(path, trust=trust)
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise AdvrBDError(f"{path} holds no model (its training ended in NaN or infinity)")
+    state = {name.removeprefix("module."): value for name, value in content["model"].items()}
+    return wrap_state(state, maker_for(record, str(content.get("model_name") or record.model_name)))
 
 
 def wrap_state(state: dict[str, Tensor], make: Callable[[], PixelScaleClassifier]) -> PixelScaleClassifier:

@@ -17,8 +17,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import advrbd_plugin
 from advrbd_plugin.backdoorbench import safe_pickle
@@ -28,6 +29,9 @@ from advrbd_plugin.backdoorbench.script_notes import SCRIPT_NOTES, ScriptNote
 from advrbd_plugin.backdoorbench.scripts import methods_named
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import write_json
+
+if TYPE_CHECKING:
+    from torch import nn
 
 UNDEFENDED = "none"
 
@@ -218,7 +222,9 @@ class Judge:
         attacked = self.record.folder / "attack_result.pt"
         if cell is not None and notes.stat().st_mtime >= attacked.stat().st_mtime:
             return cell
-        figures = self._figures(self.record.model_name, self.record.model)
+        from advrbd_plugin.backdoorbench.classifiers import attacked_model
+
+        figures = self._figures(partial(attacked_model, self.record))
         cell = Cell(
             self.record.name, UNDEFENDED, acc=figures["test_acc"], asr=figures["test_asr"], ra=figures["test_ra"]
         )
@@ -231,27 +237,18 @@ class Judge:
         Raises:
             AdvrBDError: there is none, or it is no plain model of the toolbox.
         """
-        content = safe_pickle.load(path, trust=self._plan.trust_record)
-        if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-            raise AdvrBDError(f"{path} holds no model (its training ended in NaN or infinity)")
-        name = str(content.get("model_name") or self.record.model_name)
-        return self._figures(name, {key.removeprefix("module."): value for key, value in content["model"].items()})
+        from advrbd_plugin.backdoorbench.classifiers import load_defended_model
 
-    def _figures(self, model_name: str, state: dict[str, Any]) -> dict[str, float]:
+        return self._figures(partial(load_defended_model, path, self.record, trust=self._plan.trust_record))
+
+    def _figures(self, load: Callable[[], nn.Module]) -> dict[str, float]:
         import torch
 
-        from advrbd_plugin.backdoorbench.classifiers import model_maker, wrap_state
         from advrbd_plugin.backdoorbench.outputs import judge
 
-        tests = self._test_sets()
-        make = model_maker(
-            model_name,
-            num_classes=self.record.num_classes,
-            image_size=self.record.img_size[0],
-            dataset=self.record.clean_data,
-        )
+        tests = self._test_sets()  # which also finds the toolbox's modules, for its models
         device = value_of(self._plan.arguments, "--device") or ("cuda" if torch.cuda.is_available() else "cpu")
-        return judge(wrap_state(state, make), tests, 256, torch.device(device))
+        return judge(load(), tests, 256, torch.device(device))
 
     def _test_sets(self) -> Any:
         if self._tests is None:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from advrbd_plugin.backdoorbench.classifiers import model_maker, toolbox_state, wrap_state
+from advrbd_plugin.backdoorbench.classifiers import attacked_model, maker_for, toolbox_state
 from advrbd_plugin.backdoorbench.compat import apply_mends_for_modules, take_data_as_it_is
 from advrbd_plugin.backdoorbench.datasets import PoisonTruth, clean_samples, load_result, test_sets, training_set
 from advrbd_plugin.backdoorbench.outputs import (
@@ -226,11 +226,11 @@ class DefenseScript:
 
     def new_model(self) -> nn.Module:
         """An untrained ``args.model`` that takes pixel-scale images."""
-        return self._model_maker(self.args.model)()
+        return maker_for(self.record, self.args.model)()
 
     def attacked_model(self) -> nn.Module:
         """The record's model, on ``self.device``, for pixel-scale images, in eval mode."""
-        return wrap_state(self.record.model, self._model_maker(self.record.model_name)).to(self.device)
+        return attacked_model(self.record).to(self.device)
 
     def clean_samples(self) -> ImageSet:
         """The clean training samples that ``--ratio`` draws by the seed or ``--index`` names.
@@ -250,14 +250,6 @@ class DefenseScript:
             return self.run(None), None, None
         train_set, truth = training_set(self.result, self.record)
         return self.run(train_set), train_set, truth
-
-    def _model_maker(self, name: str) -> Any:
-        return model_maker(
-            name,
-            num_classes=self.record.num_classes,
-            image_size=self.record.img_size[0],
-            dataset=self.record.clean_data,
-        )
 
     def _check_dataset(self) -> None:
         wanted = self.args.dataset

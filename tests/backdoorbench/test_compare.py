@@ -9,6 +9,7 @@ import json
 import pytest
 import torch
 
+from advrbd_plugin.backdoorbench import classifiers
 from advrbd_plugin.backdoorbench import compare as module
 from advrbd_plugin.backdoorbench.compare import Cell, Plan, compare
 from advrbd_plugin.backdoorbench.tables import layout, show, to_csv, to_latex, to_markdown, write_tables
@@ -51,10 +52,10 @@ def checkout(fake_checkout, records, monkeypatch):
     figures = {"test_acc": 0.75, "test_asr": 0.25, "test_ra": 0.5}
     undefended = {"test_acc": 0.8, "test_asr": 1.0, "test_ra": 0.0}
 
-    def judged(self, name, state):
-        return undefended if state else figures
-
-    monkeypatch.setattr(module.Judge, "_figures", judged)
+    # A model is its figures here.
+    monkeypatch.setattr(classifiers, "attacked_model", lambda record: undefended)
+    monkeypatch.setattr(classifiers, "load_defended_model", lambda path, record, *, trust: figures)
+    monkeypatch.setattr(module.Judge, "_figures", lambda self, load: load())
     return fake_checkout
 
 

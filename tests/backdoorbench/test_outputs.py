@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from advrbd_plugin.backdoorbench import classifiers
 from advrbd_plugin.backdoorbench.classifiers import PixelScaleClassifier, toolbox_state, wrap_state
 from advrbd_plugin.backdoorbench.datasets import TestSets as JudgedSets
 from advrbd_plugin.backdoorbench.log_progress import LogProgress
 from advrbd_plugin.backdoorbench.outputs import count_detection, judge, write_detection_info, write_verdicts
+from advrbd_plugin.backdoorbench.record import read_record
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 
@@ -88,6 +90,37 @@ def test_judge_counts_as_the_toolbox_does():
     # The mean over batches, as the toolbox takes it: the last, smaller batch weighs as much as the first.
     logit = 10 * (200 / 255 - 0.5) / 0.25
     assert figures["clean_test_loss_avg_over_batch"] == pytest.approx(2 * logit / 2, rel=1e-4)
+
+
+def test_a_defenses_model_is_read_with_the_network_that_it_names(records, tmp_path, monkeypatch):
+    record = read_record(records.write(records.content()))
+    asked = []
+
+    def model_maker(name, **about):
+        asked.append((name, about))
+        return lambda: PixelScaleClassifier(Brightness(), (0.5,), (0.5,))
+
+    monkeypatch.setattr(classifiers, "model_maker", model_maker)
+    path = tmp_path / "defense_result.pt"
+    for named in ({"model_name": "vgg19_bn"}, {}):
+        torch.save({"model": {"module.scale": torch.tensor(3.0)}, **named}, path)
+        model = classifiers.load_defended_model(path, record)
+        assert model.classifier.scale.item() == 3.0 and not model.training
+    about = {"num_classes": 3, "image_size": 8, "dataset": "cifar10"}
+    assert asked == [("vgg19_bn", about), ("preactresnet18", about)]
+    for content in ({}, {"model": None}, [1]):  # the first is what the toolbox leaves when the loss is NaN
+        torch.save(content, path)
+        with pytest.raises(AdvrBDError, match="holds no model"):
+            classifiers.load_defended_model(path, record)
+    torch.save({"model": {"scale": StrangeType()}}, path)
+    with pytest.raises(AdvrBDError, match="StrangeType"):
+        classifiers.load_defended_model(path, record)
+    with pytest.raises(AdvrBDError, match="another architecture"):
+        classifiers.attacked_model(record)
+
+
+class StrangeType:
+    """What no file of BackdoorBench holds."""
 
 
 def test_the_saved_state_is_the_toolboxs_own():

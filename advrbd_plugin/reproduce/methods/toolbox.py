@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from advrbd_plugin.data import draw_images
 from advrbd_plugin.errors import AdvrBDError
@@ -46,7 +45,9 @@ def run(experiment: Experiment, defense: str) -> Outcome:
         AdvrBDError: there is no checkout, the toolbox does not know the data set or network, or its script fails.
     """
     from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.classifiers import load_defended_model
     from advrbd_plugin.backdoorbench.compare import Plan, compare
+    from advrbd_plugin.backdoorbench.record import read_record
 
     checkout = find_checkout(experiment.options.backdoorbench)
     record = _record(experiment, checkout)
@@ -62,11 +63,12 @@ def run(experiment: Experiment, defense: str) -> Outcome:
     _, judged = compare(plan)
     if judged.problem is not None:
         raise AdvrBDError(judged.problem)
+    folder = record / "defense" / defense
     return Outcome(
-        model=_defended_model(record, defense).to(experiment.device),
+        model=load_defended_model(folder / "defense_result.pt", read_record(record)).to(experiment.device),
         tpr=judged.tpr,
         fpr=judged.fpr,
-        curves=_curves(record / "defense" / defense),
+        curves=_curves(folder),
         stage_seconds={defense: judged.seconds},
         details={
             "record": record.name,
@@ -74,23 +76,6 @@ def run(experiment: Experiment, defense: str) -> Outcome:
             "in_the_toolbox": {"acc": judged.acc, "asr": judged.asr, "ra": judged.ra},
         },
     )
-
-
-def _defended_model(record: Path, defense: str) -> nn.Module:
-    """The model that a script left, for images in pixel scale."""
-    from advrbd_plugin.backdoorbench import safe_pickle
-    from advrbd_plugin.backdoorbench.classifiers import model_maker, wrap_state
-    from advrbd_plugin.backdoorbench.record import read_record
-
-    about = read_record(record)
-    content = safe_pickle.load(record / "defense" / defense / "defense_result.pt")
-    make = model_maker(
-        str(content.get("model_name") or about.model_name),
-        num_classes=about.num_classes,
-        image_size=about.img_size[0],
-        dataset=about.clean_data,
-    )
-    return wrap_state({name.removeprefix("module."): value for name, value in content["model"].items()}, make)
 
 
 def _arguments(cell: Cell, options: Options, defense: str) -> list[str]:
