@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from advrbd_plugin.errors import StorageError
 
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_LEFT_BEHIND_AFTER = 3600.0  # seconds; a younger workspace may be another process's, at work
 
 
 def explain_os_error(error: OSError, where: str | os.PathLike[str]) -> StorageError:
@@ -76,6 +80,39 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     if any("\ud800" <= character <= "\udfff" for character in text):  # from a file name that is no UTF-8
         text = json.dumps(content, indent=2, allow_nan=False)
     write_text(path, text + "\n")
+
+
+@contextmanager
+def workspace_for(place: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder beside ``place`` to make it in, so that one move puts it there. It is gone after the block.
+
+    A process that is killed in the block leaves its workspace behind: those of ``place`` that are more than an hour
+    old are removed first.
+
+    Args:
+        place: a file or folder to be; missing parent folders are made.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written, in the block too.
+    """
+    place = Path(place)
+    prefix = f".{place.name}-"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(place.parent, prefix)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise explain_os_error(error, place) from error
+
+
+def _remove_left_behind(parent: Path, prefix: str) -> None:
+    """Exactly tempfile's eight characters follow the prefix: ``.a-b-12345678`` is no workspace of ``a``."""
+    ours = re.compile(re.escape(prefix) + "[a-z0-9_]{8}")
+    for path in parent.iterdir():
+        with suppress(FileNotFoundError):  # another process may be done with it
+            if ours.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _LEFT_BEHIND_AFTER:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 from pathlib import Path
 
 import numpy
@@ -12,7 +11,7 @@ import numpy
 from advrbd_plugin.data.cifar import CIFAR10, CIFAR100, CifarFormat
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.files import write_bytes
+from advrbd_plugin.files import workspace_for, write_bytes
 
 LAYOUTS: dict[str, CifarFormat] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
@@ -26,6 +25,7 @@ def write_cifar(root: Path, dataset: str, train: ImageSet, test: ImageSet) -> No
 
     Raises:
         AdvrBDError: another dataset, or images of another size.
+        StorageError: the disk is full, or the place is taken or cannot be written.
     """
     if dataset not in LAYOUTS:
         raise AdvrBDError(f"only {' and '.join(LAYOUTS)} can be written, got {dataset}")
@@ -33,9 +33,8 @@ def write_cifar(root: Path, dataset: str, train: ImageSet, test: ImageSet) -> No
         if tuple(part.images.shape[1:]) != (3, 32, 32):
             raise AdvrBDError(f"{dataset}'s images are 3x32x32, got {'x'.join(map(str, part.images.shape[1:]))}")
     layout = LAYOUTS[dataset]
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".cifar-", dir=root) as workspace:
-        folder = Path(workspace) / layout.folder
+    with workspace_for(root / layout.folder) as workspace:
+        folder = workspace / layout.folder
         for part, images in (("train", train), ("test", test)):
             _write_part(folder, layout, layout.parts[part], images)
         write_bytes(folder / layout.meta, pickle.dumps({layout.names_key: list(train.class_names)}))
