@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from advrbd_plugin.attacks import PoisonedSet
-from advrbd_plugin.backdoorbench.cifar_writer import LAYOUTS, write_cifar
 from advrbd_plugin.backdoorbench.classifiers import PixelScaleClassifier, normalization, toolbox_state
+from advrbd_plugin.backdoorbench.clean_data import order_read, write_clean_data
 from advrbd_plugin.backdoorbench.networks import to_toolbox, toolbox_name
+from advrbd_plugin.backdoorbench.pictures import write_png
 from advrbd_plugin.backdoorbench.record import FILE_NAME
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.files import atomic_file
-from advrbd_plugin.stages import digest
+from advrbd_plugin.files import atomic_file, workspace_for
 
 
 def write_record(
@@ -47,9 +46,11 @@ def write_record(
     """Write ``record/NAME`` into a checkout, whole or not at all.
 
     Poisoned samples and covers are marked alike (``poison_indicator`` 1), as the toolbox's own attacks do; a cover
-    keeps its label. The clean images must lie in the checkout too, in the same order: for cifar10 and cifar100 they
-    are written beside the record (``data/advrbd/...``, to be read with ``--local-data``) unless ``data_path`` says
-    where they are.
+    keeps its label. The clean images must lie in the checkout too, in the record's order. Unless ``data_path`` says
+    where they are, they are written beside the record (``data/advrbd/...``, to be read with ``--local-data``): those
+    of cifar10 and cifar100 in the sets' order, those of gtsrb, tiny and imagenette in the order of their labels, since
+    the toolbox reads these class by class. The record then follows that order: its sample ``i`` is the sample
+    ``clean_train.labels.argsort(stable=True)[i]`` of the set.
 
     Args:
         checkout: the root of BackdoorBench.
@@ -62,17 +63,20 @@ def write_record(
             :class:`~advrbd_plugin.backdoorbench.classifiers.PixelScaleClassifier`, as the toolbox does. The record
             may name it otherwise (``resnet18`` with the first layers for small images is ``resnet18_cifar``).
         model: the attacked model, for pixel-scale images; what is saved works behind the toolbox's transforms.
-        dataset: as the toolbox names it.
+        dataset: as the toolbox names it. What is written for gtsrb, tiny and imagenette must have the dataset's
+            classes (43, 200, 10) and RGB images of its size (32x32, 64x64, 128x128); tiny and imagenette, an image of
+            each class in either part.
         target_label: what the triggered images are to be given, where the poisoned set names none.
-        data_path: the dataset's folder in the checkout, such as ``./data/cifar10``.
+        data_path: the dataset's folder in the checkout, such as ``./data/cifar10``, which the toolbox reads in the
+            order of the sets.
         overwrite: replace a record of that name.
 
     Returns:
         ``checkout/record/NAME``.
 
     Raises:
-        AdvrBDError: the name is taken or leads elsewhere, the sets do not belong together, or the toolbox has no
-            such model or dataset.
+        AdvrBDError: the name is taken or leads elsewhere, the sets do not belong together or are not the dataset's,
+            its images cannot be written, or the toolbox has no such model.
         StorageError: the disk is full or the place cannot be written.
     """
     records = Path(os.path.abspath(checkout)) / "record"
@@ -84,11 +88,12 @@ def write_record(
     if target is None:
         raise AdvrBDError("a set without an attack names no target label: pass target_label")
     _check_sets(poisoned, clean_train, clean_test, triggered_test)
+    if not data_path:
+        poisoned, clean_train, clean_test = _in_order_read(dataset, poisoned, clean_train, clean_test)
     known_name, state = _model_state(model, model_name, clean_train, dataset)
-    data_path = data_path or _write_data(Path(checkout), dataset, clean_train, clean_test)
-    records.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=records) as workspace:
-        part = Path(workspace) / name
+    data_path = data_path or write_clean_data(Path(checkout), dataset, clean_train, clean_test)
+    with workspace_for(folder) as workspace:
+        part = workspace / name
         changed = (poisoned.poisoned | poisoned.covers).nonzero().flatten()
         places = _places_of(triggered_test, clean_test)
         content = {
@@ -152,9 +157,7 @@ def _write_images(
     )
     for image, (place, label, original) in zip(images, rows, strict=True):
         below = f"{original}/{place}.png"
-        path = record / part / below
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _picture(image).save(path)
+        write_png(record / part / below, image)
         entries[place] = {"path": f"{written}/{below}", "other_info": [label, original]}
     return {
         "bd_data_container": {"save_folder_path": written, "data_dict": entries, "save_file_format": ".png"},
@@ -166,9 +169,21 @@ def _write_images(
     }
 
 
-def _picture(image: Tensor) -> Image.Image:
-    pixels = image.permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+def _in_order_read(
+    dataset: str, poisoned: PoisonedSet, train: ImageSet, test: ImageSet
+) -> tuple[PoisonedSet, ImageSet, ImageSet]:
+    """The sets in the order in which the toolbox will read them from what is written here."""
+    order = order_read(dataset, train.labels)
+    if not torch.equal(order, torch.arange(len(order))):  # a large set is not copied for nothing
+        train = train.subset(order)
+        poisoned = replace(
+            poisoned,
+            image_set=poisoned.image_set.subset(order),
+            poisoned=poisoned.poisoned[order],
+            covers=poisoned.covers[order],
+            true_labels=poisoned.true_labels[order],
+        )
+    return poisoned, train, test.subset(order_read(dataset, test.labels))
 
 
 def _model_state(
@@ -181,20 +196,6 @@ def _model_state(
     known = toolbox_name(model_name, min(train_set.image_size))
     mean, std = normalization(dataset)
     return known, to_toolbox(inner, known, num_classes=train_set.num_classes, mean=mean, std=std)
-
-
-def _write_data(checkout: Path, dataset: str, train: ImageSet, test: ImageSet) -> str:
-    """Put the clean images into the checkout, once for all records on them; return their path in it."""
-    if dataset not in LAYOUTS:
-        raise AdvrBDError(
-            f"the clean images of {dataset} cannot be written, only those of {' and '.join(LAYOUTS)}: put the dataset "
-            "into the checkout and pass data_path"
-        )
-    content = digest(train.images, train.labels, test.images, test.labels, list(train.class_names))
-    path = f"data/advrbd/{dataset}-{content[:16]}"
-    if not (checkout / path / LAYOUTS[dataset].folder).is_dir():
-        write_cifar(checkout / path, dataset, train, test)
-    return f"./{path}"
 
 
 def _places_of(samples: ImageSet, whole: ImageSet) -> Tensor:
@@ -230,7 +231,7 @@ def _check_place(folder: Path, overwrite: bool) -> None:
 def _move_in(part: Path, folder: Path) -> None:
     """Put the finished record into its place; one that stands there goes only then."""
     if folder.exists():
-        old = part.parent / "old"
+        old = part.parent / ".old"  # which is no record's name
         os.replace(folder, old)
         os.replace(part, folder)
         shutil.rmtree(old)

@@ -9,7 +9,46 @@ import pytest
 import torch
 from PIL import Image
 
+from advrbd_plugin.attacks import make_attack
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.models import make_model
+
 POISONED = (1, 4)
+IMAGENETTE_WNIDS = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079")
+IMAGENETTE_WNIDS += ("n03394916", "n03417042", "n03425413", "n03445777", "n03888257")
+# Datasets that the toolbox reads class by class -> class names and side of the images.
+IN_CLASS_FOLDERS = {
+    "gtsrb": (tuple(f"{label:05d}" for label in range(43)), 32),
+    "tiny": (tuple(f"n{label:08d}" for label in range(200)), 64),
+    "imagenette": (IMAGENETTE_WNIDS, 128),
+}
+
+
+def noise_set(dataset: str, each: int, *, seed: int) -> ImageSet:
+    """``each`` images of every class, of random pixels, in no order of the classes; ids are no positions."""
+    names, side = IN_CLASS_FOLDERS[dataset]
+    lots = torch.Generator().manual_seed(seed)
+    count = each * len(names)
+    pixels = torch.randint(0, 256, (count, 3, side, side), generator=lots, dtype=torch.uint8)
+    labels = torch.arange(count)[torch.randperm(count, generator=lots)] % len(names)
+    return ImageSet(pixels, labels, names, torch.arange(count) * 7 + 3)
+
+
+def record_parts(dataset: str) -> dict:
+    """What ``write_record`` is given: two training images and one test image of each class, an untrained model."""
+    train, test = noise_set(dataset, 2, seed=1), noise_set(dataset, 1, seed=2)
+    names, side = IN_CLASS_FOLDERS[dataset]
+    attack = make_attack("adaptive_blend", poison_ratio=0.1, cover_rate=0.05)
+    torch.manual_seed(0)
+    return {
+        "poisoned": attack.poison(train, seed=0),
+        "clean_train": train,
+        "clean_test": test,
+        "triggered_test": attack.triggered_test_set(test),
+        "model_name": "resnet_narrow",
+        "model": make_model("resnet_narrow", num_classes=len(names), image_size=side).eval(),
+        "dataset": dataset,
+    }
 
 
 class RecordWriter:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import time
+
 import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
 from advrbd_plugin.attacks import make_attack, no_attack
-from advrbd_plugin.backdoorbench import safe_pickle
+from advrbd_plugin.backdoorbench import record_writer, safe_pickle
 from advrbd_plugin.backdoorbench.classifiers import NORMALIZATION
 from advrbd_plugin.backdoorbench.compat import take_data_as_it_is
 from advrbd_plugin.backdoorbench.networks import NETWORKS, make_network, to_toolbox, toolbox_name
 from advrbd_plugin.backdoorbench.record import read_record
 from advrbd_plugin.backdoorbench.record_writer import write_record
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.errors import AdvrBDError, StorageError
 from advrbd_plugin.models import make_model
+
+from .conftest import IN_CLASS_FOLDERS, record_parts
 
 NAMES = ("airplane", "car", "bird")
 
@@ -88,6 +95,60 @@ def test_the_clean_images_lie_where_torchvision_finds_them(tmp_path, parts, monk
     assert len(list((tmp_path / "data/advrbd").iterdir())) == 1  # one copy serves both
 
 
+@pytest.mark.parametrize("dataset", IN_CLASS_FOLDERS)
+def test_a_record_follows_the_order_in_which_class_folders_are_read(tmp_path, dataset):
+    parts = record_parts(dataset)
+    record = read_record(write_record(tmp_path, "blend", **parts))
+    clean, poisoned, test = parts["clean_train"], parts["poisoned"], parts["clean_test"]
+    order = clean.labels.argsort(stable=True)
+    assert not torch.equal(order, torch.arange(len(order)))
+    changed = poisoned.poisoned | poisoned.covers
+    assert torch.equal(torch.from_numpy(record.bd_train["poison_indicator"]).bool(), changed[order])
+    assert record.bd_train["original_index_array"].tolist() == list(range(len(clean)))
+    for place in changed[order].nonzero().flatten().tolist():
+        at = int(order[place])
+        entry = record.bd_train["bd_data_container"]["data_dict"][place]
+        assert entry["other_info"] == [int(poisoned.image_set.labels[at]), int(clean.labels[at])]
+        assert torch.equal(stored_pixels(record.bd_train, place), poisoned.image_set.images[at])
+    order = test.labels.argsort(stable=True)
+    triggered = parts["triggered_test"]
+    for row, place in enumerate(record.bd_test["original_index_array"].tolist()):
+        assert triggered.sample_ids[row] == test.sample_ids[order[place]]
+        assert torch.equal(stored_pixels(record.bd_test, place), triggered.images[row])
+
+
+def test_with_a_data_path_a_record_keeps_the_order_of_its_sets(tmp_path):
+    parts = record_parts("gtsrb")
+    record = read_record(write_record(tmp_path, "blend", data_path="./data/gtsrb", **parts))
+    changed = parts["poisoned"].poisoned | parts["poisoned"].covers
+    assert torch.equal(torch.from_numpy(record.bd_train["poison_indicator"]).bool(), changed)
+    assert not (tmp_path / "data").exists()
+
+
+def test_what_a_killed_process_left_is_removed_after_an_hour(tmp_path, parts):
+    left = {
+        ".blend-abc_1234": 3700,  # of this record, old
+        ".blend-abc_9999": 60,  # of a process that may be at work
+        ".blend-2-abc_1234": 3700,  # of another record
+    }
+    for name, age in left.items():
+        (tmp_path / "record" / name / "blend").mkdir(parents=True)
+        os.utime(tmp_path / "record" / name, (time.time() - age, time.time() - age))
+    write_record(tmp_path, "blend", **parts)
+    names = {path.name for path in (tmp_path / "record").iterdir()}
+    assert names == {"blend", ".blend-abc_9999", ".blend-2-abc_1234"}
+
+
+def test_a_full_disk_is_one_line(tmp_path, parts, monkeypatch):
+    def full(path, image):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(record_writer, "write_png", full)
+    with pytest.raises(StorageError, match="is full: free some space"):
+        write_record(tmp_path, "blend", **parts)
+    assert not list((tmp_path / "record").iterdir())
+
+
 @pytest.mark.parametrize("name", ["resnet_narrow", "preactresnet18_cifar", "mobilenet_v2_cifar", "resnet18_imagenet"])
 def test_a_model_answers_to_normalised_images_as_to_pixels(name):
     base, size = NETWORKS[name]
@@ -116,6 +177,9 @@ def test_names_that_are_taken(tmp_path, parts):
     (tmp_path / "record/blend/left_over").write_text("old")
     write_record(tmp_path, "blend", overwrite=True, **parts)
     assert not (tmp_path / "record/blend/left_over").exists()
+    for _ in range(2):
+        write_record(tmp_path, "old", overwrite=True, **parts)
+    shutil.rmtree(tmp_path / "record/old")
     (tmp_path / "record/notes").mkdir()
     with pytest.raises(AdvrBDError, match="it is no record"):
         write_record(tmp_path, "notes", overwrite=True, **parts)
@@ -130,7 +194,8 @@ def test_names_that_are_taken(tmp_path, parts):
     [
         ({"clean_train": images(39, seed=1)}, "the same samples in the same order"),
         ({"clean_test": images(11, seed=2)}, "triggered_test holds the sample"),
-        ({"dataset": "gtsrb"}, "pass data_path"),
+        ({"dataset": "mnist"}, "images of mnist cannot be written, .* gtsrb, tiny, imagenette: .* pass data_path"),
+        ({"dataset": "gtsrb"}, "gtsrb has 43 classes, got 3"),
         ({"model_name": "resnet99"}, "model must be one of"),
         ({"model_name": "resnet18"}, "the model is no resnet18 of 3 classes"),
     ],

@@ -1,0 +1,153 @@
+"""Images in the folders of GTSRB, Tiny ImageNet and Imagenette, as BackdoorBench and torchvision read them.
+
+    gtsrb       Train/00007/00000012.png, listed in Train/00007/GT-00007.csv; Test/, listed in GT-final_test.csv
+    tiny        tiny-imagenet-200/train/CLASS/00000012.png, and val in the same way
+    imagenette  imagenette2-160/train/WNID/00000012.JPEG, and val in the same way
+
+They are read class by class, and each class by file name or by its list. So the sets must be in the order of their
+labels, and files are numbered by place: then what is read is in the order of the sets.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from advrbd_plugin.backdoorbench.pictures import write_png
+from advrbd_plugin.data.datasets import DATASETS
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.data.listings import GTSRB_CLASSES, TINY_IMAGENET
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.files import workspace_for, write_text
+
+_GTSRB_COLUMNS = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
+
+
+@dataclass(frozen=True)
+class FolderLayout:
+    """Attributes:
+    num_classes: that the toolbox makes its networks for.
+    image_size: (height, width) that it trains with.
+    needs_every_class: whether a part without an image of some class cannot be read.
+    write: from (root, train, test) to the files.
+    """
+
+    num_classes: int
+    image_size: tuple[int, int]
+    needs_every_class: bool
+    write: Callable[[Path, ImageSet, ImageSet], None]
+
+
+def write_folders(root: Path, dataset: str, train: ImageSet, test: ImageSet) -> None:
+    """Write both parts as the new folder ``root``, in the sets' order, whole or not at all.
+
+    Args:
+        root: not there, or an empty folder.
+        dataset: a key of :data:`FOLDER_LAYOUTS`.
+        train, test: RGB images of the dataset's size, labels ascending.
+
+    Raises:
+        AdvrBDError: another dataset, or sets that its folders cannot hold: other sizes, classes or class names, labels
+            in another order, a class without an image where the reader needs one.
+        StorageError: the disk is full, or ``root`` holds something or cannot be written.
+    """
+    if dataset not in FOLDER_LAYOUTS:
+        raise AdvrBDError(f"dataset must be one of {', '.join(FOLDER_LAYOUTS)}, got {dataset!r}")
+    layout = FOLDER_LAYOUTS[dataset]
+    for name, images in (("train", train), ("test", test)):
+        _check(dataset, layout, name, images)
+    with workspace_for(root) as workspace:
+        part = workspace / root.name
+        layout.write(part, train, test)
+        os.sync()  # the pictures must be on the disk before the folder's name says so; one by one takes minutes
+        os.replace(part, root)
+
+
+def _check(dataset: str, layout: FolderLayout, part: str, images: ImageSet) -> None:
+    shape, wanted = tuple(images.images.shape[1:]), (3, *layout.image_size)
+    if shape != wanted:
+        raise AdvrBDError(f"{dataset}'s images are {_times(wanted)}, got {_times(shape)} ({part})")
+    if images.num_classes != layout.num_classes:
+        raise AdvrBDError(f"{dataset} has {layout.num_classes} classes, got {images.num_classes} ({part})")
+    if bool((images.labels.diff() < 0).any()):
+        raise AdvrBDError(f"{dataset} is read class by class: sort {part} by its labels")
+    absent = (images.class_counts() == 0).nonzero().flatten().tolist()
+    if absent and layout.needs_every_class:
+        raise AdvrBDError(
+            f"{dataset} cannot be read with a class that has no image: {part} holds none of label {absent[0]} "
+            f"({images.class_names[absent[0]]})"
+        )
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _write_gtsrb(root: Path, train: ImageSet, test: ImageSet) -> None:
+    for label in range(train.num_classes):  # the reader opens the list of every class, also of an empty one
+        name = f"{label:05d}"
+        _write_list(root / "Train" / name, f"GT-{name}.csv", train.subset(train.labels == label))
+    _write_list(root / "Test", "GT-final_test.csv", test)
+
+
+def _write_list(folder: Path, table: str, images: ImageSet) -> None:
+    """The images and their list, whose region of interest is the whole image."""
+    height, width = images.image_size
+    text = io.StringIO()
+    lines = csv.writer(text, delimiter=";", lineterminator="\n")
+    lines.writerow(_GTSRB_COLUMNS)
+    for place, (image, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
+        write_png(folder / _file_name(place), image)
+        lines.writerow([_file_name(place), width, height, 0, 0, width - 1, height - 1, label])
+    write_text(folder / table, text.getvalue())
+
+
+def _write_tiny(root: Path, train: ImageSet, test: ImageSet) -> None:
+    folders = _sortable(train.class_names)
+    for part, images in (("train", train), ("val", test)):
+        _write_classes(root / TINY_IMAGENET / part, folders, images)
+
+
+def _write_imagenette(root: Path, train: ImageSet, test: ImageSet) -> None:
+    from torchvision.datasets import Imagenette
+
+    known = Imagenette._WNID_TO_CLASS
+    wnids = tuple(sorted(known))
+    names = tuple(known[wnid][0] for wnid in wnids)
+    if train.class_names not in (wnids, names):  # the reader gives them these names, whatever they are
+        raise AdvrBDError(
+            f"imagenette's classes must be called {', '.join(names)}, or by their WordNet ids, in this order; got "
+            f"{', '.join(train.class_names)}"
+        )
+    for part, images in (("train", train), ("val", test)):
+        # torchvision takes files called .JPEG alone; Pillow goes by what is in them, which is PNG.
+        _write_classes(root / "imagenette2-160" / part, wnids, images, suffix=".JPEG")
+
+
+def _write_classes(folder: Path, classes: Sequence[str], images: ImageSet, suffix: str = ".png") -> None:
+    for place, (image, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
+        write_png(folder / classes[label] / _file_name(place, suffix), image)
+
+
+def _file_name(place: int, suffix: str = ".png") -> str:
+    return f"{place:08d}{suffix}"  # so many digits that the order of the names is that of the places
+
+
+def _sortable(class_names: Sequence[str]) -> list[str]:
+    """A folder's name for each class, in sorted order, as the reader numbers them: its own name where that will do."""
+    if list(class_names) == sorted(class_names) and all(re.fullmatch(r"\w[\w .-]*", name) for name in class_names):
+        return list(class_names)
+    return [f"{label:03d}" for label in range(len(class_names))]
+
+
+FOLDER_LAYOUTS: dict[str, FolderLayout] = {
+    "gtsrb": FolderLayout(GTSRB_CLASSES, DATASETS["gtsrb"].image_size, False, _write_gtsrb),
+    "tiny": FolderLayout(200, DATASETS["tiny_imagenet"].image_size, True, _write_tiny),
+    "imagenette": FolderLayout(10, DATASETS["imagenette"].image_size, True, _write_imagenette),
+}
+"""Dataset, as the toolbox names it -> how its folders are written."""
