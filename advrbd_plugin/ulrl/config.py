@@ -37,6 +37,11 @@ class ULRLConfig(Settings):
         pattern_waves: highest frequency of the waves, in waves over the width or height of the image.
         pattern_amplitude: of the waves, pixel scale.
         wave_threshold, square_threshold: a label is attacked where the excess of a wave, or of a square, is above this.
+        warps: where nothing stood out so far, ask the same of smooth warps of the whole image.
+        warp_points: control points of a warp in either direction.
+        warp_radius: root mean square of its displacements at the control points, in pixels.
+        warp_steps: gradient steps to each warp.
+        warp_threshold: a label is attacked where its attraction by a warp exceeds the median of all labels by this.
         reinitialise: begin the suspicious neurons anew before relearning.
         relearn_epochs: passes over the clean samples in relearning.
         relearn_steps: relearning ends after so many batches at the latest; 0 sets no limit.
@@ -48,9 +53,9 @@ class ULRLConfig(Settings):
         alpha: weight of the cosine similarity between the suspicious neurons' new and old weights.
         distillation: weight of the divergence from the old model's answer on clean samples and mixtures of them.
         adversary_weight: weight of the divergence from the old model's answer on clean samples where a universal
-            perturbation that leads to an attacked label is added to them; 0 leaves it out, as suspicious
-            samples do.
-        adversary_radius: largest Euclidean norm of that perturbation, pixel scale.
+            perturbation (or warp, where a warp led there) that leads to an attacked label is put on them; 0 leaves it
+            out, as suspicious samples do.
+        adversary_radius: largest Euclidean norm of that perturbation, pixel scale; of a warp it is ``warp_radius``.
         adversary_count: perturbations kept at a time, beside the patterns found to lead to an attacked label.
         adversary_steps: gradient steps to the perturbations in each batch.
         forget_weight: weight of unlearning the label of samples known to be suspicious, where some are given.
@@ -80,6 +85,11 @@ class ULRLConfig(Settings):
     pattern_amplitude: float = between(0.0, 1.0, 0.08)
     wave_threshold: float = between(0.0, 1.0, 0.4)
     square_threshold: float = between(0.0, 1.0, 0.18)
+    warps: bool = True
+    warp_points: int = between(2, 64, 6)
+    warp_radius: float = between(0.0, 1000.0, 0.7)
+    warp_steps: int = between(1, 1000, 8)
+    warp_threshold: float = between(0.0, 1.0, 0.3)
     reinitialise: bool = False
     relearn_epochs: int = between(1, 100_000, 100)
     relearn_steps: int = between(0, 1_000_000, 70)
@@ -105,6 +115,7 @@ class ULRLConfig(Settings):
             "attraction": self.attraction_threshold,
             "wave": self.wave_threshold,
             "square": self.square_threshold,
+            "warp": self.warp_threshold,
         }
 
     def augmentation(self, seed: int) -> TrainingOptions:

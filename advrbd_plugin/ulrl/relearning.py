@@ -17,10 +17,11 @@ from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed, shuffled, uniform_integers
 from advrbd_plugin.scoring import frozen
 from advrbd_plugin.training import as_input, augment, autocast
-from advrbd_plugin.ulrl.attraction import unit, within_norm
+from advrbd_plugin.ulrl.attraction import Change, added, unit, within_norm
 from advrbd_plugin.ulrl.config import ULRLConfig
 from advrbd_plugin.ulrl.neurons import LayerSuspicion, neuron_weight, reinitialise
 from advrbd_plugin.ulrl.unlearning import check_finite_loss
+from advrbd_plugin.ulrl.warps import field_norm, warp
 
 _TEMPERATURE = 2.0
 _MIXING_LEVELS = 1000
@@ -39,6 +40,22 @@ class Relearned:
     rows: list[dict[str, float]]
 
 
+@dataclass(frozen=True, eq=False)
+class Adversary:
+    """How clean samples are led to the attacked labels while the model learns to stay where it was.
+
+    Attributes:
+        labels: where to; without one, away from the true label.
+        warped: by warps of the image, in place of perturbations added to it.
+        known: (P, 1, H, W) float32 perturbations in pixel scale, or (P, 2, points, points) float32 warps in pixels, that
+            are known to lead there; every second image is under one of them. The others are searched.
+    """
+
+    labels: tuple[int, ...] = ()
+    warped: bool = False
+    known: Tensor | None = None
+
+
 def relearn(
     model: nn.Module,
     clean_set: ImageSet,
@@ -46,8 +63,7 @@ def relearn(
     config: ULRLConfig,
     *,
     suspect_set: ImageSet | None = None,
-    attacked_labels: tuple[int, ...] = (),
-    roads: Tensor | None = None,
+    adversary: Adversary | None = None,
     progress: Progress | None = None,
 ) -> Relearned:
     """Fine-tune on the clean samples with the suspicious neurons re-initialised and kept from turning back.
@@ -55,7 +71,7 @@ def relearn(
     The objective is v1's (arXiv 2405.14781), cross entropy plus ``alpha`` times the cosine similarity of the suspicious
     neurons' new and old weights, and, where their weights are above 0, three terms of ours: the old model's answers
     on clean samples and on mixtures of two (so that little is forgotten), the same answers under universal
-    perturbations that lead to the attacked labels (so that the roads open to all are closed), and, in its place where
+    perturbations or warps that lead to the attacked labels (so that the roads open to all are closed), and, in its place where
     there are some, the unlearning of samples known to be suspicious.
 
     Args:
@@ -63,9 +79,7 @@ def relearn(
         clean_set: clean samples.
         suspicions: of :func:`advrbd_plugin.ulrl.neurons.identify`.
         suspect_set: samples that are likely poisoned, with the labels they came with; may be ``None``.
-        attacked_labels: where the perturbations are to lead; without one, they lead away from the true label.
-        roads: (P, 1, H, W) float32, perturbations in pixel scale that are known to lead there; every second image is
-            under one of them.
+        adversary: where the perturbations are to lead, and what is known of them.
 
     Raises:
         AdvrBDError: the loss stops being a number.
@@ -81,7 +95,7 @@ def relearn(
         momentum=config.momentum,
         weight_decay=config.relearn_weight_decay,
     )
-    objective = _Objective(model, repaired, suspicions, config, clean_set, suspect_set, attacked_labels, roads)
+    objective = _Objective(model, repaired, suspicions, config, clean_set, suspect_set, adversary or Adversary())
     batches_per_epoch = math.ceil(len(clean_set) / config.batch_size)
     steps = planned_steps(len(clean_set), config)
     rows: list[dict[str, float]] = []
@@ -132,19 +146,23 @@ class _Objective:
         config: ULRLConfig,
         clean_set: ImageSet,
         suspect_set: ImageSet | None,
-        attacked_labels: tuple[int, ...],
-        roads: Tensor | None,
+        adversary: Adversary,
     ) -> None:
         self._original, self._repaired = original.eval(), repaired
         self._config, self._clean_set, self._suspect_set = config, clean_set, suspect_set
         self._device = next(repaired.parameters()).device
         self._augmentation = config.augmentation(derive_seed(config.seed, "relearning crops"))
         self._suspect_batches = _endless(suspect_set, config) if suspect_set is not None else iter(())
-        self._perturbations: Tensor | None = None
-        self._roads = None if roads is None else roads.to(self._device)
+        self._searched: Tensor | None = None
+        self._known = None if adversary.known is None else adversary.known.to(self._device)
+        self._change: Change = warp if adversary.warped else added
+        self._warped = adversary.warped
+        self._radius = (
+            field_norm(config.warp_radius, config.warp_points) if adversary.warped else config.adversary_radius
+        )
         # Samples that carry the trigger show the road itself, so none has to be searched.
         self._adversary_weight = 0.0 if suspect_set is not None else config.adversary_weight
-        self._attacked = torch.tensor(attacked_labels, dtype=torch.int64, device=self._device)
+        self._attacked = torch.tensor(adversary.labels, dtype=torch.int64, device=self._device)
         layers, old_layers = dict(repaired.named_modules()), dict(original.named_modules())
         self._neurons = [
             (neuron_weight(layers[each.layer]), list(each.suspicious), neuron_weight(old_layers[each.layer]).detach())
@@ -205,36 +223,42 @@ class _Objective:
 
     def _perturbed(self, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
         """The batch, each image under a searched perturbation or, if there are any, every second under a known one."""
-        perturbations = self._searched(inputs, targets, step)
-        if self._roads is not None:
-            # Which road an image meets changes from batch to batch.
+        perturbations = self._search(inputs, targets, step)
+        if self._known is not None:
+            # Which one an image meets changes from batch to batch.
             places = torch.arange(len(inputs), device=self._device)
-            known = self._roads[(places // 2 + step) % len(self._roads)]
+            known = self._known[(places // 2 + step) % len(self._known)]
             perturbations = torch.where((places % 2 == 0).view(-1, 1, 1, 1), known, perturbations)
-        return (inputs + perturbations).clamp(0, 1)
+        return self._change(inputs, perturbations)
 
-    def _searched(self, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
+    def _search(self, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
         """For each image one of the universal perturbations, which first follow the model."""
         config = self._config
         group = torch.arange(len(inputs), device=self._device) % config.adversary_count
         steps, direction, wanted = config.adversary_steps, 1.0, targets
         if len(self._attacked):
             direction, wanted = -1.0, self._attacked[group % len(self._attacked)]
-        if self._perturbations is None or step % _ADVERSARY_LIFE == 0:
-            generator = torch.Generator().manual_seed(derive_seed(config.seed, "adversary", step))
-            fresh = torch.randn(config.adversary_count, *inputs.shape[1:], generator=generator).to(self._device)
-            self._perturbations = 0.3 * config.adversary_radius * unit(fresh)
+        if self._searched is None or step % _ADVERSARY_LIFE == 0:
+            self._searched = self._fresh(inputs, step)
             steps *= 5
         self._repaired.eval()
         with frozen(self._repaired):
             for _ in range(steps):
-                current = self._perturbations.requires_grad_(True)
+                current = self._searched.requires_grad_(True)
                 with autocast(self._device, config.mixed_precision):
-                    logits = self._repaired((inputs + current[group]).clamp(0, 1))
+                    logits = self._repaired(self._change(inputs, current[group]))
                 (grad,) = torch.autograd.grad(functional.cross_entropy(logits.float(), wanted), current)
-                moved = current.detach() + direction * config.adversary_radius / 3 * unit(grad)
-                self._perturbations = within_norm(moved, config.adversary_radius)
-        return self._perturbations[group]
+                moved = current.detach() + direction * self._radius / 3 * unit(grad)
+                self._searched = within_norm(moved, self._radius)
+        return self._searched[group]
+
+    def _fresh(self, inputs: Tensor, step: int) -> Tensor:
+        """Where a search begins: random perturbations, well within the radius."""
+        config = self._config
+        shape = (2, config.warp_points, config.warp_points) if self._warped else inputs.shape[1:]
+        generator = torch.Generator().manual_seed(derive_seed(config.seed, "adversary", step))
+        fresh = torch.randn(config.adversary_count, *shape, generator=generator).to(self._device)
+        return 0.3 * self._radius * unit(fresh)
 
     def _similarity(self) -> Tensor:
         """Summed cosine similarity of the suspicious neurons' new and old weights (v1, relearning)."""

@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress, timed_stage
+from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.stages import StageStore, digest
 from advrbd_plugin.training import predict
-from advrbd_plugin.ulrl.attraction import attraction
+from advrbd_plugin.ulrl.attraction import Attraction, Change, added, attraction
 from advrbd_plugin.ulrl.clean_samples import check_clean_set
 from advrbd_plugin.ulrl.config import ULRLConfig
 from advrbd_plugin.ulrl.neurons import LayerSuspicion, identify, neuron_layers
 from advrbd_plugin.ulrl.patterns import KINDS, PatternSearch, planned_images, search_patterns
-from advrbd_plugin.ulrl.relearning import planned_steps, relearn
+from advrbd_plugin.ulrl.relearning import Adversary, planned_steps, relearn
 from advrbd_plugin.ulrl.unlearning import unlearn
+from advrbd_plugin.ulrl.warps import field_norm, random_fields, warp
 
-STAGES = ("attraction", "waves", "squares", "unlearning", "relearning")
+STAGES = ("attraction", "waves", "squares", "warps", "unlearning", "relearning")
 FOUND, LOOKS_CLEAN = "suspicious neurons found", "looks clean"
 
 # Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
@@ -40,10 +42,10 @@ class ULRLResult:
         model: the repaired model, in eval mode; a copy of the old one where it looks clean.
         verdict: :data:`FOUND` or :data:`LOOKS_CLEAN`.
         layers: what unlearning did to the neurons of each layer; empty where the model looked clean before.
-        attacked_labels: labels that a backdoor seems to lead to; empty with ``attraction`` and ``patterns`` switched
-            off and none given.
-        evidence: kind of road (``attraction``, ``wave``, ``square``) -> (num_classes,) float32 in [-1, 1], how far the
-            label stands out; higher is more suspicious. Empty where it was not looked for. See
+        attacked_labels: labels that a backdoor seems to lead to; empty with ``attraction``, ``patterns`` and ``warps``
+            switched off and none given.
+        evidence: kind of road (``attraction``, ``wave``, ``square``, ``warp``) -> (num_classes,) float32 in [-1, 1], how
+            far the label stands out; higher is more suspicious. A kind that was not looked for is missing. See
             :mod:`advrbd_plugin.ulrl.attraction` (less the median) and :mod:`advrbd_plugin.ulrl.patterns`.
         curves: stage -> rows, one a step.
         seconds: stage -> time, of this run alone where an earlier one was resumed.
@@ -120,10 +122,11 @@ class ULRL:
         settings = (config.to_mapping(), list(layers), _ALGORITHM_VERSION)
         key = digest(clean_set.images, clean_set.labels, clean_set.sample_ids, *weights, *settings)
         evidence: dict[str, Tensor] = {}
-        roads: Tensor | None = None
+        adversary = Adversary(attacked_labels or ())
         curves: dict[str, list[dict[str, float]]] = {}
-        if attacked_labels is None and (config.attraction or config.patterns):
-            evidence, attacked_labels, roads = self._search(original, clean_set, key)
+        if attacked_labels is None and (config.attraction or config.patterns or config.warps):
+            evidence, adversary = self._search(original, clean_set, key)
+            attacked_labels = adversary.labels
             curves["attraction"] = [
                 {"label": label, "accused": int(label in attacked_labels)}
                 | {kind: float(values[label]) for kind, values in evidence.items()}
@@ -135,7 +138,7 @@ class ULRL:
         if not any(each.suspicious for each in found) and not attacked_labels:
             return self._result(original, found, (), evidence, curves)
         repaired, curves["relearning"] = self._relearn(
-            original, clean_set, found, suspect_set, attacked_labels or (), roads, key
+            original, clean_set, found, suspect_set, adversary, key
         )
         return self._result(repaired, found, attacked_labels or (), evidence, curves, FOUND)
 
@@ -152,41 +155,84 @@ class ULRL:
             model.eval(), verdict, layers, attacked_labels, evidence, curves, dict(self._seconds), self.config
         )
 
-    def _search(
-        self, model: nn.Module, clean_set: ImageSet, key: str
-    ) -> tuple[dict[str, Tensor], tuple[int, ...], Tensor | None]:
-        """How far each label stands out, those that do, and the patterns that lead there."""
+    def _search(self, model: nn.Module, clean_set: ImageSet, key: str) -> tuple[dict[str, Tensor], Adversary]:
+        """How far each label stands out, and the ways to those that do."""
         config, evidence, roads = self.config, {}, []
         accused = torch.zeros(clean_set.num_classes, dtype=torch.bool)
         if config.attraction:
-            pulls = self._attraction(model, clean_set, key)
-            evidence["attraction"] = pulls - pulls.quantile(0.5)
-            accused |= evidence["attraction"] > config.thresholds["attraction"]
+            evidence["attraction"] = _excess(self._attraction(model, clean_set, key))
+            accused |= evidence["attraction"] > config.attraction_threshold
         for kind in KINDS if config.patterns else ():
             found = self._patterns(model, clean_set, kind, key)
             evidence[kind] = found.excess
             standing_out = found.excess > config.thresholds[kind]
             roads.append(found.patterns[standing_out].flatten(0, 1))
             accused |= standing_out
+        if config.warps and not accused.any():
+            warps = self._warps(model, clean_set, key)
+            evidence["warp"] = _excess(warps)
+            accused = evidence["warp"] > config.warp_threshold
+            return evidence, Adversary(_labels(accused), warped=True, known=warps.roads[accused])
         known = torch.cat(roads) if roads else torch.zeros(0)
-        return evidence, tuple(accused.nonzero().flatten().tolist()), known if len(known) else None
+        return evidence, Adversary(_labels(accused), known=known if len(known) else None)
 
-    def _attraction(self, model: nn.Module, clean_set: ImageSet, key: str) -> Tensor:
+    def _attraction(self, model: nn.Module, clean_set: ImageSet, key: str) -> Attraction:
         config = self.config
-        with self._stage("attraction"):
-            kept = self._store.load("attraction", key)
+        start = torch.zeros(1, clean_set.num_channels, *clean_set.image_size)
+        return self._attracted(
+            "attraction",
+            model,
+            clean_set,
+            start,
+            key,
+            change=added,
+            radius=config.attraction_radius,
+            steps=config.attraction_steps,
+        )
+
+    def _warps(self, model: nn.Module, clean_set: ImageSet, key: str) -> Attraction:
+        config, points = self.config, self.config.warp_points
+        # Not from the image itself, where the slope of bilinear samples is not the same on both sides.
+        start = random_fields(1, points, config.warp_radius / 2, derive_seed(config.seed, "warps"))
+        return self._attracted(
+            "warps",
+            model,
+            clean_set,
+            start,
+            key,
+            change=warp,
+            radius=field_norm(config.warp_radius, points),
+            steps=config.warp_steps,
+        )
+
+    def _attracted(
+        self,
+        stage: str,
+        model: nn.Module,
+        clean_set: ImageSet,
+        start: Tensor,
+        key: str,
+        *,
+        change: Change,
+        radius: float,
+        steps: int,
+    ) -> Attraction:
+        with self._stage(stage):
+            kept = self._store.load(stage, key)
             if kept is not None:
-                return kept[0]["attraction"]
-            pulls = attraction(
+                return Attraction(**kept[0])
+            found = attraction(
                 model,
                 clean_set,
-                radius=config.attraction_radius,
-                steps=config.attraction_steps,
-                mixed_precision=config.mixed_precision,
+                start,
+                change=change,
+                radius=radius,
+                steps=steps,
+                mixed_precision=self.config.mixed_precision,
                 on_batch=self._progress.advance,
             )
-            self._store.save("attraction", key, {"attraction": pulls})
-        return pulls
+            self._store.save(stage, key, {"probability": found.probability, "roads": found.roads})
+        return found
 
     def _patterns(self, model: nn.Module, clean_set: ImageSet, kind: str, key: str) -> PatternSearch:
         config = self.config
@@ -230,14 +276,13 @@ class ULRL:
         clean_set: ImageSet,
         found: tuple[LayerSuspicion, ...],
         suspect_set: ImageSet | None,
-        attacked_labels: tuple[int, ...],
-        roads: Tensor | None,
+        adversary: Adversary,
         key: str,
     ) -> tuple[nn.Module, list[dict[str, float]]]:
         with self._stage("relearning"):
-            key = digest(key, list(attacked_labels))
-            if roads is not None:
-                key = digest(key, roads)
+            key = digest(key, list(adversary.labels), adversary.warped)
+            if adversary.known is not None:
+                key = digest(key, adversary.known)
             if suspect_set is not None:
                 key = digest(key, suspect_set.images, suspect_set.labels, suspect_set.sample_ids)
             kept = self._store.load("relearning", key)
@@ -251,8 +296,7 @@ class ULRL:
                 found,
                 self.config,
                 suspect_set=suspect_set,
-                attacked_labels=attacked_labels,
-                roads=roads,
+                adversary=adversary,
                 progress=ScaledProgress(self._progress, _TRAINING_WORK),
             )
             self._store.save("relearning", key, relearned.model.state_dict(), relearned.rows)
@@ -266,12 +310,23 @@ class ULRL:
             work["attraction"] = clean_set.num_classes * count * (config.attraction_steps + 1) / 2
         if attacked_labels is None and config.patterns:
             work |= {f"{kind}s": planned_images(clean_set, kind, config) for kind in KINDS}
+        if attacked_labels is None and config.warps:
+            work["warps"] = clean_set.num_classes * count * (config.warp_steps + 1) / 2
         work["unlearning"] = _TRAINING_WORK * config.unlearn_epochs * count
         work["relearning"] = _TRAINING_WORK * planned_steps(count, config) * min(count, config.batch_size)
         return work
 
     def _stage(self, name: str) -> AbstractContextManager[None]:
         return timed_stage(self._progress, name, self._seconds)
+
+
+def _excess(found: Attraction) -> Tensor:
+    """(num_classes,) by how much each label attracts more than the middle one."""
+    return found.probability - found.probability.quantile(0.5)
+
+
+def _labels(accused: Tensor) -> tuple[int, ...]:
+    return tuple(accused.nonzero().flatten().tolist())
 
 
 def check_weights(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from advrbd_plugin.cli import main
 from advrbd_plugin.report import ModelDescription, load_model, save_model
 
-SETTINGS = ("unlearn_epochs=1", "relearn_steps=2", "attraction_steps=1", "patterns=false")
+SETTINGS = ("unlearn_epochs=1", "relearn_steps=2", "attraction_steps=1", "warp_steps=1", "patterns=false")
 QUICK = [part for each in SETTINGS for part in ("--set", each)] + ["--device", "cpu"]
 NAMES = ("dark", "grey", "bright")
 
@@ -46,7 +46,7 @@ def error_of(capsys):
 
 def test_a_repair_writes_model_neurons_and_report(model_folder, tmp_path, capsys):
     data, out = write_images(tmp_path / "clean", (3, 3, 3)), tmp_path / "out"
-    switched = ["--set", "attraction=false", "--set", "z_threshold=0.5"]
+    switched = ["--set", "attraction=false", "--set", "warps=false", "--set", "z_threshold=0.5"]
     assert repair(model_folder / "model.safetensors", "--data", data, "--out", out, *QUICK, *switched) == 0
     names = {file.name for file in out.iterdir()}
     assert names == {

@@ -99,7 +99,8 @@ def test_attraction_finds_the_label_with_an_open_road(clean_set):
             trigger = torch.nn.functional.one_hot(torch.tensor(2), 3) * corner[:, None].clamp_min(0)
             return self.weight * (60 * scores + 40 * trigger)
 
-    found = attraction(Backdoored(), clean_set, radius=1.5, steps=8, mixed_precision=False)
+    start = torch.zeros(1, 3, 8, 8)
+    found = attraction(Backdoored(), clean_set, start, radius=1.5, steps=8, mixed_precision=False).probability
     assert found.argmax() == 2 and found[2] - found.median() > 0.3
 
 
@@ -119,8 +120,8 @@ def test_a_repair_returns_a_new_model_and_leaves_the_old_one(model, clean_set, q
 
 
 def test_a_model_that_looks_clean_is_left_as_it_is(model, clean_set, quick_config):
-    by_labels = ULRL(quick_config.replace(attraction_threshold=1.0)).repair(model, clean_set)
-    by_neurons = ULRL(quick_config.replace(attraction=False, z_threshold=1000)).repair(model, clean_set)
+    by_labels = ULRL(quick_config.replace(attraction_threshold=1.0, warp_threshold=1.0)).repair(model, clean_set)
+    by_neurons = ULRL(quick_config.replace(attraction=False, patterns=False, warps=False, z_threshold=1000)).repair(model, clean_set)
     for result in (by_labels, by_neurons):
         assert result.verdict == LOOKS_CLEAN and result.num_suspicious == 0
         assert states_equal(result.model, model)
