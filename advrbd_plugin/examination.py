@@ -24,7 +24,7 @@ def patch_sizes(config: AdvrBDConfig) -> list[int]:
 
 def scoring_work(config: AdvrBDConfig) -> int:
     """Passes over the set that :func:`consistency_ranks` costs."""
-    return len(patch_sizes(config)) * (config.num_masks + 2)
+    return 2 + len(patch_sizes(config)) * config.num_masks
 
 
 def consistency_ranks(
@@ -44,23 +44,20 @@ def consistency_ranks(
     Raises:
         AdvrBDError: a logit is not finite.
     """
-    found = []
-    for patch_size in patch_sizes(config):
-        scores = consistency_scores(
-            model,
-            samples.images,
-            samples.labels,
-            epsilon=config.epsilon,
-            patch_size=patch_size,
-            num_masks=config.num_masks,
-            reduction=config.reduction,
-            seed=derive_seed(config.seed, "patches"),
-            sample_ids=samples.sample_ids,
-            mixed_precision=config.mixed_precision,
-            on_batch=None if on_batch is None else lambda done: on_batch((config.num_masks + 2) * done),
-        )
-        found.append(ranks(scores))
-    return torch.stack(found)
+    scores = consistency_scores(
+        model,
+        samples.images,
+        samples.labels,
+        epsilon=config.epsilon,
+        patch_size=patch_sizes(config),
+        num_masks=config.num_masks,
+        reduction=config.reduction,
+        seed=derive_seed(config.seed, "patches"),
+        sample_ids=samples.sample_ids,
+        mixed_precision=config.mixed_precision,
+        on_batch=None if on_batch is None else lambda done: on_batch(scoring_work(config) * done),
+    )
+    return torch.stack([ranks(each) for each in scores])
 
 
 def accuse_labels(

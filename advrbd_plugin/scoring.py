@@ -22,7 +22,7 @@ def consistency_scores(
     labels: Tensor,
     *,
     epsilon: float | Sequence[float] = 32 / 255,
-    patch_size: int = 8,
+    patch_size: int | Sequence[int] = 8,
     num_masks: int = 4,
     reduction: str = "median",
     seed: int = 0,
@@ -35,7 +35,7 @@ def consistency_scores(
 ) -> Tensor:
     """Higher is more likely clean: KL(f(x) || f(x + m * epsilon * sign(grad))) under random patches m.
 
-    One forward, one backward to the input alone, and one forward per mask for each batch. ``model`` is in eval mode
+    One forward, one backward to the input alone, and one forward per mask (and patch size) for each batch. ``model`` is in eval mode
     afterwards; its parameters and their gradients are untouched.
 
     Args:
@@ -44,7 +44,7 @@ def consistency_scores(
             is, so that any normalisation can be used.
         labels: (N,) int64, the labels that the samples came with.
         epsilon, low, high: step and bounds in the units that the model gets; a number or one per channel.
-        patch_size: side of the square patch in pixels.
+        patch_size: side of the square patch in pixels; or several, which share the forward and the backward pass.
         num_masks: patches per sample.
         reduction: "median", "geometric_mean" or "mean" over the masks.
         seed, sample_ids: where the patches come from; ``sample_ids`` (N,) int64 is 0..N-1 by default.
@@ -53,7 +53,7 @@ def consistency_scores(
         on_batch: called with the number of samples done.
 
     Returns:
-        (N,) float32 on the CPU, at least 0.
+        (N,) float32 on the CPU, at least 0; (K, N) for a sequence of K patch sizes.
 
     Raises:
         ValueError: no such reduction, labels out of range, or an argument that :func:`advrbd_plugin.ops.perturb`
@@ -65,51 +65,65 @@ def consistency_scores(
     device = next(model.parameters()).device
     if sample_ids is None:
         sample_ids = torch.arange(len(images))
-    perturbation = dict(
-        epsilon=epsilon, patch_size=patch_size, num_masks=num_masks, seed=seed, low=low, high=high
-    )
-    divergences: list[Tensor] = []
+    sizes = [patch_size] if isinstance(patch_size, int) else list(patch_size)
+    perturbation = dict(epsilon=epsilon, num_masks=num_masks, seed=seed, low=low, high=high)
+    divergences: list[Tensor] = []  # of one batch after another, and in each of one size after another
     pending = _Pending(None, None)
     model.eval()
     with frozen(model):
         for batch in torch.arange(len(images)).split(batch_size):
-            divergence, pending = _score_batch(
+            ended, pending = _score_batch(
                 model,
                 _model_input(images[batch], device),
                 labels[batch].to(device),
                 pending,
+                sizes,
                 mixed_precision,
                 sample_ids=sample_ids[batch].to(device),
                 **perturbation,
             )
-            if divergence is not None:
-                divergences.append(divergence.cpu())
+            divergences += ended
             if on_batch is not None:
                 on_batch(len(batch))
     if pending.logits is None:
-        return torch.empty(0)
+        return torch.empty(0) if isinstance(patch_size, int) else torch.empty(len(sizes), 0)
     divergences.append(ops.kl_divergence(pending.logits, pending.perturbed_logits).cpu())
-    return _REDUCTIONS[reduction](torch.cat(divergences, dim=1))
+    scores = [_REDUCTIONS[reduction](torch.cat(divergences[place :: len(sizes)], dim=1)) for place in range(len(sizes))]
+    return scores[0] if isinstance(patch_size, int) else torch.stack(scores)
 
 
 class _Pending(NamedTuple):
-    """A batch whose divergence the next launch takes."""
+    """A batch, under patches of one size, whose divergence the next launch takes."""
 
     logits: Tensor | None  # (N, num_classes) float32
     perturbed_logits: Tensor | None  # (num_masks, N, num_classes) float32
 
 
 def _score_batch(
-    model: nn.Module, inputs: Tensor, labels: Tensor, pending: _Pending, mixed_precision: bool, **perturbation: Any
-) -> tuple[Tensor | None, _Pending]:
-    """End the batch before and begin this one.
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    pending: _Pending,
+    sizes: Sequence[int],
+    mixed_precision: bool,
+    **perturbation: Any,
+) -> tuple[list[Tensor], _Pending]:
+    """End what is pending and do this batch, all but the divergence of its last size.
 
     A function of its own, so that the images, their gradient and their perturbed copies are gone before the next batch
     asks for memory.
     """
     logits, grad = _input_gradient(model, inputs, labels, mixed_precision)
-    step = ops.score_step(pending.logits, pending.perturbed_logits, inputs, grad, **perturbation)
-    return step.divergence, _Pending(logits, _perturbed_logits(model, step.perturbed, mixed_precision))
+    ended = []
+    for patch_size in sizes:
+        step = ops.score_step(
+            pending.logits, pending.perturbed_logits, inputs, grad, patch_size=patch_size, **perturbation
+        )
+        if step.divergence is not None:
+            ended.append(step.divergence.cpu())
+        pending = _Pending(logits, _perturbed_logits(model, step.perturbed, mixed_precision))
+        del step  # and with it the perturbed copies, before those of the next size are made
+    return ended, pending
 
 
 def _model_input(images: Tensor, device: torch.device) -> Tensor:

@@ -18,9 +18,9 @@ _TRUSTED_SUSPICION = 0.1
 _POISONED_SUSPICION = 0.9
 # Among a label's samples that nothing speaks against, this share with the least suspicion is drawn from.
 _TRUSTED_SHARE = 0.5
-# A repair is to cost a few epochs, so fewer patches than AdvrBD's own are taken, and half of a set whose labels stay
-# large enough to be judged.
-_NUM_MASKS, _NUM_PATCH_SIZES = 2, 1
+# A repair is to cost a few epochs, so a sample gets one patch of each size, and half of a set is looked at whose labels
+# stay large enough to be judged.
+_NUM_MASKS = 1
 _EXAMINED_SHARE, _EXAMINED_PER_LABEL = 0.5, 50
 _PICKED_SHARE = 0.2
 
@@ -42,7 +42,7 @@ class CleanSamples:
 
 def picking_config(seed: int) -> AdvrBDConfig:
     """AdvrBD's settings as :func:`clean_from_poisoned` uses them."""
-    return AdvrBDConfig(seed=seed, num_masks=_NUM_MASKS, num_patch_sizes=_NUM_PATCH_SIZES)
+    return AdvrBDConfig(seed=seed, num_masks=_NUM_MASKS)
 
 
 def clean_from_poisoned(

@@ -121,3 +121,17 @@ def test_bad_input_is_named(model, batch):
     broken[1].weight.data.fill_(float("nan"))
     with pytest.raises(AdvrBDError, match="NaN or infinite for 11 of 11 images"):
         consistency_scores(broken, images, labels, patch_size=4)
+
+
+def test_several_patch_sizes_share_their_passes_and_give_the_scores_of_each(model, batch):
+    images, labels = batch
+    passes = []
+    handle = model.register_forward_hook(lambda *_: passes.append(1))
+    settings = dict(num_masks=2, seed=3, batch_size=4)
+    both = consistency_scores(model, images, labels, patch_size=(4, 2), **settings)
+    batches = -(-len(images) // 4)
+    assert len(passes) == batches * (1 + 2 * 2)
+    handle.remove()
+    each = [consistency_scores(model, images, labels, patch_size=size, **settings) for size in (4, 2)]
+    assert torch.equal(both, torch.stack(each))
+    assert consistency_scores(model, images[:0], labels[:0], patch_size=(4, 2)).shape == (2, 0)
