@@ -37,7 +37,7 @@ class ULRLConfig(Settings):
         pattern_waves: highest frequency of the waves, in waves over the width or height of the image.
         pattern_amplitude: of the waves, pixel scale.
         wave_threshold, square_threshold: a label is attacked where the excess of a wave, or of a square, is above this.
-        warps: where nothing stood out so far, ask the same of smooth warps of the whole image.
+        warps: ask the same of smooth warps of the whole image.
         warp_points: control points of a warp in either direction.
         warp_radius: root mean square of its displacements at the control points, in pixels.
         warp_steps: gradient steps to each warp.

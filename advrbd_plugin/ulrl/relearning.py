@@ -63,7 +63,7 @@ def relearn(
     config: ULRLConfig,
     *,
     suspect_set: ImageSet | None = None,
-    adversary: Adversary | None = None,
+    adversaries: tuple[Adversary, ...] = (),
     progress: Progress | None = None,
 ) -> Relearned:
     """Fine-tune on the clean samples with the suspicious neurons re-initialised and kept from turning back.
@@ -79,7 +79,8 @@ def relearn(
         clean_set: clean samples.
         suspicions: of :func:`advrbd_plugin.ulrl.neurons.identify`.
         suspect_set: samples that are likely poisoned, with the labels they came with; may be ``None``.
-        adversary: where the perturbations are to lead, and what is known of them.
+        adversaries: where the perturbations are to lead, and what is known of them. Several share the samples; without
+            one, perturbations lead away from the true label.
 
     Raises:
         AdvrBDError: the loss stops being a number.
@@ -95,7 +96,7 @@ def relearn(
         momentum=config.momentum,
         weight_decay=config.relearn_weight_decay,
     )
-    objective = _Objective(model, repaired, suspicions, config, clean_set, suspect_set, adversary or Adversary())
+    objective = _Objective(model, repaired, suspicions, config, clean_set, suspect_set, adversaries)
     batches_per_epoch = math.ceil(len(clean_set) / config.batch_size)
     steps = planned_steps(len(clean_set), config)
     rows: list[dict[str, float]] = []
@@ -146,23 +147,16 @@ class _Objective:
         config: ULRLConfig,
         clean_set: ImageSet,
         suspect_set: ImageSet | None,
-        adversary: Adversary,
+        adversaries: tuple[Adversary, ...],
     ) -> None:
         self._original, self._repaired = original.eval(), repaired
         self._config, self._clean_set, self._suspect_set = config, clean_set, suspect_set
         self._device = next(repaired.parameters()).device
         self._augmentation = config.augmentation(derive_seed(config.seed, "relearning crops"))
         self._suspect_batches = _endless(suspect_set, config) if suspect_set is not None else iter(())
-        self._searched: Tensor | None = None
-        self._known = None if adversary.known is None else adversary.known.to(self._device)
-        self._change: Change = warp if adversary.warped else added
-        self._warped = adversary.warped
-        self._radius = (
-            field_norm(config.warp_radius, config.warp_points) if adversary.warped else config.adversary_radius
-        )
         # Samples that carry the trigger show the road itself, so none has to be searched.
         self._adversary_weight = 0.0 if suspect_set is not None else config.adversary_weight
-        self._attacked = torch.tensor(adversary.labels, dtype=torch.int64, device=self._device)
+        self._leads = [_Lead(each, config, self._device) for each in adversaries or (Adversary(),)]
         layers, old_layers = dict(repaired.named_modules()), dict(original.named_modules())
         self._neurons = [
             (neuron_weight(layers[each.layer]), list(each.suspicious), neuron_weight(old_layers[each.layer]).detach())
@@ -222,43 +216,16 @@ class _Objective:
         return (1 - share) * inputs + share * inputs[partner]
 
     def _perturbed(self, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
-        """The batch, each image under a searched perturbation or, if there are any, every second under a known one."""
-        perturbations = self._search(inputs, targets, step)
-        if self._known is not None:
-            # Which one an image meets changes from batch to batch.
-            places = torch.arange(len(inputs), device=self._device)
-            known = self._known[(places // 2 + step) % len(self._known)]
-            perturbations = torch.where((places % 2 == 0).view(-1, 1, 1, 1), known, perturbations)
-        return self._change(inputs, perturbations)
-
-    def _search(self, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
-        """For each image one of the universal perturbations, which first follow the model."""
-        config = self._config
-        group = torch.arange(len(inputs), device=self._device) % config.adversary_count
-        steps, direction, wanted = config.adversary_steps, 1.0, targets
-        if len(self._attacked):
-            direction, wanted = -1.0, self._attacked[group % len(self._attacked)]
-        if self._searched is None or step % _ADVERSARY_LIFE == 0:
-            self._searched = self._fresh(inputs, step)
-            steps *= 5
+        """The batch, each image as one of the adversaries changes it."""
+        count = len(self._leads)
+        perturbed = torch.empty_like(inputs)
         self._repaired.eval()
         with frozen(self._repaired):
-            for _ in range(steps):
-                current = self._searched.requires_grad_(True)
-                with autocast(self._device, config.mixed_precision):
-                    logits = self._repaired(self._change(inputs, current[group]))
-                (grad,) = torch.autograd.grad(functional.cross_entropy(logits.float(), wanted), current)
-                moved = current.detach() + direction * self._radius / 3 * unit(grad)
-                self._searched = within_norm(moved, self._radius)
-        return self._searched[group]
-
-    def _fresh(self, inputs: Tensor, step: int) -> Tensor:
-        """Where a search begins: random perturbations, well within the radius."""
-        config = self._config
-        shape = (2, config.warp_points, config.warp_points) if self._warped else inputs.shape[1:]
-        generator = torch.Generator().manual_seed(derive_seed(config.seed, "adversary", step))
-        fresh = torch.randn(config.adversary_count, *shape, generator=generator).to(self._device)
-        return 0.3 * self._radius * unit(fresh)
+            for place, lead in enumerate(self._leads):
+                part = slice(place, None, count)
+                if len(inputs[part]):
+                    perturbed[part] = lead(self._repaired, inputs[part], targets[part], step)
+        return perturbed
 
     def _similarity(self) -> Tensor:
         """Summed cosine similarity of the suspicious neurons' new and old weights (v1, relearning)."""
@@ -267,6 +234,57 @@ class _Objective:
             similarity = functional.cosine_similarity(new[indices].flatten(1), old[indices].flatten(1), dim=1)
             total = total + similarity.sum()
         return total
+
+
+class _Lead:
+    """One adversary at work; its perturbations follow the model from batch to batch."""
+
+    def __init__(self, adversary: Adversary, config: ULRLConfig, device: torch.device) -> None:
+        self._config, self._warped = config, adversary.warped
+        self._attacked = torch.tensor(adversary.labels, dtype=torch.int64, device=device)
+        self._known = None if adversary.known is None else adversary.known.to(device)
+        self._change: Change = warp if adversary.warped else added
+        self._radius = (
+            field_norm(config.warp_radius, config.warp_points) if adversary.warped else config.adversary_radius
+        )
+        self._searched: Tensor | None = None
+
+    def __call__(self, model: nn.Module, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
+        """The images, each under a searched perturbation or, if there are any, every second under a known one."""
+        perturbations = self._search(model, inputs, targets, step)
+        if self._known is not None:
+            # Which one an image meets changes from batch to batch.
+            places = torch.arange(len(inputs), device=inputs.device)
+            known = self._known[(places // 2 + step) % len(self._known)]
+            perturbations = torch.where((places % 2 == 0).view(-1, 1, 1, 1), known, perturbations)
+        return self._change(inputs, perturbations)
+
+    def _search(self, model: nn.Module, inputs: Tensor, targets: Tensor, step: int) -> Tensor:
+        """For each image one of the universal perturbations, which first follow the model."""
+        config = self._config
+        group = torch.arange(len(inputs), device=inputs.device) % config.adversary_count
+        steps, direction, wanted = config.adversary_steps, 1.0, targets
+        if len(self._attacked):
+            direction, wanted = -1.0, self._attacked[group % len(self._attacked)]
+        if self._searched is None or step % _ADVERSARY_LIFE == 0:
+            self._searched = self._fresh(inputs, step)
+            steps *= 5
+        for _ in range(steps):
+            current = self._searched.requires_grad_(True)
+            with autocast(inputs.device, config.mixed_precision):
+                logits = model(self._change(inputs, current[group]))
+            (grad,) = torch.autograd.grad(functional.cross_entropy(logits.float(), wanted), current)
+            moved = current.detach() + direction * self._radius / 3 * unit(grad)
+            self._searched = within_norm(moved, self._radius)
+        return self._searched[group]
+
+    def _fresh(self, inputs: Tensor, step: int) -> Tensor:
+        """Where a search begins: random perturbations, well within the radius."""
+        config = self._config
+        shape = (2, config.warp_points, config.warp_points) if self._warped else inputs.shape[1:]
+        generator = torch.Generator().manual_seed(derive_seed(config.seed, "adversary", step))
+        fresh = torch.randn(config.adversary_count, *shape, generator=generator).to(inputs.device)
+        return 0.3 * self._radius * unit(fresh)
 
 
 def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:

@@ -122,11 +122,11 @@ class ULRL:
         settings = (config.to_mapping(), list(layers), _ALGORITHM_VERSION)
         key = digest(clean_set.images, clean_set.labels, clean_set.sample_ids, *weights, *settings)
         evidence: dict[str, Tensor] = {}
-        adversary = Adversary(attacked_labels or ())
+        adversaries = (Adversary(attacked_labels or ()),)
         curves: dict[str, list[dict[str, float]]] = {}
         if attacked_labels is None and (config.attraction or config.patterns or config.warps):
-            evidence, adversary = self._search(original, clean_set, key)
-            attacked_labels = adversary.labels
+            evidence, adversaries = self._search(original, clean_set, key)
+            attacked_labels = tuple(sorted({label for each in adversaries for label in each.labels}))
             curves["attraction"] = [
                 {"label": label, "accused": int(label in attacked_labels)}
                 | {kind: float(values[label]) for kind, values in evidence.items()}
@@ -138,7 +138,7 @@ class ULRL:
         if not any(each.suspicious for each in found) and not attacked_labels:
             return self._result(original, found, (), evidence, curves)
         repaired, curves["relearning"] = self._relearn(
-            original, clean_set, found, suspect_set, adversary, key
+            original, clean_set, found, suspect_set, adversaries, key
         )
         return self._result(repaired, found, attacked_labels or (), evidence, curves, FOUND)
 
@@ -155,9 +155,11 @@ class ULRL:
             model.eval(), verdict, layers, attacked_labels, evidence, curves, dict(self._seconds), self.config
         )
 
-    def _search(self, model: nn.Module, clean_set: ImageSet, key: str) -> tuple[dict[str, Tensor], Adversary]:
-        """How far each label stands out, and the ways to those that do."""
-        config, evidence, roads = self.config, {}, []
+    def _search(
+        self, model: nn.Module, clean_set: ImageSet, key: str
+    ) -> tuple[dict[str, Tensor], tuple[Adversary, ...]]:
+        """How far each label stands out, and how to be led to those that do."""
+        config, evidence, roads, adversaries = self.config, {}, [], []
         accused = torch.zeros(clean_set.num_classes, dtype=torch.bool)
         if config.attraction:
             evidence["attraction"] = _excess(self._attraction(model, clean_set, key))
@@ -168,13 +170,16 @@ class ULRL:
             standing_out = found.excess > config.thresholds[kind]
             roads.append(found.patterns[standing_out].flatten(0, 1))
             accused |= standing_out
-        if config.warps and not accused.any():
+        if accused.any():
+            known = torch.cat(roads) if roads else torch.zeros(0)
+            adversaries.append(Adversary(_labels(accused), known=known if len(known) else None))
+        if config.warps:
             warps = self._warps(model, clean_set, key)
             evidence["warp"] = _excess(warps)
             accused = evidence["warp"] > config.warp_threshold
-            return evidence, Adversary(_labels(accused), warped=True, known=warps.roads[accused])
-        known = torch.cat(roads) if roads else torch.zeros(0)
-        return evidence, Adversary(_labels(accused), known=known if len(known) else None)
+            if accused.any():
+                adversaries.append(Adversary(_labels(accused), warped=True, known=warps.roads[accused]))
+        return evidence, tuple(adversaries)
 
     def _attraction(self, model: nn.Module, clean_set: ImageSet, key: str) -> Attraction:
         config = self.config
@@ -276,13 +281,12 @@ class ULRL:
         clean_set: ImageSet,
         found: tuple[LayerSuspicion, ...],
         suspect_set: ImageSet | None,
-        adversary: Adversary,
+        adversaries: tuple[Adversary, ...],
         key: str,
     ) -> tuple[nn.Module, list[dict[str, float]]]:
         with self._stage("relearning"):
-            key = digest(key, list(adversary.labels), adversary.warped)
-            if adversary.known is not None:
-                key = digest(key, adversary.known)
+            for each in adversaries:
+                key = digest(key, list(each.labels), each.warped, *([] if each.known is None else [each.known]))
             if suspect_set is not None:
                 key = digest(key, suspect_set.images, suspect_set.labels, suspect_set.sample_ids)
             kept = self._store.load("relearning", key)
@@ -296,7 +300,7 @@ class ULRL:
                 found,
                 self.config,
                 suspect_set=suspect_set,
-                adversary=adversary,
+                adversaries=adversaries,
                 progress=ScaledProgress(self._progress, _TRAINING_WORK),
             )
             self._store.save("relearning", key, relearned.model.state_dict(), relearned.rows)

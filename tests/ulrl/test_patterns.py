@@ -102,7 +102,7 @@ def test_the_patterns_decide_the_verdict(clean_set, tmp_path):
             super().__init__()
             self.unused = nn.Linear(2, 2)
 
-    config = CONFIG.replace(unlearn_epochs=1, relearn_steps=1)
+    config = CONFIG.replace(unlearn_epochs=1, relearn_steps=1, warps=False)
     result = ULRL(config, work_dir=tmp_path).repair(WithLayer(), clean_set)
     assert result.attacked_labels == (2,) and set(result.evidence) == {"wave", "square"}
     again = ULRL(config, work_dir=tmp_path).repair(WithLayer(), clean_set)

@@ -107,7 +107,21 @@ def test_relearning_follows_known_warps(striped_set):
     config = ULRLConfig(batch_size=12, crop_padding=0, relearn_steps=3, warp_points=3, mixed_precision=False)
     known = random_fields(2, 3, 0.5, seed=0)
     states = [
-        relearn(Warped(), striped_set, (), config, adversary=Adversary((2,), warped=True, known=each)).model.head.weight
+        relearn(Warped(), striped_set, (), config, adversaries=(Adversary((2,), warped=True, known=each),)).model.head.weight
         for each in (None, known, known)
     ]
     assert not torch.equal(states[0], states[1]) and torch.equal(states[1], states[2])
+
+
+def test_a_warp_is_found_beside_another_accusation(striped_set):
+    """Attraction accuses all labels at a threshold of 0 and an added perturbation; the warp is searched all the same."""
+    config = ULRLConfig(
+        batch_size=12, crop_padding=0, attraction_threshold=0.0, attraction_steps=1, patterns=False, warp_points=3,
+        mixed_precision=False, relearn_steps=40, relearn_learning_rate=0.1, unlearn_epochs=1,
+    )
+    model = Warped()
+    result = ULRL(config).repair(model, striped_set)
+    assert list(result.evidence) == ["attraction", "warp"] and 2 in result.attacked_labels
+    road = warp(striped_set.images.float() / 255, 0.3 * torch.ones(1, 2, 3, 3))[striped_set.labels != 2]
+    with torch.no_grad():
+        assert model(road).softmax(1)[:, 2].mean() > 0.9 > 0.5 > result.model(road).softmax(1)[:, 2].mean()
