@@ -5,7 +5,6 @@ The checkout is found as the command line finds it and cloned, so that it is nev
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -14,14 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from advrbd_plugin.backdoorbench.checkout import INSTALL_COMMAND, find_checkout, install
 from advrbd_plugin.backdoorbench.record_writer import write_record
-from advrbd_plugin.errors import AdvrBDError
 
 from .conftest import IN_CLASS_FOLDERS, record_parts
 
 ROOT = Path(__file__).resolve().parents[2]
-IMPORTED_BY_SCRIPTS = ("cv2", "imageio", "kornia", "pandas", "pytorch_wavelets", "tqdm")
 READ = """
 import sys
 from pathlib import Path
@@ -52,17 +48,8 @@ print(undefended.acc, undefended.asr, undefended.ra, defended.acc, defended.asr,
 
 
 @pytest.fixture(scope="session")
-def checkout(tmp_path_factory):
-    missing = [name for name in IMPORTED_BY_SCRIPTS if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"BackdoorBench's scripts import {missing[0]}: pip install 'advrbd_plugin[backdoorbench]'")
-    try:
-        found = find_checkout()
-    except AdvrBDError as error:
-        pytest.skip(f"no BackdoorBench checkout ({error}); get one with `{INSTALL_COMMAND}`")
-    if not (found / ".git").exists():
-        pytest.skip(f"{found} is no git checkout, so it cannot be cloned; get one with `{INSTALL_COMMAND}`")
-    return install(found, tmp_path_factory.mktemp("layouts") / "BackdoorBench")[0]
+def checkout(clone_backdoorbench, tmp_path_factory):
+    return clone_backdoorbench(tmp_path_factory.mktemp("layouts"))
 
 
 def run(checkout, code, *arguments):
