@@ -169,6 +169,6 @@ TOOLBOX_METHODS = (
     _method("ft", "FineTuning", 1.0),
     _method("fp", "FinePruning", 1.5),
     _method("clp", "CLP", 0.3),
-    _method("d-br", "D-BR", 3.0),
-    _method("abl", "ABL", 3.0),
+    _method("d-br", "D-BR", 4.8),
+    _method("abl", "ABL", 4.3),
 )
