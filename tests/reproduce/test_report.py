@@ -144,6 +144,7 @@ def test_the_page_holds_everything_and_loads_nothing(out):
     page = (out / "report.html").read_text()
     assert "default-src 'none'" in page and "http" not in re.sub(r'http-equiv|data:[^"]*', "", page)
     assert page.count("data:image/svg+xml;base64,") == 1 + 2  # Fig. 7, and BadNets' and TaCT's cells beyond a target
+    assert "equal by construction" in page and "equal by construction" in (out / "report.md").read_text()
     for title in ("Table II", "Table III", "Table IV", "Table V", "Table VI", "Table VII", "Fig. 7", "All cells"):
         assert title in page
     assert (out / "figure7-small.svg").exists()

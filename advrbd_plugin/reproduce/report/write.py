@@ -22,6 +22,10 @@ from advrbd_plugin.reproduce.scales import SCALES
 
 ABLATION = "figure7"
 CURVES = "curves"
+ABLATION_NOTE = (
+    "The preset robust goes by the ranks of the consistency scores, in which the partition rate (alpha) plays no part: "
+    "its cells are equal by construction."
+)
 LEGEND = (
     "ACC, ASR, RA, TPR, FPR, DER and the share of poison in D_c (the samples trusted as clean) are in percent. ACC: "
     "clean test images given their true label. ASR: triggered images of other classes given the target label. "
@@ -119,7 +123,7 @@ def _markdown(sections: list[Section], reference: Table | None) -> str:
         parts.append(targets_markdown(section.targets, files))
         parts += [table_markdown(table) for table in section.tables]
         plot = f"![ACC and ASR against the partition rate]({_ablation_file(section)})"
-        parts.append(f"### Fig. 7: partition rates\n\n{plot if section.ablation else 'Not measured.'}\n")
+        parts.append(f"### Fig. 7: partition rates\n\n{plot if section.ablation else 'Not measured.'}\n\n{ABLATION_NOTE}\n")
     if reference is not None:
         parts.append(f"## Reference\n\n{table_markdown(reference)}")
     return "\n".join(parts)
@@ -137,5 +141,9 @@ def _page(sections: list[Section], reference: Table | None) -> str:
         loader=PackageLoader("advrbd_plugin.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("reproduce.html").render(
-        sections=sections, reference=reference, legend=LEGEND, svg=lambda picture: data_uri(picture, "image/svg+xml")
+        sections=sections,
+        reference=reference,
+        legend=LEGEND,
+        ablation_note=ABLATION_NOTE,
+        svg=lambda picture: data_uri(picture, "image/svg+xml"),
     )
