@@ -108,10 +108,7 @@ def _list_cells(cells: list[Cell], options: Options) -> int:
     from advrbd_plugin.reproduce.runner import kept_result
 
     kept = {cell: kept_result(cell, options) for cell in cells}
-    estimate = Estimate()
-    for result in kept.values():
-        if result is not None:
-            estimate.add(result)
+    estimate = Estimate.from_results(options.out)
     for cell, result in kept.items():
         expected = estimate.seconds(cell)
         todo = "to run" if expected is None else f"to run, about {clock_time(expected)}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from advrbd_plugin.reproduce.cell import Cell
 from advrbd_plugin.reproduce.methods import METHODS
-from advrbd_plugin.reproduce.result import Result
+from advrbd_plugin.reproduce.result import Result, read_results
 
 
 class Estimate:
@@ -16,10 +17,19 @@ class Estimate:
     def __init__(self) -> None:
         self._measured: dict[tuple[str, ...], list[float]] = {}
 
+    @classmethod
+    def from_results(cls, out: str | Path) -> Estimate:
+        """What all results below a folder teach, whatever grid they belong to."""
+        estimate = cls()
+        for result in read_results(out):
+            if result.is_done:
+                estimate.add(result)
+        return estimate
+
     def add(self, result: Result) -> None:
         """Learn from a cell that is done; nothing from one that only found its model again."""
-        seconds, stages = result.content["seconds"], result.content.get("stage_seconds", {})
-        if not result.cell.is_prerequisite or stages.get("training", seconds) > 0.5 * seconds:
+        seconds, stages = result.content["seconds"], result.content.get("stage_seconds")
+        if not result.cell.is_prerequisite or stages is None or stages.get("training", 0.0) > 0.5 * seconds:
             self._measured.setdefault(self._kind(result.cell), []).append(seconds)
 
     def seconds(self, cell: Cell) -> float | None:

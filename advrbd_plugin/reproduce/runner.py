@@ -107,13 +107,11 @@ class _Grid:
     ) -> None:
         self._options, self._display, self._jobs, self._command = options, display, jobs, command
         self.results: dict[Cell, Result] = {}
-        self._estimate = Estimate()
-        for cell in cells:
+        self._estimate = Estimate.from_results(options.out)
+        for cell in cells if not rerun else ():
             kept = kept_result(cell, options)
             if kept is not None:
-                self._estimate.add(kept)
-                if not rerun:
-                    self.results[cell] = kept
+                self.results[cell] = kept
         self._waiting = [cell for cell in cells if cell not in self.results]
         self._to_do = set(self._waiting)
         self._running: list[_Running] = []

@@ -135,6 +135,13 @@ def test_the_estimate_by_hand():
     assert estimate.remaining([], [(advrbd, 5.0)], 4) == 15.0  # no faster than its longest cell
 
 
+def test_the_estimate_learns_from_cells_of_other_grids(options, display):
+    run([small_cell(), small_cell("tact")], options, display)
+    display.remaining.clear()
+    run([small_cell("sig")], options, display)
+    assert display.remaining[0] is not None
+
+
 def test_a_file_that_is_no_result_is_named(options):
     path = Path(options.out) / small_cell().path
     path.parent.mkdir(parents=True)
