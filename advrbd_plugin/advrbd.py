@@ -36,7 +36,7 @@ from advrbd_plugin.training import predict, train
 STAGES = ("training", "scoring", "accusation", "enhancement", "retraining", "relearning")
 
 # Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
-_ALGORITHM_VERSION = 3
+_ALGORITHM_VERSION = 4
 # Settings that the stages up to the verdicts do not read, left out of what names their result: with accuse_labels,
 # without it, and in either case.
 _UNREAD_WITH_ACCUSATION = ("alpha", "rounds", "unlearn_loss", "unlearn_weight", "gradient_clip")
@@ -133,19 +133,13 @@ class AdvrBD:
         model_key = digest(_data_key(ordered), *backdoored.state_dict().values())
         found = self._identify(ordered, backdoored, model_key)
         curves = {"training": training_rows}
+        found, witness, witness_rows = self._retrain(ordered, found, model_key)
         # Without an accusation, training again on the same samples would give the same model.
         model, verdicts = backdoored, found.verdicts
-        while found.verdicts.poisoned.any():
-            witness, curves["retraining"] = self._train(
-                "retraining", ordered, trusted_samples(found.verdicts), model_key
-            )
-            acquitted = self._acquitted(ordered, found, witness)
-            if not acquitted:
-                model, verdicts, more = self._relearn(ordered, found, witness, model_key)
-                curves |= more
-                break
-            found = found.withdraw(ordered.labels, acquitted)
-            verdicts = found.verdicts
+        if witness is not None:
+            curves["retraining"] = witness_rows
+            model, verdicts, more = self._relearn(ordered, found, witness, model_key)
+            curves |= more
         curves |= found.curves
         curves = {stage: curves[stage] for stage in STAGES if stage in curves}
         back = torch.argsort(in_order)
@@ -249,7 +243,7 @@ class AdvrBD:
         verdicts = identify_accused(
             accusation.suspicion, consistency, samples.labels, accused, logits, doubt=config.doubt
         )
-        return _Found(verdicts, consistency, accusation.evidence, curves)
+        return _Found(verdicts, ranks, accusation.evidence, curves)
 
     def _enhance_trigger(
         self, samples: ImageSet, backdoored: nn.Module, accusation: Accusation
@@ -281,7 +275,45 @@ class AdvrBD:
             )
             logits = predict(enhanced, samples.images, mixed_precision=self.config.mixed_precision)
         verdicts = identify_misclassified(logits, samples.labels)
-        return _Found(verdicts, torch.zeros(len(samples)), (), {"enhancement": rows})
+        return _Found(verdicts, torch.zeros(1, len(samples)), (), {"enhancement": rows})
+
+    def _retrain(
+        self, samples: ImageSet, found: _Found, model_key: str
+    ) -> tuple[_Found, nn.Module | None, list[dict[str, float]]]:
+        """Train on what is trusted, take back accusations that the new model does not bear out, and so on until all
+        that are left stand; with none left there is no model.
+        """
+        upheld: set[int] = set()
+        while found.verdicts.poisoned.any():
+            doubted = tuple(sorted(set(found.overshadowed_labels(self.config.conviction_gain)) - upheld))
+            spared = found.withdraw(samples.labels, doubted)
+            witness, rows = self._train("retraining", samples, trusted_samples(spared.verdicts), model_key)
+            if doubted:
+                again = self._accused_again(samples, found, witness, doubted)
+                upheld |= set(again)
+                found = found.withdraw(samples.labels, tuple(set(doubted) - set(again)))
+                if again:
+                    continue  # the witness was trained on their suspects
+            acquitted = self._acquitted(samples, found, witness)
+            if not acquitted:
+                return found, witness, rows
+            found = found.withdraw(samples.labels, acquitted)
+        return found, None, []
+
+    def _accused_again(
+        self, samples: ImageSet, found: _Found, witness: nn.Module, doubted: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """The doubted labels that are accused again by a model that was trained on all of their samples.
+
+        What parts a label by chance in one model need not part it in another; a backdoor does.
+        """
+        config = self.config
+        asked = torch.isin(samples.labels, torch.tensor(doubted, dtype=torch.int64))
+        with self._stage("accusation"):
+            again = accuse_labels(
+                witness, samples.subset(asked), found.ranks[:, asked], config, on_batch=self._progress.advance
+            )
+        return again.accused_labels
 
     def _acquitted(self, samples: ImageSet, found: _Found, witness: nn.Module) -> tuple[int, ...]:
         weak = [each.label for each in found.evidence if each.accused and each.gain < self.config.conviction_gain]
@@ -328,7 +360,7 @@ class _Found:
     """What identification hands on to retraining."""
 
     verdicts: Verdicts
-    consistency: Tensor
+    ranks: Tensor  # (num_patch_sizes, N) float32, of the consistency scores
     evidence: tuple[LabelEvidence, ...]
     curves: dict[str, list[dict[str, float]]]
 
@@ -336,18 +368,26 @@ class _Found:
     def accused_labels(self) -> tuple[int, ...]:
         return tuple(each.label for each in self.evidence if each.accused)
 
+    def overshadowed_labels(self, conviction_gain: float) -> tuple[int, ...]:
+        """Accused labels with weak evidence beside one whose evidence is beyond doubt."""
+        weak = tuple(each.label for each in self.evidence if each.accused and each.gain < conviction_gain)
+        return weak if len(weak) < len(self.accused_labels) else ()
+
     def withdraw(self, labels: Tensor, acquitted: tuple[int, ...]) -> _Found:
         """The same with the accusation of ``acquitted`` labels taken back."""
+        if not acquitted:
+            return self
         evidence = tuple(
             dataclasses.replace(each, accused=False, withdrawn=True) if each.label in acquitted else each
             for each in self.evidence
         )
         curves = self.curves | {"accusation": [_evidence_row(each) for each in evidence]}
-        return _Found(withdraw(self.verdicts, labels, self.consistency, acquitted), self.consistency, evidence, curves)
+        verdicts = withdraw(self.verdicts, labels, self.ranks.mean(dim=0), acquitted)
+        return _Found(verdicts, self.ranks, evidence, curves)
 
     def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {each.name: getattr(self.verdicts, each.name) for each in dataclasses.fields(Verdicts)}
-        return tensors | {"consistency": self.consistency}, {
+        return tensors | {"ranks": self.ranks}, {
             "evidence": [dataclasses.asdict(each) for each in self.evidence],
             "curves": self.curves,
         }
@@ -355,8 +395,8 @@ class _Found:
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], rest: dict[str, Any]) -> _Found:
         evidence = tuple(LabelEvidence(**each) for each in rest["evidence"])
-        consistency = tensors.pop("consistency")
-        return cls(Verdicts(**tensors), consistency, evidence, rest["curves"])
+        ranks = tensors.pop("ranks")
+        return cls(Verdicts(**tensors), ranks, evidence, rest["curves"])
 
 
 def _data_key(samples: ImageSet) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from advrbd_plugin import advrbd
+from advrbd_plugin.accusation import Accusation, LabelEvidence
 from advrbd_plugin.advrbd import STAGES, AdvrBD
 from advrbd_plugin.attacks import make_attack
 from advrbd_plugin.config import AdvrBDConfig
@@ -231,3 +232,47 @@ def test_a_model_that_gives_no_numbers_is_refused(poisoned_digits, make_digits_m
 
     with pytest.raises(AdvrBDError, match="not a finite number"):
         AdvrBD(broken, quick_config).fit(poisoned_digits.image_set.subset(torch.arange(100)))
+
+
+@pytest.fixture
+def strong_and_weak(monkeypatch):
+    """Makes the first model accuse label 1 with strong evidence and half of label 4 with weak; gives a switch for what a
+    second model says of label 4."""
+    examined = []
+
+    def accuse(model, samples, ranks, config, *, on_batch=None):
+        examined.append(sorted(samples.labels.unique().tolist()))
+        assert ranks.shape == (len(ranks), len(samples))
+        accused = (1, 4) if len(examined) == 1 else accuse.again
+        suspicion = torch.zeros(len(samples))
+        for label in accused:
+            members = (samples.labels == label).nonzero().flatten()
+            suspicion[members[: len(members) // 2]] = 0.99
+        gains = {1: 1.5, 4: 0.2}
+        evidence = [
+            LabelEvidence(label, 100, gains.get(label, 0.0), 3.0, 0.5, accused=label in accused) for label in range(10)
+        ]
+        return Accusation(suspicion, suspicion.clone(), tuple(evidence))
+
+    accuse.again, accuse.examined = (), examined
+    monkeypatch.setattr(advrbd, "accuse_labels", accuse)
+    return accuse
+
+
+def test_a_weak_accusation_beside_a_strong_one_is_withdrawn_unless_a_second_model_upholds_it(
+    strong_and_weak, poisoned_digits, make_digits_model, quick_config
+):
+    samples = poisoned_digits.image_set
+    withdrawn = AdvrBD(make_digits_model, quick_config).fit(samples)
+    assert strong_and_weak.examined == [list(range(10)), [4]]  # the second time the doubted label alone
+    assert withdrawn.accused_labels == (1,) and withdrawn.evidence[4].withdrawn
+    assert not withdrawn.verdicts.poisoned[samples.labels == 4].any()
+    assert withdrawn.verdicts.poisoned[samples.labels == 1].any()
+
+    strong_and_weak.examined.clear()
+    strong_and_weak.again = (4,)
+    config = quick_config.replace(conviction_gain=1.0)
+    upheld = AdvrBD(make_digits_model, config).fit(samples)
+    assert strong_and_weak.examined == [list(range(10)), [4]]
+    # After two epochs the clean model knows no digit, so it acquits nobody by recognising them.
+    assert upheld.accused_labels == (1, 4) and upheld.verdicts.poisoned[samples.labels == 4].any()
