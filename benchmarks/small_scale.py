@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TARGET_LABEL, POISON_RATIO = 1, 0.05
-NO_ATTACK = "none"
+from advrbd_plugin.reproduce.cell import NO_ATTACK, POISON_RATIO, TARGET_LABEL
+
 WORK = "out/benchmark"
 MODEL = "resnet_narrow"
 

@@ -163,7 +163,7 @@ class ULRL:
         accused = torch.zeros(clean_set.num_classes, dtype=torch.bool)
         if config.attraction:
             evidence["attraction"] = _excess(self._attraction(model, clean_set, key))
-            accused |= evidence["attraction"] > config.attraction_threshold
+            accused |= evidence["attraction"] > config.thresholds["attraction"]
         for kind in KINDS if config.patterns else ():
             found = self._patterns(model, clean_set, kind, key)
             evidence[kind] = found.excess
@@ -176,7 +176,7 @@ class ULRL:
         if config.warps:
             warps = self._warps(model, clean_set, key)
             evidence["warp"] = _excess(warps)
-            accused = evidence["warp"] > config.warp_threshold
+            accused = evidence["warp"] > config.thresholds["warp"]
             if accused.any():
                 adversaries.append(Adversary(_labels(accused), warped=True, known=warps.roads[accused]))
         return evidence, tuple(adversaries)

@@ -36,17 +36,22 @@ def noise_set(dataset: str, each: int, *, seed: int) -> ImageSet:
 
 def record_parts(dataset: str) -> dict:
     """What ``write_record`` is given: two training images and one test image of each class, an untrained model."""
-    train, test = noise_set(dataset, 2, seed=1), noise_set(dataset, 1, seed=2)
     names, side = IN_CLASS_FOLDERS[dataset]
-    attack = make_attack("adaptive_blend", poison_ratio=0.1, cover_rate=0.05)
     torch.manual_seed(0)
+    model = make_model("resnet_narrow", num_classes=len(names), image_size=side).eval()
+    return parts_of(noise_set(dataset, 2, seed=1), noise_set(dataset, 1, seed=2), model, dataset)
+
+
+def parts_of(train: ImageSet, test: ImageSet, model: torch.nn.Module, dataset: str) -> dict:
+    """What ``write_record`` is given, for these sets under an attack that has covers."""
+    attack = make_attack("adaptive_blend", poison_ratio=0.1, cover_rate=0.05)
     return {
         "poisoned": attack.poison(train, seed=0),
         "clean_train": train,
         "clean_test": test,
         "triggered_test": attack.triggered_test_set(test),
         "model_name": "resnet_narrow",
-        "model": make_model("resnet_narrow", num_classes=len(names), image_size=side).eval(),
+        "model": model,
         "dataset": dataset,
     }
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from advrbd_plugin.attacks import make_attack, no_attack
+from advrbd_plugin.attacks import no_attack
 from advrbd_plugin.backdoorbench import record_writer, safe_pickle
 from advrbd_plugin.backdoorbench.classifiers import NORMALIZATION
 from advrbd_plugin.backdoorbench.compat import take_data_as_it_is
@@ -22,7 +22,7 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError, StorageError
 from advrbd_plugin.models import make_model
 
-from .conftest import IN_CLASS_FOLDERS, record_parts
+from .conftest import IN_CLASS_FOLDERS, parts_of, record_parts
 
 NAMES = ("airplane", "car", "bird")
 
@@ -35,18 +35,8 @@ def images(count, *, seed, size=32):
 
 @pytest.fixture
 def parts():
-    train, test = images(40, seed=1), images(12, seed=2)
-    attack = make_attack("adaptive_blend", poison_ratio=0.1, cover_rate=0.05)
     model = make_model("resnet_narrow", num_classes=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)).eval()
-    return {
-        "poisoned": attack.poison(train, seed=0),
-        "clean_train": train,
-        "clean_test": test,
-        "triggered_test": attack.triggered_test_set(test),
-        "model_name": "resnet_narrow",
-        "model": model,
-        "dataset": "cifar10",
-    }
+    return parts_of(images(40, seed=1), images(12, seed=2), model, "cifar10")
 
 
 def stored_pixels(state, place):
