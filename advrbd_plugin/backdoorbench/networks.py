@@ -39,7 +39,17 @@ def make_network(name: str, num_classes: int) -> nn.Module:
     parent, _, child = stem.rpartition(".")
     holder = network.get_submodule(parent)
     setattr(holder, child, nn.Sequential(normalize, getattr(holder, child)))
+    normalize.register_forward_pre_hook(_lay_out_channels_last)
     return network
+
+
+def _lay_out_channels_last(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """Hand a CPU's convolutions the layout in which they take two thirds of the time; the scripts never ask for it.
+
+    The images' layout carries through the network, while its weights stay contiguous for scripts that view them.
+    """
+    (images,) = inputs
+    return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
 
 
 def to_toolbox(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import shutil
@@ -158,6 +159,15 @@ def test_a_new_network_takes_normalised_images_as_they_are():
     network = make_network("resnet_narrow", 4)
     assert list(dict(network.named_children()))[-1] == "fc" and "layer4" in dict(network.named_children())
     assert torch.equal(network.conv1[0](torch.ones(1, 3, 4, 4)), torch.ones(1, 3, 4, 4))
+
+
+def test_a_network_on_the_cpu_works_in_the_layout_that_is_fast_there():
+    network = copy.deepcopy(make_network("resnet_narrow", 4))
+    features = []
+    network.layer4.register_forward_hook(lambda module, inputs, output: features.append(output))
+    network(torch.rand(2, 3, 32, 32)).sum().backward()
+    assert features[0].is_contiguous(memory_format=torch.channels_last)
+    assert all(weight.is_contiguous() for weight in network.parameters())
 
 
 def test_names_that_are_taken(tmp_path, parts):
