@@ -23,8 +23,11 @@ _SMALL_SHARES = Shares(first=(0.30, 0.05), later=(0.50, 0.07))
 _SMALL_GAIN = 2.0
 _SMALL = 0.2
 _MORE_VARIED = 0.3
-# Samples to which the model itself gives another label need less to be held for wrongly labelled.
+# Samples to which the model itself gives another label than it gives the rest need less to be held for wrongly labelled.
+_DISOWNED = 0.5
 _DISOWNED_GAIN = 0.5
+# Two Gaussians explain a label's samples better by chance, too: by so much in all (difference of BIC), many or few.
+_CHANCE = 30.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class LabelEvidence:
         separation: distance of the two means in standard deviations (root mean square of the two).
         share: weight of the suspicious Gaussian.
         agreement: share of the suspicious half that the model itself gives the label.
+        agreement_of_rest: the same of the other half.
         variety: how much more varied the model's second choices are on the suspicious half than on the other
             (difference of entropy, nats). Samples that a trigger brings to a label come from many classes.
         accused: whether the label is held to be attacked.
@@ -51,6 +55,7 @@ class LabelEvidence:
     separation: float
     share: float
     agreement: float = 1.0
+    agreement_of_rest: float = 1.0
     variety: float = 0.0
     accused: bool = False
     withdrawn: bool = False
@@ -86,7 +91,7 @@ def accuse(
         labels: (N,) int64.
         consistency: (N,) or (K, N) float32, higher is more suspicious (:class:`advrbd_plugin.partition.Partition`).
             Each of the K begins a discriminant of its own, and the one that splits a label best counts.
-        gain: a label is accused from this :attr:`LabelEvidence.gain` on.
+        gain: a label of many samples is accused from this :attr:`LabelEvidence.gain` on; one of few needs more.
     """
     consistency = consistency.reshape(-1, len(labels))
     rivals, owned = second_choices(logits, labels), logits.argmax(dim=1) == labels
@@ -131,8 +136,10 @@ class _Label:
 
 def _judge(samples: _Label, gain: float) -> tuple[Split, LabelEvidence]:
     """The split of one label's samples and what it says; by the small shares where only those accuse."""
+    gain += _CHANCE / len(samples.whitened)
     split, found = _split(samples, _SHARES)
-    if found.gain >= (gain if found.agreement >= 0.5 else _DISOWNED_GAIN * gain):
+    disowned = found.agreement < _DISOWNED * found.agreement_of_rest
+    if found.gain >= (_DISOWNED_GAIN * gain if disowned else gain):
         return split, replace(found, accused=True)
     small_split, small_found = _split(samples, _SMALL_SHARES)
     if _is_small_poison(small_found, gain):
@@ -151,13 +158,15 @@ def _split(samples: _Label, shares: Shares) -> tuple[Split, LabelEvidence]:
     if _variety(split, samples.rivals) < -_MORE_VARIED:
         # The ranks took the wrong half for poisoned, as they do where most of a label is.
         split = turned(samples.whitened, split)
+    suspicious = split.suspicious
     return split, LabelEvidence(
         label=samples.label,
         samples=len(samples.whitened),
         gain=held_out_gain(samples.whitened, samples.consistency[best], shares),
         separation=split.separation,
         share=split.share,
-        agreement=float(samples.owned[split.suspicious].float().mean()) if split.parted else 1.0,
+        agreement=float(samples.owned[suspicious].float().mean()) if split.parted else 1.0,
+        agreement_of_rest=float(samples.owned[~suspicious].float().mean()) if split.parted else 1.0,
         variety=_variety(split, samples.rivals),
     )
 

@@ -33,7 +33,7 @@ class AdvrBDConfig(Settings):
         accuse_labels: ask each label whether it is attacked, and only sort the samples of those that are. Switched
             off, every sample is judged as the paper does it.
         accusation_gain: a label is accused where two Gaussians explain its samples better than one by this much (BIC
-            per sample, in nats times two).
+            per sample, in nats times two) and 30 in all, which few samples can reach by chance.
         conviction_gain: below this gain an accusation is withdrawn if the clean model, which was trained without the
             label's suspicious samples, gives most of them that label all the same.
         enhancement: ``trigger`` teaches the backdoored model to keep nothing but the trigger of the accused labels;

@@ -109,6 +109,25 @@ def test_a_small_part_is_accused():
     assert ((found.suspicion > 0.5) == poisoned).float().mean() > 0.98
 
 
+def test_few_samples_need_a_larger_gain():
+    features, poisoned, rank = heaps(0.35, 15.0, count=90)
+    found = accuse_one(features, poisoned, rank, gain=0.15)
+    assert 0.15 < found.evidence[0].gain < 0.48 and found.accused_labels == ()
+    features, poisoned, rank = heaps(0.35, 10.0)
+    found = accuse_one(features, poisoned, rank, gain=0.15)
+    assert 0.2 < found.evidence[0].gain < 0.48 and found.accused_labels == (0,)
+
+
+@pytest.mark.parametrize(("disowned", "accused"), [("none", ()), ("poisoned", (0,)), ("all", ())])
+def test_samples_that_the_model_disowns_need_a_smaller_gain_unless_it_disowns_the_rest_too(disowned, accused):
+    features, poisoned, rank = heaps(0.35, 9.0)
+    logits = answers(torch.zeros(600, dtype=torch.int64), poisoned, 6)
+    lost = {"none": torch.zeros_like(poisoned), "poisoned": poisoned, "all": torch.ones_like(poisoned)}[disowned]
+    logits[lost, 0] = 0.0
+    found = accuse(features, logits, torch.zeros(600, dtype=torch.int64), rank, gain=0.15)
+    assert 0.1 < found.evidence[0].gain < 0.2 and found.accused_labels == accused
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_gain_counts_only_on_samples_that_did_not_teach_it(seed):
     generator = torch.Generator().manual_seed(seed)
