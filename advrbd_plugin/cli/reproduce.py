@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from advrbd_plugin.cli.options import add_device_option, check_device, positive,
 if TYPE_CHECKING:
     from advrbd_plugin.reproduce.cell import Cell
     from advrbd_plugin.reproduce.experiment import Options
-    from advrbd_plugin.reproduce.grid import Selection
 
 TABLES = ("II", "III", "IV", "V", "VI", "VII")
 FIGURES = ("7",)

@@ -89,7 +89,6 @@ def relearn(
     repaired = copy.deepcopy(model)
     if config.reinitialise:
         reinitialise(repaired, suspicions, derive_seed(config.seed, "neurons"))
-    device = next(repaired.parameters()).device
     optimizer = torch.optim.SGD(
         repaired.parameters(),
         lr=config.relearn_learning_rate,

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from advrbd_plugin.backdoorbench import classifiers
-from advrbd_plugin.backdoorbench import compare as module
-from advrbd_plugin.backdoorbench.compare import Cell, Plan, compare
+from advrbd_plugin.backdoorbench.compare import Cell, Plan, compare, judge, left_files
 from advrbd_plugin.backdoorbench.tables import layout, show, to_csv, to_latex, to_markdown, write_tables
 from advrbd_plugin.errors import AdvrBDError
 
@@ -55,7 +54,7 @@ def checkout(fake_checkout, records, monkeypatch):
     # A model is its figures here.
     monkeypatch.setattr(classifiers, "attacked_model", lambda record: undefended)
     monkeypatch.setattr(classifiers, "load_defended_model", lambda path, record, *, trust: figures)
-    monkeypatch.setattr(module.Judge, "_figures", lambda self, load: load())
+    monkeypatch.setattr(judge.Judge, "_figures", lambda self, load: load())
     return fake_checkout
 
 
@@ -122,8 +121,8 @@ def test_mistakes_are_said_before_anything_runs(checkout, changes, said):
 
 def test_the_last_row_of_a_detection_counts():
     lines = ["record,TN,TPR,FPR", "a,1,0.1,0.2", "record,TN,TPR,FPR,AUC", "a,1,0.3,0.4,0.9"]
-    assert module._rates(lines) == (0.3, 0.4)
-    assert module._rates(["record,Threshold,AUC", "a,1,2"]) is None
+    assert left_files._rates(lines) == (0.3, 0.4)
+    assert left_files._rates(["record,Threshold,AUC", "a,1,2"]) is None
 
 
 CELLS = [

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from advrbd_plugin.backdoorbench.compare import _read_cell
+from advrbd_plugin.backdoorbench.compare import read_cell
 from advrbd_plugin.backdoorbench.script_notes import SCRIPT_NOTES, refuse_hopeless
 from advrbd_plugin.backdoorbench.scripts import planned_files
 from advrbd_plugin.backdoorbench.small_cifar10 import write_cifar10
@@ -109,7 +109,7 @@ def cells(checkout, record, tmp_path_factory):
     advrbd(checkout, *slow)
     command += ["--defenses", ",".join(DEFENSES + DETECTIONS)]
     printed = advrbd(checkout, *command).stdout
-    found = {name: _read_cell(record / "defense" / name / "compare.json") for name in DEFENSES + DETECTIONS}
+    found = {name: read_cell(record / "defense" / name / "compare.json") for name in DEFENSES + DETECTIONS}
     return found, printed, command
 
 
@@ -206,7 +206,7 @@ def test_mnist_is_attacked_and_judged(checkout):
     attack(checkout, "badnet", dataset="mnist")
     command = ["compare", "--local-data", "--result_file", "badnet_mnist", "--defenses", "ft", "--device", "cpu"]
     advrbd(checkout, *command, "--epochs", "1", "--batch_size", "64", "--num_workers", "0", "--ratio", "0.5")
-    cell = _read_cell(checkout / "record/badnet_mnist/defense/ft/compare.json")
+    cell = read_cell(checkout / "record/badnet_mnist/defense/ft/compare.json")
     assert cell.problem is None and 0 <= cell.acc <= 1
 
 
