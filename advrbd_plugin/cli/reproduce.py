@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     own = Selection(**{side: getattr(arguments, side) for side in _SIDES})
     cells = make_grid(arguments.scale, select(arguments.scale, arguments.table, arguments.figure, own))
     if arguments.dry_run:
-        return _list_cells(cells, options)
+        return _list_cells(cells, options, arguments)
     return _run_cells(cells, options, arguments)
 
 
@@ -100,19 +100,19 @@ def _run_cells(cells: list[Cell], options: Options, arguments: argparse.Namespac
     return 1 if without else 0
 
 
-def _list_cells(cells: list[Cell], options: Options) -> int:
+def _list_cells(cells: list[Cell], options: Options, arguments: argparse.Namespace) -> int:
     from advrbd_plugin.cli.progress import clock_time
     from advrbd_plugin.reproduce.estimate import Estimate
     from advrbd_plugin.reproduce.runner import kept_result
 
-    kept = {cell: kept_result(cell, options) for cell in cells}
+    kept = {cell: None if arguments.rerun else kept_result(cell, options) for cell in cells}
     estimate = Estimate.from_results(options.out)
     for cell, result in kept.items():
         expected = estimate.seconds(cell)
         todo = "to run" if expected is None else f"to run, about {clock_time(expected)}"
         print(f"{cell.name}  [{todo if result is None else 'done'}]")
     waiting = [cell for cell, result in kept.items() if result is None]
-    remaining = estimate.remaining(waiting, (), 1)
+    remaining = estimate.remaining(waiting, (), arguments.jobs)
     print(f"{len(cells)} cells, {len(waiting)} to run" + (f", about {clock_time(remaining)}" if remaining else ""))
     return 0
 

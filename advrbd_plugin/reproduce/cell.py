@@ -51,6 +51,11 @@ class Cell:
         return f"{self.setting}/{self.method}{rate}"
 
     @property
+    def file_name(self) -> str:
+        """The same in one piece, for files that belong to it."""
+        return f"{self.scale}-{self.name.replace('/', '-')}"
+
+    @property
     def setting(self) -> str:
         """What all methods on one backdoored model have in common."""
         return f"{self.dataset}/{self.model}/{self.attack}-{self.poison_ratio:g}-seed{self.seed}"

@@ -59,6 +59,7 @@ class Outcome:
         curves: stage -> rows, one a step.
         stage_seconds: stage -> time.
         details: whatever else is worth keeping, ready for JSON.
+        peak_cuda_bytes: the most that processes which the method ran had allocated on the GPU.
     """
 
     model: nn.Module
@@ -70,6 +71,7 @@ class Outcome:
     curves: Mapping[str, list[dict[str, float]]] = field(default_factory=dict)
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    peak_cuda_bytes: int | None = None
 
 
 class Experiment:

@@ -68,13 +68,16 @@ def make_grid(scale: str, selections: Iterable[Selection]) -> list[Cell]:
     """The cells of several selections, each once, behind the cells that train their backdoored models.
 
     Raises:
-        AdvrBDError: a name is unknown or a number out of range; the line names the option and what is allowed.
+        AdvrBDError: a name is unknown or a number out of range, and the line names the option and what is allowed; or
+            no cell is left.
     """
     cells: dict[Cell, None] = {}
     for selection in selections:
         for cell in _cells_of(scale, selection.over(DEFAULT)):
             cells[cell] = None
             cells[cell.prerequisite] = None
+    if not cells:
+        raise AdvrBDError(f"--attacks {NO_ATTACK}: none of --defenses has anything to do on the unpoisoned set")
     settings = dict.fromkeys(cell.prerequisite for cell in cells)
     by_setting = {setting: [setting] for setting in settings}
     for cell in cells:

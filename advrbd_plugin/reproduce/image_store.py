@@ -19,7 +19,7 @@ def load_images(name: str, root: str, samples: int | None, seed: int, work: str)
         AdvrBDError: as :func:`load_dataset`.
     """
     state = _state_of_the_zips(name, root)
-    store, key = StageStore(Path(work) / "images"), digest(_VERSION, name, samples, seed, state)
+    store, key = StageStore(Path(work) / "images"), digest(_VERSION, name, samples, seed if samples else None, state)
     kept = store.load(name, key) if state else None
     if kept is not None:
         tensors, rest = kept

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from advrbd_plugin.report.record import finite
 from advrbd_plugin.reproduce.cell import Cell
 from advrbd_plugin.reproduce.experiment import Experiment, Options
 from advrbd_plugin.reproduce.judge import figures_of, poison_learned, samples_of
+from advrbd_plugin.reproduce.lock import held
 from advrbd_plugin.reproduce.methods import METHODS
+from advrbd_plugin.reproduce.methods.undefended import training_configuration
 from advrbd_plugin.reproduce.result import DONE, FAILED, write_failure, write_result
 from advrbd_plugin.stages import digest
 
@@ -36,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = json.loads((argv or sys.argv[1:])[0])
     cell, options = Cell.from_mapping(asked["cell"]), Options(**asked["options"])
     try:
-        write_result(options.out, cell, run_cell(cell, options))
+        with held(Path(options.work) / "logs" / f"{cell.file_name}.lock", wait=False) as alone:
+            if not alone:
+                raise AdvrBDError("another process is at work on this cell: wait for it, or end it")
+            write_result(options.out, cell, run_cell(cell, options))
     except AdvrBDError as error:
         write_failure(options.out, cell, FAILED, str(error))
         print(f"advrbd: error: {error}", file=sys.stderr)
@@ -68,13 +74,14 @@ def run_cell(cell: Cell, options: Options) -> dict[str, Any]:
             "attack": experiment.poisoned.parameters,
             "data": _describe_data(experiment),
             "configuration": method.configuration(cell, options),
+            "training": training_configuration(cell, options) if method.uses_backdoored_model else None,
             "curves": outcome.curves,
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(seconds, 2),
             "cpu_seconds": round(cpu_seconds, 2),
             "stage_seconds": {stage: round(value, 2) for stage, value in outcome.stage_seconds.items()},
             "peak_memory_bytes": _peak_memory(),
-            "peak_cuda_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+            "peak_cuda_bytes": _peak_cuda_memory(experiment.device, outcome.peak_cuda_bytes),
             "versions": versions(),
             "commit": commit(),
             "hardware": hardware(),
@@ -103,6 +110,12 @@ def _cpu_seconds() -> float:
 def _peak_memory() -> int:
     """The largest resident size that this process or one that it ran had, in bytes."""
     return max(usage.ru_maxrss for usage in _usages()) * (1 if sys.platform == "darwin" else 1024)
+
+
+def _peak_cuda_memory(device: torch.device, of_others: int | None) -> int | None:
+    """The most that PyTorch had allocated on the GPU in this process or in one that it ran, in bytes."""
+    own = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return max((each for each in (own, of_others) if each is not None), default=None)
 
 
 def _usages() -> list[resource.struct_rusage]:

@@ -45,22 +45,40 @@ class Result:
 
 
 def write_result(out: str | Path, cell: Cell, content: Mapping[str, Any]) -> None:
-    """Write a cell's file, whole or not at all."""
-    write_json(Path(out) / cell.path, {"tool": TOOL, "cell": cell.to_mapping(), **content})
+    """Write the file of a cell that is done, whole or not at all."""
+    write_json(Path(out) / cell.path, _headed(cell, content))
+    _failed_again(out, cell).unlink(missing_ok=True)
 
 
-def write_failure(out: str | Path, cell: Cell, status: str, reason: str, **more: Any) -> None:
-    """Record why a cell has no figures: it ``failed``, or was ``not run``."""
-    write_result(out, cell, {"status": status, "reason": reason, **more})
+def write_failure(out: str | Path, cell: Cell, status: str, reason: str, **more: Any) -> Result:
+    """Record why a cell has no figures: it ``failed``, or was ``not run``.
+
+    Figures that it has from an earlier run stay; the reason is written beside them, to ``METHOD.failed``.
+    """
+    before = read_result(out, cell)
+    path = _failed_again(out, cell) if before is not None and before.is_done else Path(out) / cell.path
+    content = _headed(cell, {"status": status, "reason": reason, **more})
+    write_json(path, content)
+    return Result(cell, content, path)
 
 
 def read_result(out: str | Path, cell: Cell) -> Result | None:
-    """A cell's result, or ``None`` where there is none."""
-    path = Path(out) / cell.path
-    try:
-        return _parse(path)
-    except FileNotFoundError:
-        return None
+    """A cell's result, or ``None`` where there is none; its figures, though it failed when it was run again."""
+    return _read(Path(out) / cell.path)
+
+
+def read_failure(out: str | Path, cell: Cell) -> Result | None:
+    """Why a cell's last run ended without figures, or ``None`` if it did not."""
+    again = _read(_failed_again(out, cell))
+    result = read_result(out, cell) if again is None else again
+    return None if result is None or result.is_done else result
+
+
+def forget_failure(out: str | Path, cell: Cell) -> None:
+    """Remove what says that a cell failed or was not run."""
+    failure = read_failure(out, cell)
+    if failure is not None:
+        failure.path.unlink(missing_ok=True)
 
 
 def read_results(out: str | Path) -> Iterator[Result]:
@@ -71,6 +89,21 @@ def read_results(out: str | Path) -> Iterator[Result]:
     """
     for path in sorted(Path(out).glob("*/*/*/*/*.json")):
         yield _parse(path)
+
+
+def _failed_again(out: str | Path, cell: Cell) -> Path:
+    return (Path(out) / cell.path).with_suffix(".failed")
+
+
+def _headed(cell: Cell, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {"tool": TOOL, "cell": cell.to_mapping(), **content}
+
+
+def _read(path: Path) -> Result | None:
+    try:
+        return _parse(path)
+    except FileNotFoundError:
+        return None
 
 
 def _parse(path: Path) -> Result:

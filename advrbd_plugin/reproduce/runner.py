@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +22,16 @@ from advrbd_plugin.reproduce.estimate import Estimate
 from advrbd_plugin.reproduce.experiment import Options
 from advrbd_plugin.reproduce.methods import METHODS
 from advrbd_plugin.reproduce.process import request
-from advrbd_plugin.reproduce.result import FAILED, NOT_RUN, Result, read_result, write_failure
+from advrbd_plugin.reproduce.methods.undefended import training_configuration
+from advrbd_plugin.reproduce.result import (
+    FAILED,
+    NOT_RUN,
+    Result,
+    forget_failure,
+    read_failure,
+    read_result,
+    write_failure,
+)
 
 _POLL_SECONDS = 0.2
 _SECONDS_TO_END = 15.0
@@ -58,12 +67,22 @@ class _Running:
 
 
 def kept_result(cell: Cell, options: Options) -> Result | None:
-    """A cell's result if it is done and was made with the settings that it would be made with now."""
-    result = read_result(options.out, cell)
+    """A cell's result if it is done and was made with what it would be made with now: the method's settings, those of
+    the backdoored model's training, and the poisoned set of the undefended cell."""
+    result, method = read_result(options.out, cell), METHODS[cell.method]
     if result is None or not result.is_done:
         return None
-    same = result.content.get("configuration") == _as_json(METHODS[cell.method].configuration(cell, options))
-    return result if same else None
+    same = result.content.get("configuration") == _as_json(method.configuration(cell, options))
+    if method.uses_backdoored_model:
+        # Files from before this was kept are all of the scale's own training.
+        usual = training_configuration(cell, replace(options, settings={}))
+        same &= result.content.get("training", _as_json(usual)) == _as_json(training_configuration(cell, options))
+    return result if same and _is_of_the_same_data(result, read_result(options.out, cell.prerequisite)) else None
+
+
+def _is_of_the_same_data(result: Result, undefended: Result | None) -> bool:
+    known = [each.content.get("data", {}).get("fingerprint") for each in (result, undefended or result)]
+    return None in known or known[0] == known[1]
 
 
 def run_grid(
@@ -87,7 +106,7 @@ def run_grid(
         The result of every cell, in the order given.
     """
     grid = _Grid(cells, options, display, jobs, rerun, command or _command)
-    with _ended_by_sigterm():
+    with _ended_by_signals():
         try:
             grid.run()
         finally:
@@ -148,8 +167,7 @@ class _Grid:
             reason = self._obstacle(cell)
             if reason is not None:
                 self._waiting.remove(cell)
-                write_failure(self._options.out, cell, NOT_RUN, reason)
-                self._settle(cell)
+                self._settle(cell, write_failure(self._options.out, cell, NOT_RUN, reason))
             elif self._is_ready(cell):
                 self._waiting.remove(cell)
                 self._start(cell)
@@ -169,10 +187,8 @@ class _Grid:
         return None
 
     def _start(self, cell: Cell) -> None:
-        log = Path(self._options.work) / "logs" / f"{cell.scale}-{cell.name.replace('/', '-')}.log"
-        before = read_result(self._options.out, cell)
-        if before is not None and not before.is_done:
-            before.path.unlink(missing_ok=True)  # its reason may not be this time's
+        log = Path(self._options.work) / "logs" / f"{cell.file_name}.log"
+        forget_failure(self._options.out, cell)  # its reason may not be this time's
         environment = os.environ | {"PYTHONPATH": _python_path()}
         if self._jobs > 1:
             environment["OMP_NUM_THREADS"] = "1"
@@ -193,17 +209,16 @@ class _Grid:
         self._display.started(cell)
 
     def _take_in(self, ended: _Running) -> None:
-        cell, status = ended.cell, ended.process.returncode
-        result = read_result(self._options.out, cell)
-        if status == 0 and result is not None and result.is_done:
+        cell, status, out = ended.cell, ended.process.returncode, self._options.out
+        result = read_result(out, cell) if status == 0 else None
+        if result is not None and result.is_done:
             self._estimate.add(result)
-        elif status != 1 or result is None or result.is_done:  # it died before it could say why
-            write_failure(self._options.out, cell, FAILED, f"{_describe_end(status)}: {_last_line(ended.log)}")
-        self._settle(cell)
+            self._settle(cell, result)
+            return
+        said = read_failure(out, cell) if status == 1 else None  # others died before they could say why
+        self._settle(cell, said or write_failure(out, cell, FAILED, f"{_describe_end(status)}: {_last_line(ended.log)}"))
 
-    def _settle(self, cell: Cell) -> None:
-        result = read_result(self._options.out, cell)
-        assert result is not None
+    def _settle(self, cell: Cell, result: Result) -> None:
         self.results[cell] = result
         self._to_do.discard(cell)
         self._display.ended(cell, result)
@@ -263,18 +278,21 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Within this context SIGTERM ends the grid as Ctrl-C does."""
+def _ended_by_signals() -> Iterator[None]:
+    """Within this context SIGTERM, and SIGHUP of a terminal that is closed, end the grid as Ctrl-C does."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    # One that is ignored, as SIGHUP under nohup, stays ignored.
+    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = {each: signal.signal(each, interrupt) for each in heeded}
     except ValueError:  # signals belong to the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

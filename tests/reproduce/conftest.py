@@ -31,9 +31,8 @@ if cell.attack == "wanet":
     sys.exit("RuntimeError: a tensor is of the wrong size")
 if cell.attack == "blend":
     time.sleep(600)
-configuration = json.loads(sys.argv[2])
 figures = {"acc": 0.8, "asr": 0.1}
-write_result(out, cell, {"status": "done", "figures": figures, "seconds": 2.0, "configuration": configuration})
+write_result(out, cell, {"status": "done", "figures": figures, "seconds": 2.0, **json.loads(sys.argv[2])})
 """
 
 
@@ -66,9 +65,11 @@ def fake_command(cell: Cell, options: Options) -> list[str]:
     import json
 
     from advrbd_plugin.reproduce.methods import METHODS
+    from advrbd_plugin.reproduce.methods.undefended import training_configuration
 
-    configuration = json.dumps(METHODS[cell.method].configuration(cell, options))
-    return [sys.executable, "-c", FAKE_PROCESS, request(cell, options), configuration]
+    configuration, training = METHODS[cell.method].configuration(cell, options), training_configuration(cell, options)
+    settings = json.dumps({"configuration": configuration, "training": training})
+    return [sys.executable, "-c", FAKE_PROCESS, request(cell, options), settings]
 
 
 @pytest.fixture

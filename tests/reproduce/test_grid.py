@@ -92,6 +92,20 @@ def test_the_dry_run_lists_the_cells(capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_dry_run_of_a_rerun_lists_what_is_done_too(capsys, tmp_path, monkeypatch):
+    from advrbd_plugin.reproduce import runner
+
+    monkeypatch.setattr(runner, "kept_result", lambda cell, options: object())
+    command = ["reproduce", "--dry-run", "--attacks", "tact", "--defenses", "advrbd", "--out", str(tmp_path)]
+    assert main(command) == 0 and "2 cells, 0 to run" in capsys.readouterr().out
+    assert main([*command, "--rerun"]) == 0 and "2 cells, 2 to run" in capsys.readouterr().out
+
+
+def test_a_grid_without_cells_is_refused(capsys, tmp_path):
+    assert main(["reproduce", "--attacks", "none", "--defenses", "ft", "--out", str(tmp_path)]) == 1
+    assert "none of --defenses has anything to do on the unpoisoned set" in capsys.readouterr().err
+
+
 def test_the_words_of_the_command_line_are_those_there_are():
     from advrbd_plugin.cli import reproduce
     from advrbd_plugin.reproduce.grid import FIGURES, TABLES

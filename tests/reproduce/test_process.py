@@ -12,6 +12,8 @@ import torch
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.reproduce import process
 from advrbd_plugin.reproduce.experiment import Experiment, Options, work_folder
+from advrbd_plugin.reproduce.lock import held
+from advrbd_plugin.reproduce.methods import METHODS
 from advrbd_plugin.reproduce.process import request, run_cell
 from advrbd_plugin.reproduce.result import read_result
 
@@ -32,6 +34,22 @@ def test_a_cells_file_holds_all_that_is_needed_to_judge_and_repeat_it(tiny):
     assert content["configuration"]["epochs"] == 1 and content["configuration"]["seed"] == 0
     assert content["seconds"] > 0 and content["cpu_seconds"] > 0 and content["peak_memory_bytes"] > 2**20
     assert set(content) >= {"versions", "commit", "hardware", "started"}
+
+
+def test_a_cell_is_never_run_by_two_processes(tiny):
+    cell = small_cell(poison_ratio=0.1)
+    with held(Path(tiny.work) / "logs" / f"{cell.file_name}.lock") as first:
+        assert first and process.main([request(cell, tiny)]) == 1
+    assert read_result(tiny.out, cell).reason.startswith("another process is at work on this cell")
+    assert process.main([request(cell, tiny)]) == 0
+
+
+def test_cutmix_trains_as_long_as_the_scale():
+    configuration = METHODS["cutmix"].configuration
+    options = Options("data", "out", "work")
+    assert configuration(small_cell(method="cutmix"), options)["epochs"] == 20
+    full = configuration(small_cell(method="cutmix", scale="full"), options)
+    assert (full["epochs"], full["batch_size"]) == (60, 128)
 
 
 def test_the_defense_finds_the_model_that_the_undefended_cell_trained(tiny, monkeypatch):

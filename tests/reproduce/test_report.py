@@ -169,6 +169,60 @@ def test_several_seeds_are_averaged(tmp_path):
     assert row[0] == "75.0 (92.00)"
 
 
+def test_a_seed_that_is_missing_is_marked(tmp_path):
+    for seed in (0, 1):
+        put(tmp_path, small_cell(seed=seed), acc=0.7 + 0.1 * seed, asr=0.9)
+    put(tmp_path, small_cell(method="advrbd"), acc=0.6, asr=0.0)
+    write_report(tmp_path)
+    row = markdown_row((tmp_path / "report.md").read_text(), "Table VII", "CIFAR10", "BadNets")
+    assert row[0] == "75.0 (92.00)" and row[2].startswith("60.0* (")
+    write_failure(tmp_path, small_cell(method="advrbd", seed=1), "failed", "out of memory")
+    write_report(tmp_path)
+    means = markdown_row((tmp_path / "report.md").read_text(), "Means over the eight attacks", "AdvrBD")
+    assert means[0] == "60.0*" and means[-1] == "1/9"
+
+
+def test_means_of_cells_that_were_run_with_different_settings_say_so(tmp_path):
+    content = {"status": "done", "figures": {"acc": 0.7, "asr": 0.1}}
+    for attack in ("badnets", "tact"):
+        for method in ("none", "advrbd"):
+            write_result(tmp_path, small_cell(attack, method), content | {"configuration": {"seed": 0, "epochs": 20}})
+    for seed in (0, 1):
+        arguments = ["--epochs", "5", "--random_seed", str(seed)]
+        write_result(tmp_path, small_cell(method="ft", seed=seed), content | {"configuration": {"arguments": arguments}})
+    write_report(tmp_path)
+    assert "different settings" not in (tmp_path / "report.md").read_text()
+    content |= {"configuration": {"seed": 0, "epochs": 3}, "training": {"epochs": 20}}
+    write_result(tmp_path, small_cell("tact", "advrbd"), content)
+    write_report(tmp_path)
+    assert "Cells of AdvrBD were run with different settings." in (tmp_path / "report.md").read_text()
+
+
+def test_the_papers_mean_rating_is_the_mean_of_its_ratings(out):
+    write_report(out)
+    title = "Table III: adaptive attacks, ResNet-narrow: DER"
+    row = markdown_row((out / "report.md").read_text(), title, "CIFAR10", "Average")
+    pairs = [[paper_figure("III", attack, method) for method in ("abl", "none")] for attack in TABLES["III"].attacks]
+    ratings = [defense_effectiveness_rating(ours.acc, ours.asr, none.acc, none.asr) for ours, none in pairs]
+    assert row[-2].endswith(f"({100 * sum(ratings) / 3:.2f})") and round(100 * sum(ratings) / 3, 1) == 60.6
+
+
+def test_a_rating_that_lacks_the_undefended_model_says_so(tmp_path):
+    write_failure(tmp_path, small_cell(), "failed", "the loss is NaN")
+    put(tmp_path, small_cell(method="advrbd"), acc=0.7, asr=0.1)
+    write_report(tmp_path)
+    title = "Table II: familiar attacks, ResNet-narrow: DER"
+    row = markdown_row((tmp_path / "report.md").read_text(), title, "CIFAR10", "BadNets")
+    assert row[-1].startswith("failed (")
+
+
+def test_the_plot_takes_the_papers_algorithms_alone(out):
+    for rate in (0.02, 0.2):
+        put(out, small_cell(method="advrbd-paper", partition_rate=rate), acc=0.7, asr=0.02)
+    write_report(out)
+    assert (out / "figure7-small.svg").exists()
+
+
 def test_the_leaderboard_by_hand(tmp_path):
     path = tmp_path / "leaderboard.csv"
     rows = [

@@ -14,7 +14,7 @@ import pytest
 
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.reproduce.estimate import Estimate
-from advrbd_plugin.reproduce.result import Result, read_result, read_results
+from advrbd_plugin.reproduce.result import Result, read_result, read_results, write_result
 from advrbd_plugin.reproduce.runner import run_grid
 
 from .conftest import fake_command, small_cell
@@ -50,6 +50,45 @@ def test_what_is_done_is_skipped_and_what_has_other_settings_is_not(options, dis
     assert [line.split()[0] for line in what_ran(options)[2:]] == ["advrbd"]  # the training has no masks
     run(cells, replace(options, settings={"num_masks": 3}), display, rerun=True)
     assert len(what_ran(options)) == 5
+
+
+def test_another_training_or_another_set_asks_for_the_repairs_again(options, display):
+    cells = [small_cell(), small_cell(method="cutmix"), small_cell(method="clean_only")]
+    run(cells, options, display)
+    longer = replace(options, settings={"epochs": 3})
+    run(cells, longer, display)
+    assert len(what_ran(options)) == 6
+    run(cells, longer, display)
+    assert len(what_ran(options)) == 6
+    for cell, fingerprint in zip(cells, "aab", strict=True):
+        content = read_result(options.out, cell).content
+        write_result(options.out, cell, content | {"data": {"fingerprint": fingerprint}})
+    run(cells, longer, display)
+    assert [line.split()[0] for line in what_ran(options)[6:]] == ["clean_only"]
+
+
+def test_a_file_from_before_the_training_was_kept_counts_as_the_scales(options, display):
+    cells = [small_cell(), small_cell(method="cutmix")]
+    run(cells, options, display)
+    for cell in cells:
+        content = read_result(options.out, cell).content
+        write_result(options.out, cell, {name: value for name, value in content.items() if name != "training"})
+    run(cells, options, display)
+    assert len(what_ran(options)) == 2
+    run(cells, replace(options, settings={"epochs": 3}), display)
+    assert len(what_ran(options)) == 4
+
+
+def test_figures_outlive_a_run_that_fails(options, display):
+    cell = small_cell()
+    run([cell], options, display)
+    (failed,) = run_grid([cell], options, display, rerun=True, command=lambda *_: ["sh", "-c", "kill -9 $$"])
+    assert "killed by SIGKILL" in failed.reason and failed.path.suffix == ".failed" and failed.path.exists()
+    (not_run,) = run([cell], replace(options, data="nowhere"), display, rerun=True)
+    assert not_run.reason.startswith("cifar10 is not in nowhere")
+    assert read_result(options.out, cell).figure("acc") == 0.8 and len(list(read_results(options.out))) == 1
+    run([cell], options, display, rerun=True)
+    assert not failed.path.exists()
 
 
 def test_failing_cells_are_recorded_and_the_others_go_on(options, display):
@@ -110,6 +149,20 @@ def test_ctrl_c_ends_the_processes_and_leaves_nothing_half_written(options, disp
         run([small_cell("blend"), small_cell("tact")], options, display)
     assert list(read_results(options.out)) == []
     assert not list(Path(options.out).rglob("*.part")) and len(what_ran(options)) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_end_the_processes_too(options, display, number):
+    def interrupt() -> None:
+        while not what_ran(options):
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        run([small_cell("blend")], options, display)
+    assert signal.getsignal(number) == before
 
 
 def test_the_grid_has_an_eta_once_a_cell_was_measured(options, display):

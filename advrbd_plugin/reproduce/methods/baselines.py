@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from advrbd_plugin.baselines import CutMixConfig, SCAnFTConfig, scanft, train_cutmix
 from advrbd_plugin.reproduce.cell import Cell
 from advrbd_plugin.reproduce.experiment import Experiment, Options, Outcome
 from advrbd_plugin.reproduce.methods.base import Method
+from advrbd_plugin.reproduce.scales import SCALES
 
 _CLEAN_SHARE = 0.05
 
 
+def _cutmix_config(cell: Cell) -> CutMixConfig:
+    """Trained as long, and in batches as large, as every model of the scale."""
+    return CutMixConfig.preset("repair").replace(**SCALES[cell.scale].settings, seed=cell.seed)
+
+
 def run_cutmix(experiment: Experiment) -> Outcome:
     """Trains the backdoored model on, as the paper's comparison does."""
-    from advrbd_plugin.baselines import CutMixConfig, train_cutmix
-
     result = train_cutmix(
         experiment.train_set,
         attacked_model=experiment.backdoored,
-        config=CutMixConfig.preset("repair").replace(seed=experiment.cell.seed),
+        config=_cutmix_config(experiment.cell),
         device=experiment.device,
         work_dir=experiment.work,
     )
@@ -26,15 +31,11 @@ def run_cutmix(experiment: Experiment) -> Outcome:
 
 
 def _cutmix_configuration(cell: Cell, options: Options) -> dict[str, Any]:
-    from advrbd_plugin.baselines import CutMixConfig
-
-    return CutMixConfig.preset("repair").replace(seed=cell.seed).to_mapping()
+    return _cutmix_config(cell).to_mapping()
 
 
 def run_scanft(experiment: Experiment) -> Outcome:
     """SCAn is given as large a share of clean samples as BackdoorBench gives the defenses that need some."""
-    from advrbd_plugin.baselines import SCAnFTConfig, scanft
-
     config = SCAnFTConfig().replace(seed=experiment.cell.seed)
     clean = experiment.draw_clean(_CLEAN_SHARE)
     result = scanft(experiment.backdoored, experiment.train_set, clean, config=config)
@@ -50,8 +51,6 @@ def run_scanft(experiment: Experiment) -> Outcome:
 
 
 def _scanft_configuration(cell: Cell, options: Options) -> dict[str, Any]:
-    from advrbd_plugin.baselines import SCAnFTConfig
-
     return SCAnFTConfig().replace(seed=cell.seed).to_mapping() | {"clean_share": _CLEAN_SHARE}
 
 

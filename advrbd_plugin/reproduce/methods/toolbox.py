@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from advrbd_plugin.data import draw_images
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.reproduce.cell import TARGET_LABEL, Cell
 from advrbd_plugin.reproduce.experiment import Experiment, Options, Outcome
+from advrbd_plugin.reproduce.lock import held
 from advrbd_plugin.reproduce.methods.base import Method
 from advrbd_plugin.stages import digest
 
@@ -70,6 +69,7 @@ def run(experiment: Experiment, defense: str) -> Outcome:
         fpr=judged.fpr,
         curves=_curves(folder),
         stage_seconds={defense: judged.seconds},
+        peak_cuda_bytes=judged.peak_cuda_bytes,
         details={
             "record": record.name,
             "options": list(judged.options),
@@ -95,7 +95,7 @@ def _record(experiment: Experiment, checkout: Path) -> Path:
     train = experiment.train_set
     key = digest(train.images, train.labels, len(test), *model.state_dict().values())
     name = f"reproduce-{cell.scale}-{cell.setting.replace('/', '-')}-{key[:8]}"
-    with _alone(Path(experiment.options.work) / "logs" / f"{name}.lock"):
+    with held(Path(experiment.options.work) / "logs" / f"{name}.lock"):  # other cells may want to write it too
         if not (checkout / "record" / name).is_dir():
             write_record(
                 checkout,
@@ -110,17 +110,6 @@ def _record(experiment: Experiment, checkout: Path) -> Path:
                 target_label=TARGET_LABEL,
             )
     return checkout / "record" / name
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Keep the other cells out, which may want to write the same record."""
-    import fcntl
-
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # released when the file is closed, also by a crash
-        yield
 
 
 def _curves(folder: Path) -> dict[str, list[dict[str, float]]]:
@@ -147,9 +136,11 @@ def _is_number(text: str | None) -> bool:
 def _missing(options: Options) -> str | None:
     """Why the toolbox cannot be used here, with the command that mends it."""
     from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.requirements import missing_requirements
 
-    if importlib.util.find_spec("pandas") is None:
-        return "what BackdoorBench imports is not installed: pip install 'advrbd_plugin[backdoorbench]'"
+    absent = missing_requirements()
+    if absent:
+        return f"BackdoorBench imports {', '.join(absent)}: pip install 'advrbd_plugin[backdoorbench]'"
     try:
         find_checkout(options.backdoorbench)
     except AdvrBDError as error:

@@ -17,16 +17,20 @@ def _config(cell: Cell) -> ULRLConfig:
     return ULRLConfig.preset("robust").replace(seed=cell.seed)
 
 
+def _defense(experiment: Experiment) -> ULRL:
+    return ULRL(_config(experiment.cell), device=experiment.device, work_dir=experiment.work)
+
+
 def run_with_clean_samples(experiment: Experiment) -> Outcome:
     clean = experiment.draw_clean(_CLEAN_SHARE)
-    return _outcome(ULRL(_config(experiment.cell)).repair(experiment.backdoored, clean), len(clean))
+    return _outcome(_defense(experiment).repair(experiment.backdoored, clean), len(clean))
 
 
 def run_without(experiment: Experiment) -> Outcome:
     """The samples are picked from the poisoned set by AdvrBD's own suspicion."""
     cell = experiment.cell
     picked = clean_from_poisoned(experiment.backdoored, experiment.train_set, seed=cell.seed)
-    result = ULRL(_config(cell)).repair(
+    result = _defense(experiment).repair(
         experiment.backdoored,
         picked.clean_set,
         suspect_set=picked.suspect_set,

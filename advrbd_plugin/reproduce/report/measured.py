@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from advrbd_plugin.reproduce.cell import Cell
 from advrbd_plugin.reproduce.result import Result
@@ -22,7 +24,7 @@ class Mean:
 
     Attributes:
         value: of those that were measured; ``None`` if none was.
-        measured, asked: how many were, of how many.
+        measured, asked: how many were, of how many; each seed counts.
     """
 
     value: float | None
@@ -44,6 +46,7 @@ class Measured:
     def __init__(self, results: Iterable[Result]) -> None:
         self.results = {result.cell: result for result in results}
         self._seeds = sorted({cell.seed for cell in self.results})
+        self._settings = {cell.prerequisite for cell in self.results}
 
     @property
     def first_seed(self) -> int:
@@ -63,17 +66,35 @@ class Measured:
         return None if any(value is None for value in needed) else defense_effectiveness_rating(*needed)
 
     def over_seeds(self, cell: Cell) -> list[Cell]:
-        """The cell with each seed that it has a result for; itself if it has none."""
+        """The cell with each seed that any method has a result for on the same data; itself if none has."""
         alike = [replace(cell, seed=seed) for seed in self._seeds]
-        return [each for each in alike if each in self.results] or [cell]
+        return [each for each in alike if each.prerequisite in self._settings] or [cell]
 
     def mean(self, cells: Sequence[Cell], name: str) -> Mean:
         """The mean of a figure over cells, each over its seeds."""
-        values = [self._mean_over_seeds(cell, name) for cell in cells]
-        known = [value for value in values if value is not None]
-        return Mean(sum(known) / len(known) if known else None, len(known), len(cells))
+        values = [[self.figure(each, name) for each in self.over_seeds(cell)] for cell in cells]
+        known = [[value for value in each if value is not None] for each in values]
+        means = [sum(each) / len(each) for each in known if each]
+        return Mean(
+            sum(means) / len(means) if means else None,
+            measured=sum(len(each) for each in known),
+            asked=sum(len(each) for each in values),
+        )
 
-    def _mean_over_seeds(self, cell: Cell, name: str) -> float | None:
-        values = [self.figure(each, name) for each in self.over_seeds(cell)]
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
+    def are_configured_alike(self, cells: Sequence[Cell]) -> bool:
+        """Whether those of the cells that are done were run with the same settings, but for the seed."""
+        there = [self.results[each] for cell in cells for each in self.over_seeds(cell) if each in self.results]
+        # The training's settings were not kept from the beginning.
+        return all(
+            len({_without_seed(result.content[part]) for result in there if result.content.get(part)}) <= 1
+            for part in ("configuration", "training")
+        )
+
+
+def _without_seed(settings: Mapping[str, Any]) -> str:
+    """As text to compare; ``arguments`` are those of a script of the toolbox."""
+    arguments = list(settings.get("arguments", ()))
+    if "--random_seed" in arguments:
+        place = arguments.index("--random_seed")
+        del arguments[place : place + 2]
+    return json.dumps({**settings, "seed": None, "arguments": arguments}, sort_keys=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
@@ -16,19 +17,28 @@ from advrbd_plugin.reproduce.result import Result
 from advrbd_plugin.reproduce.scales import SCALES
 
 _COVER_COLOUR = "#b8860b"
+# How the methods that have a partition rate are drawn, and named behind the attack.
+_LINES = {"advrbd": ("o-", ""), "advrbd-paper": ("s--", ", paper's algorithms")}
 
 
 def ablation_svg(scale: str, measured: Measured) -> bytes | None:
-    """ACC and ASR of AdvrBD against its partition rate, a line for each attack; ``None`` where nothing was measured."""
-    series = {attack: _ablation(scale, measured, attack) for attack in EIGHT_ATTACKS}
-    series = {attack: points for attack, points in series.items() if points}
+    """ACC and ASR against the partition rate, a line for each attack: AdvrBD's whole, the paper's algorithms' dashed.
+    ``None`` where nothing was measured.
+    """
+    series = {
+        (attack, method): points
+        for attack, method in product(EIGHT_ATTACKS, _LINES)
+        if (points := _ablation(scale, measured, attack, method))
+    }
     if not series:
         return None
     figure = make_figure(10, 3.6)
     for axes, name, place in zip(figure.subplots(1, 2), ("ACC", "ASR"), (1, 2), strict=True):
-        for attack, points in series.items():
+        for (attack, method), points in series.items():
             rates, values = [point[0] for point in points], [100 * point[place] for point in points]
-            axes.plot(rates, values, "o-", label=ATTACK_TITLES[attack])
+            style, words = _LINES[method]
+            colour = f"C{EIGHT_ATTACKS.index(attack)}"
+            axes.plot(rates, values, style, color=colour, label=ATTACK_TITLES[attack] + words)
         axes.set_xlabel("partition rate")
         axes.set_ylabel(f"{name}, %")
         axes.set_ylim(-3, 103)
@@ -36,9 +46,9 @@ def ablation_svg(scale: str, measured: Measured) -> bytes | None:
     return encode(figure, "svg")
 
 
-def _ablation(scale: str, measured: Measured, attack: str) -> list[tuple[float, float, float]]:
+def _ablation(scale: str, measured: Measured, attack: str, method: str) -> list[tuple[float, float, float]]:
     """(partition rate, ACC, ASR) of the cells that were measured."""
-    cell = Cell(scale, "cifar10", SCALES[scale].model, attack, POISON_RATIO, measured.first_seed, "advrbd")
+    cell = Cell(scale, "cifar10", SCALES[scale].model, attack, POISON_RATIO, measured.first_seed, method)
     points = []
     for rate in FIGURES["7"].partition_rates:
         acc, asr = (measured.figure(replace(cell, partition_rate=rate), name) for name in ("acc", "asr"))

@@ -27,7 +27,7 @@ _FIGURES = {
 def means_table(scale: str, measured: Measured) -> Iterator[Table]:
     """For each data set and network, every method's means over the eight attacks and its worst ASR."""
     for dataset, model in _places(measured):
-        rows = []
+        rows, mixed = [], []
         for method in _methods(measured, dataset, model):
             seed = measured.first_seed
             cells = [Cell(scale, dataset, model, attack, POISON_RATIO, seed, method) for attack in EIGHT_ATTACKS]
@@ -39,16 +39,22 @@ def means_table(scale: str, measured: Measured) -> Iterator[Table]:
             worst = max((rate for rate in rates if rate is not None), default=None)
             values = [value_of(means[name], kind=kind) for name, (_, kind) in _FIGURES.items()]
             values.insert(2, value_of(Mean(worst, asr.measured, asr.asked)))
-            rows.append(((METHODS[method].title,), (*values, Value(f"{means['acc'].measured}/{len(cells)}"))))
+            rows.append(((METHODS[method].title,), (*values, Value(f"{means['acc'].measured}/{means['acc'].asked}"))))
+            if not measured.are_configured_alike(cells):
+                mixed.append(METHODS[method].title)
         if rows:
             names = [title for title, _ in _FIGURES.values()]
             names.insert(2, "Worst ASR")
             yield Table(
                 f"Means over the eight attacks, {DATASETS[dataset].title}, {MODEL_TITLES[model]}, poison ratio 0.05",
-                ("Method", *names, "Attacks"),
+                ("Method", *names, "Cells"),
                 tuple(rows),
-                notes=("An asterisk marks a mean from which cells are missing.",),
+                notes=("An asterisk marks a mean from which cells are missing.", *_not_alike(mixed)),
             )
+
+
+def _not_alike(methods: list[str]) -> tuple[str, ...]:
+    return (f"Cells of {', '.join(methods)} were run with different settings.",) if methods else ()
 
 
 def all_cells_tables(measured: Measured) -> Iterator[Table]:
