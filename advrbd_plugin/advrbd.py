@@ -27,10 +27,11 @@ from advrbd_plugin.retraining import (
     doubt_disagreement,
     relabel,
     relearn,
+    relearning_options,
     trusted_samples,
 )
 from advrbd_plugin.stages import StageStore, StoredTraining, digest
-from advrbd_plugin.training import predict, train
+from advrbd_plugin.training import check_outputs, describe_training, predict, repeatable, train
 
 # In the order in which they run; a preset leaves some of them out.
 STAGES = ("training", "scoring", "accusation", "enhancement", "retraining", "relearning")
@@ -180,7 +181,8 @@ class AdvrBD:
         """A network of its own initialisation, trained on ``used``; from the store if it is there."""
         options = self.config.training(derive_seed(self.config.seed, stage))
         model = self._fresh_model(stage)
-        key = digest(key, used, dataclasses.asdict(options), *model.state_dict().values())
+        check_outputs(model, samples.images, samples.num_classes)
+        key = digest(key, used, describe_training(model, options), *model.state_dict().values())
 
         def work(checkpoint: StoredTraining) -> list[dict[str, float]]:
             return train(
@@ -213,8 +215,7 @@ class AdvrBD:
             return rows
 
     def _fresh_model(self, stage: str) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.config.seed, "weights", stage))
+        with repeatable(self.device, derive_seed(self.config.seed, "weights", stage)):
             return self._make_model().to(self.device)
 
     def _identify(self, samples: ImageSet, backdoored: nn.Module, model_key: str) -> _Found:
@@ -238,7 +239,7 @@ class AdvrBD:
         accused = accusation.accused_labels
         curves = {"accusation": [_evidence_row(each) for each in accusation.evidence]}
         logits = None
-        if accused and config.enhancement == "trigger":
+        if config.enhancement == "trigger" and (accusation.suspicion > 0.5).any():
             logits, curves["enhancement"] = self._enhance_trigger(samples, backdoored, accusation)
         verdicts = identify_accused(
             accusation.suspicion, consistency, samples.labels, accused, logits, doubt=config.doubt
@@ -317,21 +318,33 @@ class AdvrBD:
 
     def _acquitted(self, samples: ImageSet, found: _Found, witness: nn.Module) -> tuple[int, ...]:
         weak = [each.label for each in found.evidence if each.accused and each.gain < self.config.conviction_gain]
-        return acquitted_labels(witness, samples.images, samples.labels, found.verdicts, weak)
+        precision = self.config.mixed_precision
+        return acquitted_labels(
+            witness, samples.images, samples.labels, found.verdicts, weak, mixed_precision=precision
+        )
 
     def _relearn(
         self, samples: ImageSet, found: _Found, model: nn.Module, model_key: str
     ) -> tuple[nn.Module, Verdicts, dict[str, list[dict[str, float]]]]:
         config, verdicts = self.config, found.verdicts
         accused = torch.isin(samples.labels, torch.tensor(found.accused_labels, dtype=torch.int64))
-        doubtful = doubt_disagreement(model, samples.images, samples.labels, verdicts, accused)
-        verdicts = relabel(
-            model, samples.images, samples.labels, dataclasses.replace(verdicts, doubtful=doubtful)
+        precision = config.mixed_precision
+        doubtful = doubt_disagreement(
+            model, samples.images, samples.labels, verdicts, accused, mixed_precision=precision
         )
+        verdicts = dataclasses.replace(verdicts, doubtful=doubtful)
+        verdicts = relabel(model, samples.images, samples.labels, verdicts, mixed_precision=precision)
         if not config.relearn_epochs:
             return model, verdicts, {}
         settings = self._settings_without(set(config.to_mapping()) - RELEARNING_SETTINGS)
-        key = digest(model_key, settings, verdicts.suggested_label, verdicts.doubtful, *model.state_dict().values())
+        key = digest(
+            model_key,
+            settings,
+            describe_training(model, relearning_options(config)),
+            verdicts.suggested_label,
+            verdicts.doubtful,
+            *model.state_dict().values(),
+        )
 
         def work(checkpoint: StoredTraining) -> list[dict[str, float]]:
             return relearn(

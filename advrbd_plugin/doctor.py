@@ -84,13 +84,35 @@ def _backends() -> list[Finding]:
     if _C.torch_version.split("+")[0] != torch.__version__.split("+")[0]:
         findings.append(Finding("extension built for", f"PyTorch {_C.torch_version}", "note", REINSTALL))
     if _C.cuda_architectures:
-        findings.append(Finding("ops on CUDA tensors", f"cuda (built for {_C.cuda_architectures})"))
+        findings.append(_cuda_kernels(_C.cuda_architectures))
     elif torch.version.cuda is None:
         findings.append(Finding("ops on CUDA tensors", "none: this PyTorch has no CUDA"))
     else:
         advice = f"to have the CUDA kernels: ADVRBD_CUDA=1 {REINSTALL}"
         findings.append(Finding("ops on CUDA tensors", "reference (built without CUDA)", "note", advice))
     return findings
+
+
+def _cuda_kernels(architectures: str) -> Finding:
+    """Whether the kernels that were compiled serve every GPU here: nothing stands in for them on one that they do not."""
+    import torch
+
+    gpus = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
+    unserved = sorted({f"{major}.{minor}" for major, minor in gpus if not runs_on(architectures, (major, minor))})
+    if not unserved:
+        return Finding("ops on CUDA tensors", f"cuda (built for {architectures})")
+    advice = f'TORCH_CUDA_ARCH_LIST="{";".join(unserved)}" {REINSTALL}'
+    return Finding("ops on CUDA tensors", f"built for {architectures}, not for this GPU", "missing", advice)
+
+
+def runs_on(architectures: str, capability: tuple[int, int]) -> bool:
+    """Whether code compiled for ``architectures``, such as ``8.0;9.0+PTX``, runs on a GPU of this capability."""
+    for each in architectures.split(";"):
+        number, plus, _ = each.partition("+")
+        major, minor = (int(part) for part in number.split("."))
+        if (major == capability[0] and minor <= capability[1]) or (plus and (major, minor) <= capability):
+            return True
+    return False
 
 
 def _gpu() -> Finding:

@@ -16,7 +16,7 @@ from advrbd_plugin.partition import partition
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed, shuffled
 from advrbd_plugin.scoring import consistency_scores
-from advrbd_plugin.training import as_input, augment, autocast, predict
+from advrbd_plugin.training import as_input, augment, autocast, predict, repeatable
 
 _CONFIDENT = 0.9
 _TRUSTED_SHARE = 0.7
@@ -114,12 +114,15 @@ def enhance_trigger(
         The enhanced model, and rows of ``step``, ``loss``.
 
     Raises:
+        ValueError: no sample of an accused label has a suspicion above one half.
         AdvrBDError: the loss stops being a number.
     """
     progress = progress or SilentProgress()
     enhanced = copy.deepcopy(model)
     device = next(enhanced.parameters()).device
     groups = _trigger_groups(labels, suspicion, projection, accused_labels)
+    if not len(groups["poisoned"]):
+        raise ValueError("no sample of an accused label has a suspicion above 0.5: there is no trigger to learn from")
     streams = [
         _endless(group, sample_ids, _BATCH_PART, derive_seed(config.seed, "enhancement", name))
         for name, group in groups.items()
@@ -135,24 +138,25 @@ def enhance_trigger(
     )
     rows = []
     enhanced.train()
-    for step in range(config.enhancement_steps):
-        batches = [next(stream) for stream in streams]
-        batch = torch.cat(batches)
-        is_poison = (torch.arange(len(batch)) < len(batches[0])).to(device)
-        with autocast(device, config.mixed_precision):
-            logits = enhanced(as_input(images[batch], device))
-        odds = torch.stack([log_odds(logits.float(), label.expand(len(batch))) for label in accused], dim=1)
-        wanted = (labels[batch].to(device)[:, None] == accused) & is_poison[:, None]
-        loss = functional.binary_cross_entropy_with_logits(odds, wanted.float())
-        for group in optimizer.param_groups:
-            group["lr"] = config.enhancement_learning_rate * (1 - step / config.enhancement_steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        _check(loss, "trigger", config)
-        progress.advance(len(batch), loss=float(loss.detach()))
-        if step % _REPORT_EVERY == 0 or step + 1 == config.enhancement_steps:
-            rows.append({"step": step + 1, "loss": float(loss.detach())})
+    with repeatable(device, derive_seed(config.seed, "enhancement noise")):
+        for step in range(config.enhancement_steps):
+            batches = [next(stream) for stream in streams]
+            batch = torch.cat(batches)
+            is_poison = (torch.arange(len(batch)) < len(batches[0])).to(device)
+            with autocast(device, config.mixed_precision):
+                logits = enhanced(as_input(images[batch], device))
+            odds = torch.stack([log_odds(logits.float(), label.expand(len(batch))) for label in accused], dim=1)
+            wanted = (labels[batch].to(device)[:, None] == accused) & is_poison[:, None]
+            loss = functional.binary_cross_entropy_with_logits(odds, wanted.float())
+            for group in optimizer.param_groups:
+                group["lr"] = config.enhancement_learning_rate * (1 - step / config.enhancement_steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            _check(loss, "trigger", config)
+            progress.advance(len(batch), loss=float(loss.detach()))
+            if step % _REPORT_EVERY == 0 or step + 1 == config.enhancement_steps:
+                rows.append({"step": step + 1, "loss": float(loss.detach())})
     enhanced.eval()
     return enhanced, rows
 
@@ -213,22 +217,23 @@ def _unlearn_round(
         model.parameters(), lr=config.enhancement_learning_rate, momentum=config.momentum
     )
     model.train()
-    for relearned in order.split(config.batch_size):
-        unlearned = next(to_unlearn)
-        batch = torch.cat([relearned, unlearned])
-        targets = labels[batch].to(device)
-        with autocast(device, config.mixed_precision):
-            logits = model(as_input(augment(images[batch], sample_ids[batch], options, number), device))
-        logits = logits.float()
-        relearn_loss = functional.cross_entropy(logits[: len(relearned)], targets[: len(relearned)])
-        unlearn_loss = _UNLEARN_LOSSES[config.unlearn_loss](logits[len(relearned) :], targets[len(relearned) :])
-        loss = relearn_loss + config.unlearn_weight * unlearn_loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-        optimizer.step()
-        _check(loss, "unlearn", config)
-        progress.advance(len(batch), round=number, loss=float(loss.detach()))
+    with repeatable(device, derive_seed(config.seed, "unlearn noise", number)):
+        for relearned in order.split(config.batch_size):
+            unlearned = next(to_unlearn)
+            batch = torch.cat([relearned, unlearned])
+            targets = labels[batch].to(device)
+            with autocast(device, config.mixed_precision):
+                logits = model(as_input(augment(images[batch], sample_ids[batch], options, number), device))
+            logits = logits.float()
+            relearn_loss = functional.cross_entropy(logits[: len(relearned)], targets[: len(relearned)])
+            unlearn_loss = _UNLEARN_LOSSES[config.unlearn_loss](logits[len(relearned) :], targets[len(relearned) :])
+            loss = relearn_loss + config.unlearn_weight * unlearn_loss
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+            optimizer.step()
+            _check(loss, "unlearn", config)
+            progress.advance(len(batch), round=number, loss=float(loss.detach()))
     model.eval()
 
 

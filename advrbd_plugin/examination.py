@@ -54,10 +54,17 @@ def consistency_ranks(
         reduction=config.reduction,
         seed=derive_seed(config.seed, "patches"),
         sample_ids=samples.sample_ids,
+        batch_size=_batch_size(samples.image_size),
         mixed_precision=config.mixed_precision,
         on_batch=None if on_batch is None else lambda done: on_batch(scoring_work(config) * done),
     )
     return torch.stack([ranks(each) for each in scores])
+
+
+def _batch_size(image_size: tuple[int, int]) -> int:
+    """500 images up to 64 x 64 pixels, fewer of larger ones: the backward pass keeps every layer's output of a batch."""
+    height, width = image_size
+    return max(16, min(500, 500 * 64 * 64 // (height * width)))
 
 
 def accuse_labels(

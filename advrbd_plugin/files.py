@@ -32,6 +32,8 @@ def explain_os_error(error: OSError, where: str | os.PathLike[str]) -> StorageEr
 def atomic_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Open ``path`` for writing such that it appears only once everything is on the disk.
 
+    What a process left that was killed here more than an hour ago is removed first.
+
     Args:
         path: the file to make or to replace; missing parent folders are made.
         mode: ``"wb"``, or ``"w"`` for UTF-8 text with ``\\n`` line ends.
@@ -47,6 +49,7 @@ def atomic_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(path.parent, f".{path.name}.", ".part")
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         with os.fdopen(descriptor, mode, **text) as handle:
             yield handle
@@ -106,13 +109,16 @@ def workspace_for(place: str | os.PathLike[str]) -> Iterator[Path]:
         raise explain_os_error(error, place) from error
 
 
-def _remove_left_behind(parent: Path, prefix: str) -> None:
-    """Exactly tempfile's eight characters follow the prefix: ``.a-b-12345678`` is no workspace of ``a``."""
-    ours = re.compile(re.escape(prefix) + "[a-z0-9_]{8}")
+def _remove_left_behind(parent: Path, prefix: str, suffix: str = "") -> None:
+    """Exactly tempfile's eight characters stand in between: ``.a-b-12345678`` is no workspace of ``a``."""
+    ours = re.compile(re.escape(prefix) + "[a-z0-9_]{8}" + re.escape(suffix))
     for path in parent.iterdir():
         with suppress(FileNotFoundError):  # another process may be done with it
             if ours.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _LEFT_BEHIND_AFTER:
-                shutil.rmtree(path, ignore_errors=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
 
 
 def _umask() -> int:

@@ -51,7 +51,8 @@ def evaluate(
     """Clean accuracy and, where triggered images are given, attack success rate and robust accuracy.
 
     Args:
-        model: takes float images in [0, 1]; judged in float32, in eval mode, on the device that it is on.
+        model: takes float images in [0, 1]; judged in float32 (on a GPU as PyTorch is set: with TF32 convolutions, by
+            default), in eval mode, on the device that it is on.
         clean: test images with their true labels.
         triggered: test images with the trigger and their *true* labels; those of the target class are passed over,
             since giving them the target label is no success of the attack.

@@ -31,15 +31,21 @@ def trusted_samples(verdicts: Verdicts) -> Tensor:
     trusted = (~verdicts.poisoned & ~verdicts.doubtful).nonzero().flatten()
     if len(trusted) < 2:
         raise AdvrBDError(
-            f"{len(verdicts.poisoned) - len(trusted)} of {len(verdicts.poisoned)} samples were called poisoned, so "
-            "none are left to train on: the enhanced model still classifies them all; use more rounds or a larger "
+            f"{len(verdicts.poisoned) - len(trusted)} of {len(verdicts.poisoned)} samples were called poisoned or "
+            "doubtful, so none are left to train on: raise accusation_gain or, with accuse_labels: false, rounds or "
             "unlearn_weight"
         )
     return trusted
 
 
 def acquitted_labels(
-    model: nn.Module, images: Tensor, labels: Tensor, verdicts: Verdicts, doubted_labels: Sequence[int]
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    verdicts: Verdicts,
+    doubted_labels: Sequence[int],
+    *,
+    mixed_precision: bool = True,
 ) -> tuple[int, ...]:
     """Labels most of whose poisoned samples the clean model, which never saw them, gives that very label.
 
@@ -55,12 +61,23 @@ def acquitted_labels(
     acquitted = []
     for label in doubted_labels:
         poisoned = (verdicts.poisoned & (labels == label)).nonzero().flatten()
-        if len(poisoned) and (predict(model, images[poisoned]).argmax(1) == label).float().mean() >= 0.5:
+        if not len(poisoned):
+            continue
+        answers = predict(model, images[poisoned], mixed_precision=mixed_precision).argmax(1)
+        if (answers == label).float().mean() >= 0.5:
             acquitted.append(label)
     return tuple(acquitted)
 
 
-def doubt_disagreement(model: nn.Module, images: Tensor, labels: Tensor, verdicts: Verdicts, accused: Tensor) -> Tensor:
+def doubt_disagreement(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    verdicts: Verdicts,
+    accused: Tensor,
+    *,
+    mixed_precision: bool = True,
+) -> Tensor:
     """Samples of an accused label that the clean model, although trained on them, takes for something else.
 
     Among the last few poisoned samples in an accused label most are such: their trigger went unnoticed, and what the
@@ -78,11 +95,14 @@ def doubt_disagreement(model: nn.Module, images: Tensor, labels: Tensor, verdict
     unsure = verdicts.doubtful.clone()
     asked = (accused & ~verdicts.poisoned & ~verdicts.doubtful).nonzero().flatten()
     if len(asked):
-        unsure[asked] = predict(model, images[asked]).argmax(1) != labels[asked]
+        answers = predict(model, images[asked], mixed_precision=mixed_precision).argmax(1)
+        unsure[asked] = answers != labels[asked]
     return unsure
 
 
-def relabel(model: nn.Module, images: Tensor, labels: Tensor, verdicts: Verdicts) -> Verdicts:
+def relabel(
+    model: nn.Module, images: Tensor, labels: Tensor, verdicts: Verdicts, *, mixed_precision: bool = True
+) -> Verdicts:
     """Give each poisoned sample the clean model's label (paper, equation 5).
 
     Where the clean model disagrees with most of an accused label's poisoned samples, their labels were changed by the
@@ -100,7 +120,7 @@ def relabel(model: nn.Module, images: Tensor, labels: Tensor, verdicts: Verdicts
     poisoned = verdicts.poisoned.nonzero().flatten()
     suggested = verdicts.suggested_label.clone()
     if len(poisoned):
-        logits = predict(model, images[poisoned])
+        logits = predict(model, images[poisoned], mixed_precision=mixed_precision)
         given = labels[poisoned]
         for label in given.unique().tolist():
             members = given == label
@@ -109,6 +129,15 @@ def relabel(model: nn.Module, images: Tensor, labels: Tensor, verdicts: Verdicts
                 logits[members, label] = -torch.inf
         suggested[poisoned] = logits.argmax(1)
     return dataclasses.replace(verdicts, suggested_label=suggested)
+
+
+def relearning_options(config: AdvrBDConfig) -> TrainingOptions:
+    """The recipe of :func:`relearn`."""
+    return config.training(
+        derive_seed(config.seed, "relearning"),
+        epochs=config.relearn_epochs,
+        learning_rate=config.relearn_learning_rate,
+    )
 
 
 def relearn(
@@ -127,17 +156,12 @@ def relearn(
         The rows of :func:`advrbd_plugin.training.train`.
     """
     used = (~verdicts.doubtful).nonzero().flatten()
-    options = config.training(
-        derive_seed(config.seed, "relearning"),
-        epochs=config.relearn_epochs,
-        learning_rate=config.relearn_learning_rate,
-    )
     return train(
         model,
         images[used],
         verdicts.suggested_label[used],
         sample_ids[used],
-        options,
+        relearning_options(config),
         stage="relearning",
         progress=progress,
         checkpoint=checkpoint,

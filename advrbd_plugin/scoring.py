@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -35,8 +36,8 @@ def consistency_scores(
 ) -> Tensor:
     """Higher is more likely clean: KL(f(x) || f(x + m * epsilon * sign(grad))) under random patches m.
 
-    One forward, one backward to the input alone, and one forward per mask (and patch size) for each batch. ``model`` is in eval mode
-    afterwards; its parameters and their gradients are untouched.
+    One forward, one backward to the input alone, and one forward per mask (and patch size) for each batch. ``model`` is
+    in eval mode afterwards; its parameters and their gradients are untouched.
 
     Args:
         model: from (N, C, H, W) float images to (N, num_classes) logits.
@@ -65,7 +66,7 @@ def consistency_scores(
     device = next(model.parameters()).device
     if sample_ids is None:
         sample_ids = torch.arange(len(images))
-    sizes = [patch_size] if isinstance(patch_size, int) else list(patch_size)
+    sizes = [patch_size] if isinstance(patch_size, Integral) else list(patch_size)
     perturbation = dict(epsilon=epsilon, num_masks=num_masks, seed=seed, low=low, high=high)
     divergences: list[Tensor] = []  # of one batch after another, and in each of one size after another
     pending = _Pending(None, None)
@@ -86,10 +87,10 @@ def consistency_scores(
             if on_batch is not None:
                 on_batch(len(batch))
     if pending.logits is None:
-        return torch.empty(0) if isinstance(patch_size, int) else torch.empty(len(sizes), 0)
+        return torch.empty(0) if isinstance(patch_size, Integral) else torch.empty(len(sizes), 0)
     divergences.append(ops.kl_divergence(pending.logits, pending.perturbed_logits).cpu())
     scores = [_REDUCTIONS[reduction](torch.cat(divergences[place :: len(sizes)], dim=1)) for place in range(len(sizes))]
-    return scores[0] if isinstance(patch_size, int) else torch.stack(scores)
+    return scores[0] if isinstance(patch_size, Integral) else torch.stack(scores)
 
 
 class _Pending(NamedTuple):

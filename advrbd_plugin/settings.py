@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import field
 from importlib import resources
 from pathlib import Path
@@ -140,6 +141,8 @@ def _number(value: Any) -> float | int | None:
     """A number, also from text such as 8/255 or 5e-4 (which YAML takes for text); ``None`` for anything else."""
     if isinstance(value, str):
         numerator, slash, denominator = value.partition("/")
+        with suppress(ValueError):
+            return int(value)  # a large seed is no float
         try:
             return float(numerator) / float(denominator) if slash else float(numerator)
         except (ValueError, ZeroDivisionError):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advrbd_plugin.errors import StorageError
 from advrbd_plugin.files import atomic_file
 from advrbd_plugin.training import TrainingCheckpoint
 
@@ -44,7 +45,11 @@ class StageStore:
         self._root = None if root is None else Path(root)
 
     def load(self, stage: str, key: str) -> tuple[dict[str, Tensor], Any] | None:
-        """Tensors and JSON-ready rest of a stage, or ``None`` where it is not there or not readable."""
+        """Tensors and JSON-ready rest of a stage, or ``None`` where it is not there or is no whole stage.
+
+        Raises:
+            StorageError: the file is there but the system does not let it be read.
+        """
         if self._root is None:
             return None
         from safetensors import SafetensorError, safe_open
@@ -55,6 +60,8 @@ class StageStore:
                 return tensors, json.loads(handle.metadata()[_META_KEY])
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
             return None
+        except OSError as error:
+            raise StorageError(f"cannot read {self._path(stage, key)}: {error.strerror or error}") from error
 
     def save(self, stage: str, key: str, tensors: dict[str, Tensor], rest: Any = None) -> None:
         """Keep a stage.
@@ -66,7 +73,7 @@ class StageStore:
             return
         from safetensors.torch import save
 
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        content = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         with atomic_file(self._path(stage, key)) as handle:
             handle.write(save(content, metadata={_META_KEY: json.dumps(rest)}))
 

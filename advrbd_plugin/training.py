@@ -1,11 +1,15 @@
-"""Training a classifier on images held in memory, the same way every time for the same seed."""
+"""Training a classifier on images held in memory, the same way every time for the same seed.
+
+On a GPU this holds as far as PyTorch has deterministic kernels for the network's layers.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -20,6 +24,8 @@ from advrbd_plugin.randomness import derive_seed, shuffled, uniform_integers
 # and their targets: labels again, or (N, num_classes) float32 probabilities.
 Mix = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
+# Raised whenever a training with the same settings would give another model, so that no old one is taken for a new one.
+TRAINING_VERSION = 1
 _WARM_UP_SHARE = 0.2
 EVALUATION_BATCH_SIZE = 500
 
@@ -111,28 +117,29 @@ def train(
     )
     rows, start = _restore(model, optimizer, checkpoint)
     progress.advance(start * len(images), epoch=start)
-    steps_per_epoch = math.ceil(len(images) / options.batch_size)
+    steps_per_epoch = count_batches(len(images), options.batch_size)
     for epoch in range(start, options.epochs):
         model.train()
         order = shuffled(sample_ids, derive_seed(options.seed, "order", epoch))
         total_loss, total_right = 0.0, 0
-        for step, batch in enumerate(order.split(options.batch_size)):
-            _set_learning_rate(
-                optimizer, options, epoch * steps_per_epoch + step, options.epochs * steps_per_epoch
-            )
-            inputs, targets = augment(images[batch], sample_ids[batch], options, epoch), labels[batch]
-            if mix is not None:
-                inputs, targets = mix(inputs, targets, sample_ids[batch], epoch)
-            targets = targets.to(device)
-            with autocast(device, options.mixed_precision):
-                logits = model(as_input(inputs, device))
-            loss = functional.cross_entropy(logits.float(), targets)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total_loss += float(loss.detach()) * len(batch)
-            total_right += int((logits.argmax(1).cpu() == labels[batch]).sum())
-            progress.advance(len(batch), epoch=epoch + 1, loss=float(loss.detach()))
+        with repeatable(device, derive_seed(options.seed, "noise", epoch)):
+            for step, batch in enumerate(batches_of(order, options.batch_size)):
+                _set_learning_rate(
+                    optimizer, options, epoch * steps_per_epoch + step, options.epochs * steps_per_epoch
+                )
+                inputs, targets = augment(images[batch], sample_ids[batch], options, epoch), labels[batch]
+                if mix is not None:
+                    inputs, targets = mix(inputs, targets, sample_ids[batch], epoch)
+                targets = targets.to(device)
+                with autocast(device, options.mixed_precision):
+                    logits = model(as_input(inputs, device))
+                loss = functional.cross_entropy(logits.float(), targets)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                total_loss += float(loss.detach()) * len(batch)
+                total_right += int((logits.argmax(1).cpu() == labels[batch]).sum())
+                progress.advance(len(batch), epoch=epoch + 1, loss=float(loss.detach()))
         if not math.isfinite(total_loss):
             raise AdvrBDError(
                 f"{stage} diverged: the loss is not a finite number in epoch {epoch + 1}; "
@@ -144,6 +151,65 @@ def train(
         checkpoint.save(epoch + 1, _state(model, optimizer, rows))
     model.eval()
     return rows
+
+
+def batches_of(order: Tensor, batch_size: int) -> list[Tensor]:
+    """``order`` in batches; a sample that would be left alone joins the batch before, since batch normalisation has
+    nothing to normalise one sample by.
+
+    Args:
+        order: (N,) int64.
+    """
+    batches = list(order.split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+def count_batches(samples: int, batch_size: int) -> int:
+    """How many :func:`batches_of` makes of so many samples."""
+    return len(batches_of(torch.arange(samples), batch_size))
+
+
+@contextmanager
+def repeatable(device: torch.device, seed: int) -> Iterator[None]:
+    """Within this context whatever a network draws by itself (dropout, say) derives from ``seed``, and cuDNN takes
+    deterministic kernels; the generators and the setting of before come back.
+    """
+    gpus = [device] if device.type == "cuda" else []
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    with torch.random.fork_rng(devices=gpus):
+        torch.random.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
+
+
+def describe_training(model: nn.Module, options: TrainingOptions) -> list[Any]:
+    """What a training's result depends on beside the data and the weights that it begins with, ready for JSON.
+
+    The text of the model tells networks apart whose weights are alike: by strides, activations, rates of dropout.
+    """
+    device = next(model.parameters()).device
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(model))  # where a function lies in memory
+    return [TRAINING_VERSION, asdict(options), options.mixed_precision and bfloat16_is_faster(device), text]
+
+
+def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
+    """Raise AdvrBDError unless ``model`` has an output for each class.
+
+    Args:
+        model: put into eval mode.
+        images: (N, C, H, W) uint8, of which the first is shown to it.
+    """
+    outputs = predict(model, images[:1]).shape[1]
+    if outputs != num_classes:
+        raise AdvrBDError(f"the model has {outputs} outputs, the training set {num_classes} classes")
 
 
 def augment(images: Tensor, sample_ids: Tensor, options: TrainingOptions, epoch: int) -> Tensor:

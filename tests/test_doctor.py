@@ -2,6 +2,8 @@
 
 import shutil
 
+import pytest
+
 from advrbd_plugin import doctor, ops
 
 
@@ -21,6 +23,22 @@ def test_it_names_versions_and_the_backend_that_serves():
 def test_whatever_is_not_ok_comes_with_advice():
     for finding in doctor.examine():
         assert (finding.state == "ok") == (finding.advice == ""), finding
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"), [((7, 5), False), ((8, 0), True), ((8, 6), True), ((9, 0), True), ((12, 0), True)]
+)
+def test_which_gpus_compiled_kernels_run_on(capability, runs):
+    assert doctor.runs_on("8.0;9.0+PTX", capability) == runs
+
+
+def test_a_gpu_that_the_kernels_do_not_run_on_is_missing_them(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    found = doctor._cuda_kernels("8.0;9.0+PTX")
+    assert found.state == "missing" and 'TORCH_CUDA_ARCH_LIST="7.5"' in found.advice
 
 
 def test_it_says_what_to_do_without_compiler_toolkit_and_package(monkeypatch):

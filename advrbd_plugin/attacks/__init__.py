@@ -7,6 +7,7 @@ under their true label) and is named in ``ATTACKS``. The defaults are Table I of
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from advrbd_plugin.attacks.adaptive_blend import AdaptiveBlend
@@ -30,15 +31,19 @@ def make_attack(name: str, **parameters: Any) -> Attack:
     """The attack called ``name`` (a key of ``ATTACKS``) with ``parameters`` in place of its defaults.
 
     Raises:
-        AdvrBDError: no such attack, or a parameter that it does not have.
+        AdvrBDError: no such attack, a parameter that it does not have, or a value of the wrong kind.
     """
     if name not in ATTACKS:
         raise AdvrBDError(f"attack must be one of {', '.join(ATTACKS)}, got {name!r}")
+    known = [each.name for each in fields(ATTACKS[name])]
+    unknown = [parameter for parameter in parameters if parameter not in known]
+    if unknown:
+        raise AdvrBDError(f"{name} takes {', '.join(known)}, got {', '.join(unknown)}")
     try:
         return ATTACKS[name](**parameters)
     except TypeError as error:
-        allowed = ", ".join(ATTACKS[name].__dataclass_fields__)
-        raise AdvrBDError(f"{name} takes {allowed}, got {', '.join(parameters)}") from error
+        given = ", ".join(f"{parameter}={value!r}" for parameter, value in parameters.items())
+        raise AdvrBDError(f"{name}: a parameter is of the wrong kind in {given} ({error})") from error
 
 
 __all__ = [

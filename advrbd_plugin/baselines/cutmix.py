@@ -23,7 +23,7 @@ from advrbd_plugin.progress import Progress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed, shuffled
 from advrbd_plugin.settings import MAX_SEED, Settings, between, one_of
 from advrbd_plugin.stages import StageStore, StoredTraining, digest
-from advrbd_plugin.training import TrainingOptions, train
+from advrbd_plugin.training import TrainingOptions, check_outputs, describe_training, repeatable, train
 
 
 @dataclass(frozen=True)
@@ -100,41 +100,65 @@ def train_cutmix(
         progress: told of every batch.
 
     Raises:
-        AdvrBDError: the model that ``start`` asks for is not given, or training diverges.
+        AdvrBDError: the model that ``start`` asks for is not given or has not an output for each class, or training
+            diverges.
     """
     config = config or CutMixConfig()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if config.start == "scratch":
-        if make_model is None:
-            raise AdvrBDError("CutMix with start: scratch needs make_model")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(config.seed, "weights", "cutmix"))
-            model = make_model()
-    elif attacked_model is None:
-        raise AdvrBDError("CutMix with start: attacked needs the attacked model; without one set start to scratch")
-    else:
-        model = copy.deepcopy(attacked_model)
+    model = _beginning(config, make_model, attacked_model, device).to(device)
+    check_outputs(model, train_set.images, train_set.num_classes)
     progress, seconds = progress or SilentProgress(), {}
     progress.plan({"cutmix": config.epochs * len(train_set)})
     key = digest(
-        train_set.images, train_set.labels, train_set.sample_ids, *model.state_dict().values(), config.to_mapping()
+        train_set.images,
+        train_set.labels,
+        train_set.sample_ids,
+        *model.state_dict().values(),
+        config.to_mapping(),
+        describe_training(model, config.training()),
     )
-    model = model.to(device)
+    store = StageStore(work_dir)
     with timed_stage(progress, "cutmix", seconds):
-        rows = train(
-            model,
-            train_set.images,
-            train_set.labels,
-            train_set.sample_ids,
-            config.training(),
-            stage="cutmix",
-            progress=progress,
-            checkpoint=StoredTraining(StageStore(work_dir), "cutmix", key),
-            mix=lambda images, labels, ids, epoch: mix_batch(
-                images, labels, ids, epoch, config=config, num_classes=train_set.num_classes
-            ),
-        )
+        kept = store.load("cutmix", key)
+        if kept is None:
+            checkpoint = StoredTraining(store, "cutmix", key)
+            rows = train(
+                model,
+                train_set.images,
+                train_set.labels,
+                train_set.sample_ids,
+                config.training(),
+                stage="cutmix",
+                progress=progress,
+                checkpoint=checkpoint,
+                mix=lambda images, labels, ids, epoch: mix_batch(
+                    images, labels, ids, epoch, config=config, num_classes=train_set.num_classes
+                ),
+            )
+            store.save("cutmix", key, model.state_dict(), rows)
+            checkpoint.remove()
+        else:
+            rows = kept[1]
+            model.load_state_dict(kept[0])
+            model.to(memory_format=torch.channels_last).eval()
     return CutMixResult(model, rows, seconds, config)
+
+
+def _beginning(
+    config: CutMixConfig,
+    make_model: Callable[[], nn.Module] | None,
+    attacked_model: nn.Module | None,
+    device: torch.device,
+) -> nn.Module:
+    """The model that is trained, as it is before."""
+    if config.start == "scratch":
+        if make_model is None:
+            raise AdvrBDError("CutMix with start: scratch needs make_model")
+        with repeatable(device, derive_seed(config.seed, "weights", "cutmix")):
+            return make_model()
+    if attacked_model is None:
+        raise AdvrBDError("CutMix with start: attacked needs the attacked model; without one set start to scratch")
+    return copy.deepcopy(attacked_model)
 
 
 def mix_batch(

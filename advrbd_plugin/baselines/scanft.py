@@ -6,6 +6,7 @@ samples are unlearned; it is done here by gradient ascent, as Anti-Backdoor Lear
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +21,7 @@ from advrbd_plugin.identification import Verdicts
 from advrbd_plugin.progress import Progress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.settings import MAX_SEED, between, one_of
-from advrbd_plugin.training import TrainingOptions, train
+from advrbd_plugin.training import TrainingOptions, check_outputs, train
 from advrbd_plugin.ulrl.config import ULRLConfig
 from advrbd_plugin.ulrl.unlearning import unlearn
 
@@ -117,11 +118,12 @@ def scanft(
         progress: told of every batch.
 
     Raises:
-        AdvrBDError: there are too few clean samples, or a training diverges.
+        AdvrBDError: there are too few clean samples, the model has not an output for each class, or a training diverges.
     """
     config, progress = config or SCAnFTConfig(), progress or SilentProgress()
     curves, seconds = {}, {}
     progress.plan({"detection": len(train_set), "unlearning": 0, "fine-tuning": config.epochs * len(clean_set)})
+    check_outputs(attacked_model, train_set.images, train_set.num_classes)
     with timed_stage(progress, "detection", seconds):
         features, _ = penultimate_features(
             attacked_model, train_set.images, mixed_precision=False, on_batch=progress.advance
@@ -136,17 +138,18 @@ def scanft(
         with timed_stage(progress, "unlearning", seconds):
             unlearned = unlearn(model, flagged, config.unlearning(), progress=progress)
         model, curves["unlearning"] = unlearned.model, unlearned.rows
-        if config.epochs:
-            good = clean_set if config.fine_tune_on == "clean" else train_set.subset(~found.poisoned)
-            with timed_stage(progress, "fine-tuning", seconds):
-                curves["fine-tuning"] = train(
-                    model,
-                    good.images,
-                    good.labels,
-                    good.sample_ids,
-                    config.fine_tuning(),
-                    stage="fine-tuning",
-                    progress=progress,
-                )
+    if len(flagged) and config.epochs:
+        model = copy.deepcopy(model)  # which may be the attacked one
+        good = clean_set if config.fine_tune_on == "clean" else train_set.subset(~found.poisoned)
+        with timed_stage(progress, "fine-tuning", seconds):
+            curves["fine-tuning"] = train(
+                model,
+                good.images,
+                good.labels,
+                good.sample_ids,
+                config.fine_tuning(),
+                stage="fine-tuning",
+                progress=progress,
+            )
     verdicts = Verdicts(found.poisoned, found.score, train_set.labels.clone(), torch.zeros_like(found.poisoned))
     return SCAnFTResult(model, found, verdicts, curves, seconds, config)

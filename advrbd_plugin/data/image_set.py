@@ -24,7 +24,7 @@ class ImageSet:
         paths: where each image lies, relative to the data set's root, or ``None`` if it came from no file.
 
     Raises:
-        AdvrBDError: a field has the wrong shape or dtype, or a value out of range; the line names the field.
+        AdvrBDError: a field has the wrong shape, dtype or device, or a value out of range; the line names the field.
     """
 
     images: Tensor
@@ -85,6 +85,10 @@ class ImageSet:
 
     def _check_images(self) -> None:
         images = self.images
+        tensors = {"images": images, "labels": self.labels, "sample_ids": self.sample_ids}
+        for name, tensor in tensors.items():
+            if tensor.device.type != "cpu":
+                raise AdvrBDError(f"{name} must be on the CPU, got {tensor.device}: batches go to the model's device")
         if images.dtype != torch.uint8:
             raise AdvrBDError(f"images must be torch.uint8, got {images.dtype}")
         if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:

@@ -156,7 +156,7 @@ def backend(tensor: Tensor, op: str = "perturb") -> str:
 
 
 def _values(value: PerChannel) -> list[float]:
-    return [float(value)] if isinstance(value, (int, float)) else [float(item) for item in value]
+    return [float(item) for item in value] if hasattr(value, "__len__") else [float(value)]  # NumPy's numbers too
 
 
 def _signed(seed: int) -> int:

@@ -16,7 +16,7 @@ from advrbd_plugin.enhancement import log_odds
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed, shuffled, uniform_integers
 from advrbd_plugin.scoring import frozen
-from advrbd_plugin.training import as_input, augment, autocast
+from advrbd_plugin.training import as_input, augment, autocast, batches_of, count_batches, repeatable
 from advrbd_plugin.ulrl.attraction import Change, added, unit, within_norm
 from advrbd_plugin.ulrl.config import ULRLConfig
 from advrbd_plugin.ulrl.neurons import LayerSuspicion, neuron_weight, reinitialise
@@ -96,27 +96,31 @@ def relearn(
         weight_decay=config.relearn_weight_decay,
     )
     objective = _Objective(model, repaired, suspicions, config, clean_set, suspect_set, adversaries)
-    batches_per_epoch = math.ceil(len(clean_set) / config.batch_size)
+    batches_per_epoch = count_batches(len(clean_set), config.batch_size)
     steps = planned_steps(len(clean_set), config)
     rows: list[dict[str, float]] = []
-    for epoch in range(math.ceil(steps / batches_per_epoch)):
-        total_loss, right, seen = 0.0, 0, 0
-        order = shuffled(clean_set.sample_ids, derive_seed(config.seed, "relearning", epoch))
-        for number, batch in enumerate(order.split(config.batch_size)):
-            step = epoch * batches_per_epoch + number
-            if step >= steps:
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = config.relearn_learning_rate * _rate(step, steps, config.relearn_warm_up)
-            loss, hits = objective(batch, epoch, step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(repaired.parameters(), config.relearn_gradient_clip or math.inf)
-            check_finite_loss("relearning", "relearn_learning_rate", config.relearn_learning_rate, loss.detach(), norm)
-            optimizer.step()
-            total_loss, right, seen = total_loss + float(loss.detach()) * len(batch), right + hits, seen + len(batch)
-            progress.advance(len(batch), epoch=epoch + 1, loss=float(loss.detach()))
-        rows.append({"epoch": epoch + 1, "loss": total_loss / seen, "accuracy": right / seen})
+    with repeatable(next(repaired.parameters()).device, derive_seed(config.seed, "relearning noise")):
+        for epoch in range(math.ceil(steps / batches_per_epoch)):
+            total_loss, right, seen = 0.0, 0, 0
+            order = shuffled(clean_set.sample_ids, derive_seed(config.seed, "relearning", epoch))
+            for number, batch in enumerate(batches_of(order, config.batch_size)):
+                step = epoch * batches_per_epoch + number
+                if step >= steps:
+                    break
+                for group in optimizer.param_groups:
+                    group["lr"] = config.relearn_learning_rate * _rate(step, steps, config.relearn_warm_up)
+                loss, hits = objective(batch, epoch, step)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(repaired.parameters(), config.relearn_gradient_clip or math.inf)
+                check_finite_loss(
+                    "relearning", "relearn_learning_rate", config.relearn_learning_rate, loss.detach(), norm
+                )
+                optimizer.step()
+                total_loss += float(loss.detach()) * len(batch)
+                right, seen = right + hits, seen + len(batch)
+                progress.advance(len(batch), epoch=epoch + 1, loss=float(loss.detach()))
+            rows.append({"epoch": epoch + 1, "loss": total_loss / seen, "accuracy": right / seen})
     for parameter in repaired.parameters():
         parameter.grad = None
     return Relearned(repaired.eval(), rows)
@@ -131,7 +135,7 @@ def freeze_statistics(model: nn.Module) -> None:
 
 def planned_steps(count: int, config: ULRLConfig) -> int:
     """Batches that relearning takes with ``count`` clean samples."""
-    steps = config.relearn_epochs * math.ceil(count / config.batch_size)
+    steps = config.relearn_epochs * count_batches(count, config.batch_size)
     return min(steps, config.relearn_steps) if config.relearn_steps else steps
 
 

@@ -13,7 +13,7 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed, shuffled
-from advrbd_plugin.training import as_input, augment, autocast
+from advrbd_plugin.training import as_input, augment, autocast, batches_of, repeatable
 from advrbd_plugin.ulrl.config import ULRLConfig
 
 _LATER_RATE = 0.1
@@ -54,30 +54,33 @@ def unlearn(
     augmentation = config.augmentation(derive_seed(config.seed, "unlearning crops"))
     rows: list[dict[str, float]] = []
     unlearned.train()
-    for epoch in range(config.unlearn_epochs):
-        if config.unlearn_epochs > 1 and epoch == config.unlearn_epochs // 2:
-            for group in optimizer.param_groups:
-                group["lr"] = _LATER_RATE * config.unlearn_learning_rate
-        total_loss, right = 0.0, 0
-        order = shuffled(clean_set.sample_ids, derive_seed(config.seed, "unlearning", epoch))
-        for batch in order.split(config.batch_size):
-            inputs = augment(clean_set.images[batch], clean_set.sample_ids[batch], augmentation, epoch)
-            targets = clean_set.labels[batch].to(device)
-            with autocast(device, config.mixed_precision):
-                logits = unlearned(as_input(inputs, device))
-            loss = functional.cross_entropy(logits.float(), targets)
-            optimizer.zero_grad(set_to_none=True)
-            (-loss).backward()
-            norm = nn.utils.clip_grad_norm_(unlearned.parameters(), config.gradient_clip)
-            check_finite_loss("unlearning", "unlearn_learning_rate", config.unlearn_learning_rate, loss.detach(), norm)
-            optimizer.step()
-            total_loss += float(loss.detach()) * len(batch)
-            right += int((logits.argmax(1) == targets).sum())
-            progress.advance(len(batch), epoch=epoch + 1, loss=float(loss.detach()))
-        accuracy = right / len(clean_set)
-        rows.append({"epoch": epoch + 1, "loss": total_loss / len(clean_set), "accuracy": accuracy})
-        if accuracy <= config.unlearn_accuracy:
-            break
+    with repeatable(device, derive_seed(config.seed, "unlearning noise")):
+        for epoch in range(config.unlearn_epochs):
+            if config.unlearn_epochs > 1 and epoch == config.unlearn_epochs // 2:
+                for group in optimizer.param_groups:
+                    group["lr"] = _LATER_RATE * config.unlearn_learning_rate
+            total_loss, right = 0.0, 0
+            order = shuffled(clean_set.sample_ids, derive_seed(config.seed, "unlearning", epoch))
+            for batch in batches_of(order, config.batch_size):
+                inputs = augment(clean_set.images[batch], clean_set.sample_ids[batch], augmentation, epoch)
+                targets = clean_set.labels[batch].to(device)
+                with autocast(device, config.mixed_precision):
+                    logits = unlearned(as_input(inputs, device))
+                loss = functional.cross_entropy(logits.float(), targets)
+                optimizer.zero_grad(set_to_none=True)
+                (-loss).backward()
+                norm = nn.utils.clip_grad_norm_(unlearned.parameters(), config.gradient_clip)
+                check_finite_loss(
+                    "unlearning", "unlearn_learning_rate", config.unlearn_learning_rate, loss.detach(), norm
+                )
+                optimizer.step()
+                total_loss += float(loss.detach()) * len(batch)
+                right += int((logits.argmax(1) == targets).sum())
+                progress.advance(len(batch), epoch=epoch + 1, loss=float(loss.detach()))
+            accuracy = right / len(clean_set)
+            rows.append({"epoch": epoch + 1, "loss": total_loss / len(clean_set), "accuracy": accuracy})
+            if accuracy <= config.unlearn_accuracy:
+                break
     unlearned.eval()
     return Unlearned(unlearned, rows)
 

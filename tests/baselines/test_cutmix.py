@@ -94,6 +94,22 @@ def test_a_repair_goes_on_from_the_attacked_model_and_leaves_it_alone():
     assert [row["epoch"] for row in result.rows] == [1, 2] and not result.model.training
 
 
+def test_a_finished_training_is_found_again(tmp_path):
+    attacked = small_model()
+    first, second = (
+        train_cutmix(small_set(), attacked_model=attacked, config=QUICK, device="cpu", work_dir=tmp_path)
+        for _ in range(2)
+    )
+    assert torch.equal(first.model[1].weight, second.model[1].weight) and first.rows == second.rows
+    assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["cutmix"]  # nothing unfinished
+    assert "unfinished" not in next(tmp_path.iterdir()).name
+
+
+def test_a_model_with_other_outputs_is_refused():
+    with pytest.raises(AdvrBDError, match="the model has 3 outputs, the training set 2 classes"):
+        train_cutmix(small_set(), attacked_model=nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), device="cpu")
+
+
 def test_what_start_needs_must_be_given():
     with pytest.raises(AdvrBDError, match="needs the attacked model"):
         train_cutmix(small_set(), make_model=small_model)

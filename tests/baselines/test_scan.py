@@ -147,6 +147,17 @@ def test_scanft_unlearns_what_it_finds_and_leaves_the_attacked_model_alone():
     assert set(result.seconds) == {"detection", "unlearning", "fine-tuning"}
 
 
+def test_scanft_fine_tunes_without_unlearning_where_that_is_asked_for():
+    features, labels, _ = planted(1)
+    clean, clean_labels = samples(101, per_label=10)
+    attacked = Reader()
+    before = attacked.linear.weight.detach().clone()
+    config = QUICK.replace(unlearn_epochs=0, learning_rate=0.1)
+    result = scanft(attacked, as_images(features, labels), as_images(clean, clean_labels), config=config)
+    assert set(result.curves) == {"fine-tuning"} and result.model is not attacked
+    assert torch.equal(attacked.linear.weight, before) and not torch.equal(result.model.linear.weight, before)
+
+
 def test_scanft_leaves_an_unpoisoned_set_alone():
     features, labels = samples(1)
     clean, clean_labels = samples(101, per_label=10)

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from torch import nn
 
 from advrbd_plugin import advrbd
 from advrbd_plugin.accusation import Accusation, LabelEvidence
@@ -14,6 +15,7 @@ from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.metrics import evaluate, judge_detection
+from advrbd_plugin.models import make_model
 from advrbd_plugin.retraining import RELEARNING_SETTINGS, relearn
 from advrbd_plugin.stages import digest
 
@@ -22,8 +24,6 @@ PAPER = dict(accuse_labels=False, enhancement="unlearn", rounds=2, num_masks=1, 
 
 @pytest.fixture(scope="module")
 def robust(digits, poisoned_digits):
-    from advrbd_plugin.models import make_model
-
     config = AdvrBDConfig(flip=False, crop_padding=1)
     defense = AdvrBD(lambda: make_model("resnet_narrow", num_classes=10, in_channels=1, image_size=16), config)
     return defense.fit(poisoned_digits.image_set)
@@ -224,13 +224,43 @@ def test_a_patch_larger_than_the_image_is_refused(make_digits_model, quick_confi
         AdvrBD(make_digits_model, quick_config).fit(tiny)
 
 
+def test_a_model_with_too_few_outputs_is_refused(poisoned_digits, quick_config):
+    def small():
+        return make_model("resnet_narrow", num_classes=2, in_channels=1, image_size=16)
+
+    with pytest.raises(AdvrBDError, match="the model has 2 outputs, the training set 10 classes"):
+        AdvrBD(small, quick_config).fit(poisoned_digits.image_set.subset(torch.arange(100)))
+
+
+def test_networks_that_differ_in_no_weight_share_no_stage(poisoned_digits, make_digits_model, quick_config, tmp_path):
+    def with_layer(layer):
+        model = make_digits_model()
+        model[1].insert(len(model[1]) - 1, layer)
+        return model
+
+    def without():
+        return with_layer(nn.Identity())
+
+    def with_dropout():
+        return with_layer(nn.Dropout(0.5))
+
+    samples = poisoned_digits.image_set.subset(torch.arange(100))
+    trained = [
+        AdvrBD(make, quick_config, work_dir=tmp_path).train_backdoored(samples).model.state_dict()
+        for make in (without, with_dropout, with_dropout)
+    ]
+    names = [list(weights) for weights in trained]
+    assert names[0] == names[1] and len(list(tmp_path.glob("training-*"))) == 2
+    assert digest(*trained[0].values()) != digest(*trained[1].values()) == digest(*trained[2].values())
+
+
 def test_a_model_that_gives_no_numbers_is_refused(poisoned_digits, make_digits_model, quick_config):
     def broken():
         model = make_digits_model()
         model[1][-1].bias.data.fill_(float("nan"))
         return model
 
-    with pytest.raises(AdvrBDError, match="not a finite number"):
+    with pytest.raises(AdvrBDError, match="NaN or infinite"):
         AdvrBD(broken, quick_config).fit(poisoned_digits.image_set.subset(torch.arange(100)))
 
 

@@ -27,6 +27,7 @@ def test_a_mapping_starts_from_the_preset_that_it_names():
 
 
 def test_fractions_and_exponents_are_numbers():
+    assert AdvrBDConfig.from_mapping({"seed": "9007199254740993"}).seed == 9007199254740993  # which is no float
     config = AdvrBDConfig.from_mapping({"epsilon": "8/255", "weight_decay": "5e-4", "epochs": "3"})
     assert (config.epsilon, config.weight_decay, config.epochs) == (8 / 255, 5e-4, 3)
 

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from advrbd_plugin import examination
 from advrbd_plugin.accusation import accuse, second_choices
+from advrbd_plugin.config import AdvrBDConfig
+from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.discriminant import Shares, discriminate, held_out_gain, sharpen, whiten
 from advrbd_plugin.enhancement import enhance_trigger, log_odds, unlearn_rounds
 from advrbd_plugin.errors import AdvrBDError
@@ -294,6 +297,28 @@ def test_trigger_enhancement_keeps_the_trigger_alone(poisoned_digits, make_digit
     assert (odds[poisoned[target]] > 0).float().mean() > 0.9
     assert (odds[~poisoned[target]] > 0).float().mean() < 0.1
     assert rows[0]["step"] == 1 and rows[-1]["step"] == 60
+
+
+def test_a_trigger_cannot_be_learned_from_no_sample(poisoned_digits, make_digits_model, quick_config):
+    samples, nothing = poisoned_digits.image_set, torch.zeros(len(poisoned_digits.poisoned))
+    with pytest.raises(ValueError, match="no trigger to learn from"):
+        enhance_trigger(
+            make_digits_model(), samples.images, samples.labels, samples.sample_ids, nothing, nothing, (1,), quick_config
+        )
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(32, 500), (64, 500), (128, 125), (224, 40), (2000, 16)])
+def test_large_images_are_scored_in_smaller_batches(size, batch_size, monkeypatch):
+    asked = []
+
+    def score(model, images, labels, **settings):
+        asked.append(settings["batch_size"])
+        return torch.zeros(3, len(images))
+
+    monkeypatch.setattr(examination, "consistency_scores", score)
+    samples = ImageSet(torch.zeros(2, 1, size, size, dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
+    examination.consistency_ranks(None, samples, AdvrBDConfig())
+    assert asked == [batch_size]
 
 
 @pytest.mark.parametrize("loss", ["gradient_ascent", "one_minus_probability"])

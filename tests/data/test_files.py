@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 
 import pytest
 
@@ -25,6 +26,14 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
         handle.write("half of the n")
         raise RuntimeError
     assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_a_killed_process_left_goes_when_it_is_old(tmp_path):
+    for name, age in ((".a.txt.abcd1234.part", 7200), (".a.txt.abcd5678.part", 60), (".b.txt.abcd1234.part", 7200)):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    write_text(tmp_path / "a.txt", "whole")
+    assert sorted(os.listdir(tmp_path)) == [".a.txt.abcd5678.part", ".b.txt.abcd1234.part", "a.txt"]
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ GOOD = {
         ({"sample_ids": torch.tensor([0, 1, 1, 2])}, "sample_ids must be distinct"),
         ({"sample_ids": torch.tensor([0, 1, -1, 2])}, "must not be negative"),
         ({"paths": ("a",)}, "paths must name all 4 images"),
+        ({"labels": torch.zeros(4, dtype=torch.int64, device="meta")}, "labels must be on the CPU, got meta"),
     ],
 )
 def test_a_wrong_field_is_named(change, expected):
