@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 import json
 import sys
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advrbd_plugin.cli.options import add_device_option, check_device
@@ -21,9 +23,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         help="judge a cleaned model on labelled folders",
         description="Clean accuracy on --clean; with --triggered (images that carry the trigger, in folders of their "
-        "true class) also the attack success rate and the robust accuracy. All figures are fractions.",
+        "true class) also the attack success rate and the robust accuracy. All figures are fractions. FOLDER may be a "
+        "zip, or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked, whose test part is read.",
     )
-    parser.add_argument("model", metavar="DIR", help="a folder that `advrbd defend` wrote")
+    parser.add_argument("model", metavar="DIR", help="a folder that `advrbd defend` or `repair` wrote")
     parser.add_argument("--clean", metavar="FOLDER", required=True, help="clean test images, one sub-folder a class")
     parser.add_argument("--triggered", metavar="FOLDER", help="triggered test images in folders of their true class")
     parser.add_argument("--target", metavar="CLASS", help="the class that the trigger is to bring about")
@@ -40,13 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.report import load_model
 
     check_device(arguments.device)
-    model, description = load_model(arguments.model)
+    model, description = load_model(model_folder(arguments.model))
     target = _target_label(description, arguments.target)
-    loaded = load_for_model(arguments.clean, description)
+    loaded = load_for_model(arguments.clean, "test", description)
     clean, left_out = loaded.image_set, len(loaded.left_out)
     triggered = None
     if arguments.triggered is not None:
-        loaded = load_for_model(arguments.triggered, description)
+        loaded = load_for_model(arguments.triggered, "test", description)
         triggered, left_out = loaded.image_set, left_out + len(loaded.left_out)
     model.to(arguments.device or _default_device())
     performance = evaluate(model, clean, triggered, target)
@@ -74,13 +77,37 @@ def _target_label(description: ModelDescription, name: str | None) -> int | None
     return description.class_names.index(name)
 
 
-def load_for_model(folder: str, description: ModelDescription, **reading: Any) -> LoadedImages:
-    """Labelled images as the model wants them; ``reading`` goes to :func:`advrbd_plugin.data.load_folder`."""
+def model_folder(place: str) -> Path:
+    """The folder of a model, which may be given by its weights file.
+
+    Raises:
+        AdvrBDError: another file, which would not be the one that is loaded.
+    """
+    from advrbd_plugin.report.model_file import MODEL_WEIGHTS
+
+    path = Path(place)
+    if not path.is_file():
+        return path
+    if path.name != MODEL_WEIGHTS:
+        raise AdvrBDError(f"the model must be a folder or its file {MODEL_WEIGHTS}, got {place}")
+    return path.parent
+
+
+def load_for_model(data: str, part: str, description: ModelDescription, **reading: Any) -> LoadedImages:
+    """Labelled images as the model wants them; their classes must be among the model's.
+
+    Args:
+        data: an image folder or a zip of one, or a data set in its own layout.
+        part: ``train`` or ``test``, of a data set in its own layout.
+        reading: goes to :func:`advrbd_plugin.data.load_folder`.
+    """
     import torch
 
-    from advrbd_plugin.data import load_folder
+    from advrbd_plugin.data import load_folder, recognise
 
-    loaded = load_folder(folder, image_size=description.image_size, class_names=description.class_names, **reading)
+    known = recognise(data)
+    load = partial(load_folder, data) if known is None else partial(known.load, part)
+    loaded = load(image_size=description.image_size, class_names=description.class_names, **reading)
     if description.in_channels == 3:
         return loaded
     images = loaded.image_set

@@ -15,6 +15,11 @@ from advrbd_plugin.cli import defend, demo, doctor, evaluate, repair, reproduce
 from advrbd_plugin.errors import AdvrBDError
 
 _INTERRUPTED = 130  # what shells give for a program ended by Ctrl-C
+_TO_NEED_LESS = {
+    "settings": "--set batch_size=... with a smaller number",
+    "samples": "--samples for fewer images",
+    "image_size": "--image-size for smaller ones",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,10 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if error.errno == errno.ENOSPC:
                 return _fail(f"the disk is full ({error.filename or 'no file named'}): free some space and run again")
             return _fail(str(error))
-        except RuntimeError as error:
-            if type(error).__name__ == "OutOfMemoryError":
-                return _fail("the GPU's memory is used up: try --set batch_size=... with a smaller number")
-            raise
+        except (MemoryError, RuntimeError) as error:
+            line = _out_of_memory(error, arguments)
+            if line is None:
+                raise
+            return _fail(line)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,6 +59,19 @@ def build_parser() -> argparse.ArgumentParser:
     for module in (defend, repair, evaluate, demo, reproduce, doctor, backdoorbench):
         module.add_commands(commands)
     return parser
+
+
+def _out_of_memory(error: Exception, arguments: argparse.Namespace) -> str | None:
+    """The line for an error that says that memory is used up; ``None`` for any other error."""
+    on_gpu = type(error).__name__ == "OutOfMemoryError"  # PyTorch's, by its name: nothing here imports torch
+    # Where the CPU's memory ends, PyTorch raises a plain RuntimeError.
+    if not (on_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)):
+        return None
+    ways = [words for option, words in _TO_NEED_LESS.items() if hasattr(arguments, option)]
+    if on_gpu and hasattr(arguments, "device"):
+        ways.append("--device cpu")
+    advice = f"try {' or '.join(ways)}" if ways else "give fewer images, or end other programs"
+    return f"the {'GPU' if on_gpu else 'computer'}'s memory is used up: {advice}"
 
 
 def _fail(message: str, status: int = 1) -> int:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advrbd_plugin.cli.defend import reading, tell_about_reading
-from advrbd_plugin.cli.evaluate import load_for_model
+from advrbd_plugin.cli.evaluate import load_for_model, model_folder
 from advrbd_plugin.cli.options import PRESETS, add_device_option, check_device, positive, setting
+from advrbd_plugin.errors import AdvrBDError
 
 if TYPE_CHECKING:
     from advrbd_plugin.ulrl import ULRLConfig
@@ -20,6 +21,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "repair",
         help="repair a backdoored model with few clean samples, or with none (ULRL)",
         description="MODEL is a folder that `advrbd defend` wrote, or model.safetensors with model.json beside it. "
+        "DATA is a folder or a zip, or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked, whose training "
+        "part is read. "
         "A run that was stopped goes on where it was when the same command is given again.",
     )
     parser.add_argument("model", metavar="MODEL", help="a folder with model.safetensors and model.json")
@@ -64,11 +67,14 @@ def run(arguments: argparse.Namespace) -> int:
     check_device(arguments.device)
     from_poisoned = arguments.data is None
     data = arguments.clean_from_poisoned if from_poisoned else arguments.data
+    source = model_folder(arguments.model)
+    _refuse_models_folder(arguments.out, source)
     OutputFolder.check(arguments.out, data=data)
-    model, description = load_model(_model_folder(arguments.model))
+    model, description = load_model(source)
     with make_progress() as progress:
         loaded = load_for_model(
             data,
+            "train",
             description,
             samples=None if from_poisoned else arguments.samples,
             seed=config.seed,
@@ -107,10 +113,9 @@ def _make_config(arguments: argparse.Namespace) -> ULRLConfig:
     return config.replace(**(seed | dict(arguments.settings)))
 
 
-def _model_folder(place: str) -> Path:
-    """The folder of MODEL, which may be given by its weights file."""
-    path = Path(place)
-    return path.parent if path.is_file() else path
+def _refuse_models_folder(out: str, model: Path) -> None:
+    if Path(out).resolve() == model.resolve():
+        raise AdvrBDError(f"--out {out} is the folder of MODEL, which would be replaced: give a new or empty folder")
 
 
 def _print_summary(summary: dict, out: str) -> None:

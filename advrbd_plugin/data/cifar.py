@@ -16,6 +16,7 @@ from advrbd_plugin.data.reading import LoadedImages
 from advrbd_plugin.data.selection import draw_images
 from advrbd_plugin.errors import AdvrBDError
 
+CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _ADVICE = "unpack the original archive again"
 
 

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from advrbd_plugin.data.cifar import CIFAR10, CIFAR100, load_cifar
-from advrbd_plugin.data.folder import load_folder
-from advrbd_plugin.data.listings import LISTINGS, TINY_IMAGENET
-from advrbd_plugin.data.reading import LoadedImages, read_listing
+import torch
+
+from advrbd_plugin.data.cifar import CIFAR10, CIFAR10_NAMES, CIFAR100, load_cifar
+from advrbd_plugin.data.folder import class_folders, load_folder
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.data.listings import GTSRB_CLASSES, LISTINGS, TINY_IMAGENET, gtsrb_names, imagenette_names
+from advrbd_plugin.data.reading import Listing, LoadedImages, read_listing
 from advrbd_plugin.data.sources import open_source
 from advrbd_plugin.errors import AdvrBDError
+
+_Labelled = TypeVar("_Labelled", ImageSet, Listing)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Attributes:
     title: as papers write it.
+    num_classes: how many classes the whole data set has.
     image_size: (height, width) that pictures are brought to unless a size is asked for.
     folders: names under which archives unpack; the first that is there is read.
     marker: what such a folder must hold, so that no other of that name is taken for it.
@@ -28,6 +34,7 @@ class Dataset:
     """
 
     title: str
+    num_classes: int
     image_size: tuple[int, int]
     folders: tuple[str, ...]
     marker: str
@@ -35,18 +42,30 @@ class Dataset:
 
 
 DATASETS: dict[str, Dataset] = {
-    "cifar10": Dataset("CIFAR10", (32, 32), (CIFAR10.folder,), CIFAR10.meta, f"{CIFAR10.folder}/ with its files"),
-    "cifar100": Dataset("CIFAR100", (32, 32), (CIFAR100.folder,), CIFAR100.meta, f"{CIFAR100.folder}/ with its files"),
-    "tiny_imagenet": Dataset("TinyImageNet", (64, 64), (TINY_IMAGENET,), "val", f"{TINY_IMAGENET}/ with train and val"),
+    "cifar10": Dataset(
+        "CIFAR10", 10, (32, 32), (CIFAR10.folder,), CIFAR10.meta, f"{CIFAR10.folder}/ with its files"
+    ),
+    "cifar100": Dataset(
+        "CIFAR100", 100, (32, 32), (CIFAR100.folder,), CIFAR100.meta, f"{CIFAR100.folder}/ with its files"
+    ),
+    "tiny_imagenet": Dataset(
+        "TinyImageNet", 200, (64, 64), (TINY_IMAGENET,), "val", f"{TINY_IMAGENET}/ with train and val"
+    ),
     "imagenette": Dataset(
         "Imagenette",
+        10,
         (128, 128),
         ("imagenette2-160", "imagenette2-320", "imagenette2"),
         "val",
         "imagenette2-160/ (or -320) with train and val",
     ),
     "gtsrb": Dataset(
-        "GTSRB", (32, 32), ("gtsrb",), "GTSRB", "gtsrb/ with GTSRB/Training, GTSRB/Final_Test, GT-final_test.csv"
+        "GTSRB",
+        GTSRB_CLASSES,
+        (32, 32),
+        ("gtsrb",),
+        "GTSRB",
+        "gtsrb/ with GTSRB/Training, GTSRB/Final_Test, GT-final_test.csv",
     ),
 }
 """Name -> what is known of the data set."""
@@ -73,7 +92,8 @@ def load_dataset(
         image_size: (height, width) of all; the data set's own by default. CIFAR's pictures have one size alone.
 
     Raises:
-        AdvrBDError: no such data set, nothing there, or what is there cannot be read.
+        AdvrBDError: no such data set, nothing there, what is there cannot be read, or is of another data set, as the
+            names or the number of the image folders tell.
     """
     if name not in DATASETS:
         raise AdvrBDError(f"dataset must be one of {', '.join(DATASETS)}, got {name!r}")
@@ -90,7 +110,8 @@ def load_dataset(
 @dataclass(frozen=True)
 class FoundDataset:
     """Attributes:
-    load: from a part and the options of :func:`load_folder` to its images.
+    load: from a part and the options of :func:`load_folder` to its images; the classes are matched by name with
+        ``class_names`` in any layout.
     zips: the files that are read, where they are zips.
     """
 
@@ -107,7 +128,7 @@ def find_dataset(name: str, root: str | os.PathLike[str]) -> FoundDataset | None
         parts = {part: _part_of_folders(place, part) for part in PARTS}
         if all(parts.values()):
             zips = tuple(part for part in parts.values() if part.is_file())
-            return FoundDataset(partial(_load_part, parts), zips if len(zips) == len(parts) else ())
+            return FoundDataset(partial(_load_part, name, parts), zips if len(zips) == len(parts) else ())
     return None
 
 
@@ -126,8 +147,33 @@ def _find_original(name: str, place: Path) -> FoundDataset | None:
     return None
 
 
-def _load_part(parts: dict[str, Path], part: str, **options: Any) -> LoadedImages:
+def _load_part(name: str, parts: dict[str, Path], part: str, **options: Any) -> LoadedImages:
+    if part == "train":
+        _check_identity(name, parts[part])
     return load_folder(parts[part], **options)
+
+
+def _check_identity(name: str, path: Path) -> None:
+    """Image folders say only by their classes which data set they are; a part of a data set bears its names."""
+    found = set(class_folders(path))
+    if found <= _known_folders(name):
+        return
+    other = next((other for other in DATASETS if found <= _known_folders(other)), None)
+    expected = DATASETS[name].num_classes
+    if other is not None or len(found) != expected:
+        of_other = "" if other is None else f" of {other}"
+        raise AdvrBDError(
+            f"{path} holds {len(found)} classes{of_other}, not the {expected} of {name}: give the folder of {name}"
+        )
+
+
+def _known_folders(name: str) -> set[str]:
+    """What the class folders of a data set may be called; nothing where only the data set itself says it."""
+    if name == "cifar10":
+        return set(CIFAR10_NAMES)
+    if name == "gtsrb":
+        return set(gtsrb_names())
+    return {word for pair in imagenette_names().items() for word in pair} if name == "imagenette" else set()
 
 
 def _part_of_folders(place: Path, part: str) -> Path | None:
@@ -146,14 +192,35 @@ def _load_original(
     class_names: tuple[str, ...] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LoadedImages:
-    """One part in the layout of the archive; ``class_names`` are the archive's own."""
+    """One part in the layout of the archive; its own classes are those of ``class_names``, or some of them."""
     if name in ("cifar10", "cifar100"):
         layout = CIFAR10 if name == "cifar10" else CIFAR100
         if image_size not in (None, (32, 32)):
             raise AdvrBDError(f"{name} has images of 32x32 alone, got image_size {image_size[0]}x{image_size[1]}")
-        return load_cifar(home.parent, layout, part, samples=samples, seed=seed)
+        loaded = load_cifar(home.parent, layout, part, samples=samples, seed=seed)
+        return replace(loaded, image_set=_with_classes(loaded.image_set, class_names, home))
     with open_source(home) as source:
-        listing = LISTINGS[name](source, part)
+        own = LISTINGS[name](source, part)
         return read_listing(
-            source, listing, image_size=image_size, samples=samples, seed=seed, on_progress=on_progress
+            source,
+            _with_classes(own, class_names, home),
+            image_size=image_size,
+            samples=samples,
+            seed=seed,
+            on_progress=on_progress,
+            must_be_complete=len(class_names or ()) <= len(own.class_names),  # a model may know more classes
         )
+
+
+def _with_classes(labelled: _Labelled, class_names: Sequence[str] | None, where: Path) -> _Labelled:
+    """The same with the labels that a model gives the classes, which are matched by name."""
+    if class_names is None:
+        return labelled
+    unknown = [name for name in labelled.class_names if name not in class_names]
+    if unknown:
+        raise AdvrBDError(
+            f"{where} has the class {unknown[0]!r}, which the model does not know: "
+            f"it knows {', '.join(class_names[:20])}"
+        )
+    label_of = torch.tensor([class_names.index(name) for name in labelled.class_names], dtype=torch.int64)
+    return replace(labelled, labels=label_of[labelled.labels], class_names=tuple(class_names))

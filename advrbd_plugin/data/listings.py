@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from advrbd_plugin.data.reading import Listing, path_id
-from advrbd_plugin.data.sources import Source
+from advrbd_plugin.data.sources import Source, points_outside
 from advrbd_plugin.errors import AdvrBDError
 
 TINY_IMAGENET = "tiny-imagenet-200"
@@ -29,39 +29,51 @@ def list_tiny_imagenet(source: Source, part: str) -> Listing:
     rows = [line.split("\t") for line in _lines(source, annotations)]
     if not all(len(row) >= 2 for row in rows):
         raise AdvrBDError(f"{source.root} ({annotations}) has a line that is no file name and class: unpack it again")
+    _check_names(source, annotations, (row[0] for row in rows))
     return _listing(source, home, ((f"{home}val/images/{row[0]}", row[1]) for row in rows), classes)
 
 
 def list_imagenette(source: Source, part: str) -> Listing:
     """``train/WNID/*.JPEG`` and ``val/WNID/*.JPEG``; the classes bear torchvision's names."""
-    from torchvision.datasets import Imagenette
-
     home = _home(source, "train")
     wnids = _child_folders(source, f"{home}train/")
-    known = Imagenette._WNID_TO_CLASS
+    known = imagenette_names()
     unknown = sorted(set(wnids) - set(known))
     if unknown:
         raise AdvrBDError(f"{source.root} has the class folder {unknown[0]!r}, which Imagenette has not")
     inside = _in_class_folders(source, f"{home}{'train' if part == 'train' else 'val'}/")
-    return _listing(source, home, inside, wnids, [known[wnid][0] for wnid in wnids])
+    return _listing(source, home, inside, wnids, [known[wnid] for wnid in wnids])
+
+
+def imagenette_names() -> dict[str, str]:
+    """WordNet id, which the folders bear -> torchvision's name of the class."""
+    from torchvision.datasets import Imagenette
+
+    return {wnid: names[0] for wnid, names in Imagenette._WNID_TO_CLASS.items()}
 
 
 def list_gtsrb(source: Source, part: str) -> Listing:
     """``GTSRB/Training/000NN/*.ppm``, and ``GTSRB/Final_Test/Images/*.ppm`` with ``GT-final_test.csv``."""
     home = _home(source, "GTSRB")
-    classes = [f"{label:05d}" for label in range(GTSRB_CLASSES)]
+    classes = gtsrb_names()
     if part == "train":
         found = _in_class_folders(source, f"{home}GTSRB/Training/")
         return _listing(source, home, ((path, label) for path, label in found if path.endswith(".ppm")), classes)
     table = f"{home}GT-final_test.csv"
     rows = list(csv.DictReader(_lines(source, table), delimiter=";", skipinitialspace=True))
     try:
-        found = [(f"{home}GTSRB/Final_Test/Images/{row['Filename']}", f"{int(row['ClassId']):05d}") for row in rows]
+        found = [(f"{home}GTSRB/Final_Test/Images/" + row["Filename"], f"{int(row['ClassId']):05d}") for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise AdvrBDError(
             f"{source.root} ({table}) has no column Filename or no number in ClassId: take the table with the classes"
         ) from error
+    _check_names(source, table, (row["Filename"] for row in rows))
     return _listing(source, home, found, classes)
+
+
+def gtsrb_names() -> list[str]:
+    """What the folders of the classes are called, in the order of the labels."""
+    return [f"{label:05d}" for label in range(GTSRB_CLASSES)]
 
 
 LISTINGS: dict[str, Callable[[Source, str], Listing]] = {
@@ -95,6 +107,15 @@ def _listing(
         sample_ids=torch.tensor([path_id(path[len(home) :]) for path in paths], dtype=torch.int64),
         class_names=tuple(class_names or classes),
     )
+
+
+def _check_names(source: Source, table: str, names: Iterable[str]) -> None:
+    """A table may come from anyone: it must not make us read files outside the data set."""
+    outside = next(filter(points_outside, names), None)
+    if outside is not None:
+        raise AdvrBDError(
+            f"{source.root} ({table}) names a file outside the data set ({outside!r}): it was not made to be trusted"
+        )
 
 
 def _home(source: Source, folder: str) -> str:

@@ -29,7 +29,7 @@ class Source(ABC):
         """The content of one file.
 
         Raises:
-            OSError, ValueError, zipfile.BadZipFile: it cannot be read, or is larger than 256 MiB.
+            OSError, ValueError, zipfile.BadZipFile: it cannot be read, lies outside, or is larger than 256 MiB.
         """
 
     def close(self) -> None:
@@ -66,6 +66,8 @@ class FolderSource(Source):
         super().__init__(root, files, folders)
 
     def read(self, path: str) -> bytes:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ValueError(f"{path} lies outside the folder")
         with open(self.root / path, "rb", opener=_open_without_waiting) as handle:
             status = os.fstat(handle.fileno())
             if not stat.S_ISREG(status.st_mode):
@@ -85,7 +87,7 @@ class ZipSource(Source):
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise AdvrBDError(f"{root} cannot be read as a zip: {' '.join(str(error).split())}") from error
         for name in names:
-            if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/"):
+            if points_outside(name):
                 self._zip.close()
                 raise AdvrBDError(f"{root} names a file outside itself ({name!r}): it was not made to be trusted")
         files = [name for name in names if not name.endswith("/")]
@@ -123,6 +125,11 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     if not zipfile.is_zipfile(root):
         raise AdvrBDError(f"{root} is neither a folder nor a zip: give a folder with one sub-folder for each class")
     return ZipSource(root)
+
+
+def points_outside(name: str) -> bool:
+    """Whether a file that a zip or a table names would lie outside the data set, on any system."""
+    return name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/")
 
 
 def _is_junk(path: str) -> bool:

@@ -41,22 +41,22 @@ class OutputFolder:
         self.path = Path(path)
         self.work = self.path / WORK_FOLDER
         self.check(path, data=data)
-        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self._made = [folder for folder in (self.work, self.path, *self.path.parents) if not folder.exists()]
         try:
             self.work.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.work) as probe:  # find out now, not after an hour of training
                 probe.write(bytes(4096))
         except OSError as error:
-            self.discard()
+            self._remove_empty()
             raise explain_os_error(error, self.path) from error
 
     def __enter__(self) -> OutputFolder:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """An error that running again would only meet again leaves nothing behind; else the work is kept."""
+        """After an error all stored stages stay for the next run; where nothing was stored, nothing is left behind."""
         if isinstance(error, AdvrBDError) and not isinstance(error, StorageError):
-            self.discard()
+            self._remove_empty()
 
     @staticmethod
     def check(path: str | os.PathLike[str], *, data: str | os.PathLike[str] | None = None) -> None:
@@ -65,14 +65,20 @@ class OutputFolder:
         _refuse_others_files(Path(path))
 
     def discard(self) -> None:
-        """Remove the work folder, and those folders that were made for this run and hold nothing."""
+        """Remove the work folder with all stored stages, and those folders made for this run that hold nothing."""
         shutil.rmtree(self.work, ignore_errors=True)
         for leftover in self.path.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        self._remove_empty()
+
+    def _remove_empty(self) -> None:
+        """Remove the folders that were made for this run, as far as they hold nothing."""
         for folder in self._made:
             try:
                 folder.rmdir()
-            except OSError:  # it holds results
+            except FileNotFoundError:  # it could not be made, or is removed already
+                continue
+            except OSError:  # it holds stored stages or results
                 break
 
     def write(

@@ -9,7 +9,7 @@ from advrbd_plugin.data import DATASETS, ImageSet, load_dataset
 from advrbd_plugin.data.datasets import PARTS, find_dataset
 from advrbd_plugin.stages import StageStore, digest
 
-_VERSION = 1
+_VERSION = 2  # of what is stored, and of how a data set is found
 
 
 def load_images(name: str, root: str, samples: int | None, seed: int, work: str) -> tuple[ImageSet, ImageSet]:

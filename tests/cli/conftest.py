@@ -19,12 +19,14 @@ class InstantAdvrBD:
     """Takes the interface of ``AdvrBD`` and calls every tenth sample poisoned."""
 
     failure: BaseException | None = None
+    stores = True
 
     def __init__(self, make_model, config=None, *, device=None, work_dir=None, progress=None):
         self.make_model, self.config, self.work_dir, self.progress = make_model, config, work_dir, progress
 
     def fit(self, train_set: ImageSet):
-        (self.work_dir / "checkpoint").write_text("half way")
+        if self.stores:
+            (self.work_dir / "checkpoint").write_text("half way")
         self.progress.plan({"train": 2.0, "retrain": 1.0})
         for stage, steps in (("train", 2), ("retrain", 1)):
             self.progress.start(stage)

@@ -11,9 +11,13 @@ import sys
 import zipfile
 
 import pytest
+import torch
 
 from advrbd_plugin.cli import main
+from advrbd_plugin.data import ImageSet
 from advrbd_plugin.errors import AdvrBDError, StorageError
+
+from .conftest import png
 
 RESULTS = {
     "model.safetensors",
@@ -161,7 +165,8 @@ def test_demo_on_train_and_test_folders(defense, images, tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["truth"]["poisoned"] == 1
 
 
-def test_defend_and_demo_read_cifar10_as_it_is_unpacked(defense, tmp_path):
+@pytest.fixture
+def cifar10(tmp_path):
     import pickle
 
     import numpy
@@ -172,10 +177,61 @@ def test_defend_and_demo_read_cifar10_as_it_is_unpacked(defense, tmp_path):
         pixels = numpy.full((8, 3072), 40, numpy.uint8)
         (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [0, 1] * 4}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["cat", "dog"]}))
+    return folder
+
+
+def test_defend_and_demo_read_cifar10_as_it_is_unpacked(defense, cifar10, tmp_path):
+    folder = cifar10
     assert main(["demo", "--data", str(folder.parent), "--out", str(tmp_path / "demo")]) == 0
     assert main(["defend", str(folder), "--out", str(tmp_path / "out"), "--samples", "20"]) == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["images"] == 20 and list(summary["classes"]) == ["cat", "dog"]
+
+
+def test_evaluate_reads_the_test_part_of_what_defend_reads(defense, cifar10, images, tmp_path, capsys, fails):
+    out = tmp_path / "out"
+    assert main(["defend", str(cifar10), "--out", str(out)]) == 0
+    capsys.readouterr()
+    both = ["--triggered", str(cifar10), "--target", "dog"]
+    assert main(["evaluate", str(out / "model.safetensors"), "--clean", str(cifar10.parent), *both, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["clean_images"], figures["triggered_images"]) == (8, 4)
+    (images / "dog").rename(images / "cow")
+    assert main(["defend", str(images), "--out", str(out), "--image-size", "32"]) == 0
+    assert "has the class 'dog', which the model does not know: it knows cat, cow" in fails(
+        "evaluate", out, "--clean", cifar10
+    )
+
+
+def test_evaluate_knows_imagenette_whole_or_by_part(defense, tmp_path, capsys):
+    folder = tmp_path / "imagenette2-160"
+    for part, count in (("train", 12), ("val", 3)):
+        for wnid in ("n01440764", "n02102040"):
+            (folder / part / wnid).mkdir(parents=True)
+            for number in range(count):
+                (folder / part / wnid / f"{number}.JPEG").write_bytes(png(number))
+    assert main(["defend", str(folder), "--out", str(tmp_path / "out"), "--image-size", "16"]) == 0
+    assert set(json.loads((tmp_path / "out" / "summary.json").read_text())["classes"]) == {"tench", "English springer"}
+    for place in (folder, folder / "val"):
+        capsys.readouterr()
+        assert main(["evaluate", str(tmp_path / "out"), "--clean", str(place), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["clean_images"] == 6
+
+
+@pytest.mark.parametrize("option", ["--clean-from-poisoned", "--data"])
+def test_repair_reads_the_training_part_of_what_defend_reads(defense, cifar10, tmp_path, fails, monkeypatch, option):
+    import advrbd_plugin.ulrl
+
+    def seen(*arguments, **_):
+        images = next(each for each in arguments if isinstance(each, ImageSet))
+        raise AdvrBDError(f"{len(images)} images of {images.class_names}")
+
+    monkeypatch.setattr(advrbd_plugin.ulrl, "clean_from_poisoned", seen)
+    monkeypatch.setattr(advrbd_plugin.ulrl.ULRL, "repair", seen)
+    assert main(["defend", str(cifar10), "--out", str(tmp_path / "out")]) == 0
+    line = fails("repair", tmp_path / "out", option, cifar10, "--out", tmp_path / "repaired")
+    assert line == "40 images of ('cat', 'dog')"
+    assert not (tmp_path / "repaired").exists()
 
 
 def test_demo_holds_out_a_test_part_where_there_is_none(defense, images, tmp_path):
@@ -243,10 +299,23 @@ def test_a_folder_of_others_is_not_written_to(defense, images, tmp_path, fails):
     assert "inside the data" in fails("defend", images, "--out", images / "out")
 
 
-def test_a_defense_that_fails_leaves_nothing(defense, images, tmp_path, fails):
-    defense.failure = AdvrBDError("the model's output is not a number in stage train")
-    assert "not a number" in fails("defend", images, "--out", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_a_defense_that_fails_before_it_stored_anything_leaves_nothing(defense, images, tmp_path, fails):
+    defense.failure, defense.stores = AdvrBDError("the model's output is not a number in stage train"), False
+    assert "not a number" in fails("defend", images, "--out", tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_error_keeps_what_this_run_or_an_earlier_one_stored(defense, images, tmp_path, fails):
+    checkpoint = tmp_path / "out" / ".advrbd-work" / "checkpoint"
+    defense.failure = AdvrBDError("relearning diverges: lower the learning rate")
+    assert "lower" in fails("defend", images, "--out", tmp_path / "out")
+    assert checkpoint.exists()
+    defense.failure, defense.stores = AdvrBDError("patch_size must be in [1, 8], got 16"), False
+    assert "patch_size" in fails("defend", images, "--out", tmp_path / "out", "--image-size", "8")
+    assert checkpoint.exists()
+    defense.failure = None
+    assert main(["defend", str(images), "--out", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS
 
 
 def test_a_full_disk_during_training_keeps_what_was_done(defense, images, tmp_path, fails):
@@ -297,6 +366,63 @@ def test_evaluate_explains_what_it_cannot_use(defense, images, tmp_path, fails):
     assert "is damaged" in fails("evaluate", out, "--clean", images)
     (out / "model.json").write_text('{"format": "advrbd-model", "version": 1, "name": "resnet_narrow"}')
     assert "class_names must be distinct names" in fails("evaluate", out, "--clean", images)
+
+
+def test_a_model_is_its_folder_or_the_file_that_is_loaded(defense, images, tmp_path, fails):
+    out, repaired = tmp_path / "out", ["--out", tmp_path / "repaired"]
+    assert main(["defend", str(images), "--out", str(out)]) == 0
+    (out / "other.safetensors").write_bytes(b"another model")
+    other = out / "other.safetensors"
+    for command in (["evaluate", other, "--clean", images], ["repair", other, "--data", images, *repaired]):
+        assert fails(*command) == f"the model must be a folder or its file model.safetensors, got {other}"
+
+
+@pytest.mark.parametrize("given", ["out", "out/model.safetensors", "data/../out"])
+def test_a_repair_does_not_replace_its_model(defense, images, tmp_path, fails, given):
+    out = tmp_path / "out"
+    (tmp_path / "data").mkdir()
+    assert main(["defend", str(images), "--out", str(out)]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    line = fails("repair", tmp_path / given, "--data", images, "--out", out)
+    assert line == f"--out {out} is the folder of MODEL, which would be replaced: give a new or empty folder"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def used_up_memory() -> RuntimeError:
+    """PyTorch's own error for more memory than any computer has."""
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60, dtype=torch.uint8)
+    return error.value
+
+
+@pytest.mark.parametrize("make_error", [MemoryError, used_up_memory])
+def test_used_up_memory_is_explained_with_the_commands_options(
+    defense, images, tmp_path, fails, monkeypatch, make_error
+):
+    import advrbd_plugin.metrics
+
+    def judge(*_):
+        raise make_error()
+
+    out = tmp_path / "out"
+    assert main(["defend", str(images), "--out", str(out)]) == 0
+    defense.failure = make_error()
+    line = fails("defend", images, "--out", out)
+    assert line.startswith("the computer's memory is used up: try --set batch_size=... with a smaller number or --")
+    assert (out / ".advrbd-work" / "checkpoint").exists()
+    monkeypatch.setattr(advrbd_plugin.metrics, "evaluate", judge)
+    assert fails("evaluate", out, "--clean", images) == (
+        "the computer's memory is used up: give fewer images, or end other programs"
+    )
+
+
+def test_a_used_up_gpu_is_explained_and_a_mistake_of_ours_is_not_hidden(defense, images, tmp_path, fails):
+    defense.failure = torch.OutOfMemoryError("CUDA out of memory")
+    line = fails("defend", images, "--out", tmp_path / "out")
+    assert line.startswith("the GPU's memory is used up: try --set batch_size=") and line.endswith(" or --device cpu")
+    defense.failure = RuntimeError("shapes do not match")
+    with pytest.raises(RuntimeError, match="shapes"):
+        main(["defend", str(images), "--out", str(tmp_path / "out")])
 
 
 def test_nan_in_a_saved_model_is_explained(defense, images, tmp_path, fails):

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ import pytest
 from PIL import Image
 
 from advrbd_plugin.data import load_dataset, recognise
+from advrbd_plugin.data.cifar import CIFAR10_NAMES
+from advrbd_plugin.data.datasets import DATASETS
+from advrbd_plugin.data.listings import imagenette_names
+from advrbd_plugin.data.sources import open_source
 from advrbd_plugin.errors import AdvrBDError
 
 WNIDS = ("n01440764", "n02102040")  # tench and English springer, in Imagenette and in the order of their ids
@@ -195,6 +200,43 @@ def test_image_folders_and_zips_are_read_where_there_is_no_archive(tmp_path):
     assert train.class_names == test.class_names == ("cat", "dog") and test.labels.tolist() == [1]
 
 
+def bare_folders(root: Path, names: Iterable[str], content: bytes) -> Path:
+    for part in ("train", "test"):
+        write(root / part, {f"{name}/0.png": content for name in names})
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "asked", "expected"),
+    [
+        (CIFAR10_NAMES, "cifar100", "10 classes of cifar10, not the 100 of cifar100"),
+        (CIFAR10_NAMES, "imagenette", "10 classes of cifar10, not the 10 of imagenette"),
+        (WNIDS, "cifar10", "2 classes of imagenette, not the 10 of cifar10"),
+        (("church", "golf ball"), "gtsrb", "2 classes of imagenette, not the 43 of gtsrb"),
+        (("00000", "00042"), "tiny_imagenet", "2 classes of gtsrb, not the 200 of tiny_imagenet"),
+        (("cat", "cow"), "cifar10", "2 classes, not the 10 of cifar10"),
+        (("apple", "bear"), "cifar100", "2 classes, not the 100 of cifar100"),
+    ],
+)
+def test_image_folders_of_another_data_set_are_refused_before_they_are_decoded(tmp_path, names, asked, expected):
+    message = refusal(asked, bare_folders(tmp_path, names, b"never opened"))
+    assert str(tmp_path / "train") in message and expected in message
+
+
+@pytest.mark.parametrize(
+    ("names", "asked"),
+    [(CIFAR10_NAMES, "cifar10"), ("0123456789", "cifar10"), (WNIDS, "imagenette"), (("00000", "00042"), "gtsrb")],
+)
+def test_image_folders_of_a_data_set_are_known_by_names_or_number(tmp_path, names, asked):
+    bare_folders(tmp_path, names, picture(1, "PNG", (32, 32)))
+    assert load_dataset(asked, tmp_path, image_size=(32, 32))[1].image_set.class_names == tuple(names)
+
+
+def test_the_number_of_classes_is_that_of_the_names():
+    assert DATASETS["cifar10"].num_classes == len(CIFAR10_NAMES)
+    assert DATASETS["imagenette"].num_classes == len(imagenette_names())
+
+
 def test_a_zip_of_the_archive_is_read_in_place(tmp_path):
     source = tiny_imagenet(tmp_path / "made") / "tiny-imagenet-200"
     with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "w") as archive:
@@ -212,6 +254,18 @@ def test_what_lies_in_a_folder_is_recognised(tmp_path):
         inside = next(root.iterdir())
         for place in (root, inside):
             assert recognise(place).load("test").image_set.image_size[0] in (30, 32)
+
+
+@pytest.mark.parametrize(
+    ("make", "names"), [(cifar100, ("bear", "apple")), (imagenette, ("English springer", "tench"))]
+)
+def test_the_classes_of_a_model_keep_its_labels(tmp_path, make, names):
+    own = recognise(make(tmp_path)).load("test", image_size=(32, 32)).image_set
+    found = recognise(tmp_path).load("test", image_size=(32, 32), class_names=(names[0], "cow", names[1])).image_set
+    assert found.class_names == (names[0], "cow", names[1])
+    assert found.labels.tolist() == [(2, 0)[label] for label in own.labels.tolist()]
+    with pytest.raises(AdvrBDError, match=f"has the class '{names[0]}', which the model does not know: it knows cow"):
+        recognise(tmp_path).load("test", image_size=(32, 32), class_names=("cow", names[1]))
 
 
 class Command:
@@ -274,6 +328,27 @@ def test_labels_that_do_not_fit_are_named(tmp_path):
     assert "'n99999999', which the training part has not" in refusal("tiny_imagenet", tmp_path)
     annotations.unlink()
     assert "holds no readable val/val_annotations.txt" in refusal("tiny_imagenet", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../../outside.png", "/outside.png", "a\\b.png"])
+def test_a_table_that_names_files_outside_the_set_is_refused(tmp_path, name):
+    write(tmp_path, {"outside.png": picture(0, "PNG")})
+    annotations = tiny_imagenet(tmp_path) / "tiny-imagenet-200" / "val" / "val_annotations.txt"
+    annotations.write_text(f"val_0.JPEG\tn02102040\n{name}\tn01440764\n")
+    table = gtsrb(tmp_path) / "gtsrb" / "GT-final_test.csv"
+    table.write_text(table.read_text().replace("00007.ppm", name))
+    for dataset, file in (("tiny_imagenet", annotations), ("gtsrb", table)):
+        message = refusal(dataset, tmp_path)
+        assert file.name in message and "names a file outside the data set" in message and repr(name) in message
+
+
+def test_a_folder_reads_nothing_outside_itself(tmp_path):
+    write(tmp_path, {"outside.png": b"secret", "inside/cat/1.png": b"picture"})
+    with open_source(tmp_path / "inside") as source:
+        assert source.read("cat/1.png") == b"picture"
+        for path in ("../outside.png", "cat/../../outside.png", str(tmp_path / "outside.png")):
+            with pytest.raises(ValueError, match="outside the folder"):
+                source.read(path)
 
 
 def test_the_test_table_of_gtsrb_must_have_classes(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -168,13 +169,30 @@ def test_a_loop_of_links_ends(tmp_path):
         ({"cat/1.png": picture(1), "dog/.keep": b""}, "class with no image: 'dog'"),
         ({"cat/1.png": picture(1), "dog/1.png": b"broken"}, "no readable image: 'dog'"),
         ({"cat/1.png": b"broken", "dog/1.png": b"broken"}, "none of the 2 files"),
-        ({"train/cat/1.png": picture(1), "test/cat/1.png": picture(1)}, "train, not class folders"),
+        ({"train/cat/1.png": picture(1), "test/cat/1.png": picture(1)}, "test and train, not class folders: give "),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, files, expected):
     with pytest.raises(AdvrBDError) as error:
         load_folder(write(tmp_path, files))
     assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "parts", "advised"),
+    [
+        ("", ("train", "val"), "train"),
+        ("", ("Testing", "Training"), "Training"),
+        ("set/", ("test", "train"), "set/train"),
+        ("", ("test", "val"), "test"),
+    ],
+)
+def test_of_a_split_set_the_training_part_is_advised(tmp_path, wrapper, parts, advised):
+    files = {f"{wrapper}{part}/{name}/1.png": picture(1) for part in parts for name in ("cat", "dog")}
+    with pytest.raises(AdvrBDError, match=f": give {re.escape(str(tmp_path))}/folder/{advised}$"):
+        load_folder(write(tmp_path / "folder", files))
+    with pytest.raises(AdvrBDError, match=f": unpack it and give its folder {advised}, or a zip of that alone$"):
+        load_folder(write_zip(tmp_path / "set.zip", files))
 
 
 def test_a_missing_place_and_a_file_that_is_no_zip(tmp_path):
@@ -227,6 +245,14 @@ def test_folders_are_matched_with_a_models_classes_by_name(tmp_path):
     (tmp_path / "ant/0.png").unlink()
     only = load_folder(write(tmp_path / "only", {"ant/deep/1.png": picture(1)}), class_names=names)
     assert only.image_set.labels.tolist() == [0]  # not taken for a folder that wraps a class called "deep"
+
+
+def test_folders_of_imagenette_may_bear_the_ids_of_the_models_classes(tmp_path):
+    write(tmp_path, {f"{name}/1.png": picture(1) for name in ("n01440764", "n03445777", "cat")})
+    images = load_folder(tmp_path, class_names=("golf ball", "cat", "tench")).image_set
+    assert images.labels.tolist() == [1, 2, 0] and images.class_names == ("golf ball", "cat", "tench")
+    with pytest.raises(AdvrBDError, match="does not know, 'n03445777'"):
+        load_folder(tmp_path, class_names=("cat", "tench"))
 
 
 def test_progress_counts_every_file(tmp_path):

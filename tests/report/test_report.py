@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from advrbd_plugin.attacks import make_attack
-from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.errors import AdvrBDError, StorageError
 from advrbd_plugin.metrics import Detection, Performance
 from advrbd_plugin.report import OutputFolder, output
 from advrbd_plugin.report.demonstration import Demonstration, demonstration_png
@@ -121,6 +122,32 @@ def test_discard_leaves_no_folder_that_it_made_and_keeps_one_that_was_there(tmp_
     (tmp_path / "old").mkdir()
     OutputFolder(tmp_path / "old").discard()
     assert os.listdir(tmp_path / "old") == []
+
+
+def test_a_full_disk_at_the_start_keeps_what_an_earlier_run_stored(tmp_path, monkeypatch):
+    stored = OutputFolder(tmp_path / "out").work / "training-0.safetensors"
+    stored.write_bytes(b"hours of work")
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(output.tempfile, "TemporaryFile", full)
+    for place in ("out", "new/deep"):
+        with pytest.raises(StorageError, match="is full"):
+            OutputFolder(tmp_path / place)
+    assert stored.read_bytes() == b"hours of work" and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_after_an_error_only_empty_folders_of_the_same_run_go(tmp_path, stored):
+    (tmp_path / "old").mkdir()
+    for place in ("old", "new/deep"):
+        with pytest.raises(AdvrBDError), OutputFolder(tmp_path / place) as out:
+            if stored:
+                (out.work / "training-0.safetensors").write_bytes(b"hours of work")
+            raise AdvrBDError("training diverges: lower the learning rate")
+        assert out.work.exists() == stored
+    assert (tmp_path / "old").exists() and (tmp_path / "new").exists() == stored
 
 
 def test_a_summary_of_another_tool_is_respected(tmp_path):
