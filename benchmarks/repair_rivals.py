@@ -38,26 +38,32 @@ OPTIONS = {
 
 
 def record_of(attack_name: str, arguments: argparse.Namespace, checkout: Path) -> str:
-    """The name of the record of one attack's model, written where it is missing."""
+    """The name of the record of one attack's model, written where there is none of this very set and model."""
     from advrbd_plugin.backdoorbench.record_writer import write_record
     from advrbd_plugin.data.selection import draw_images
+    from advrbd_plugin.stages import digest
 
-    name = f"repair-{variant(attack_name, arguments)}-{arguments.samples}-{arguments.test_samples}-{arguments.seed}"
-    if (checkout / "record" / name).is_dir():
-        return name
     train, test = load(arguments.data, arguments.samples, arguments.seed)
     test = draw_images(test, arguments.test_samples, seed=arguments.seed)
     attack = attack_of(attack_name, arguments)
     poisoned = poison(attack, train, arguments)
+    triggered = attack.triggered_test_set(test)
+    samples = poisoned.image_set
+    model = backdoored_model(attack_name, arguments, samples)
+    key = digest(samples.images, samples.labels, test.images, triggered.images, *model.state_dict().values())
+    settings = (arguments.samples, arguments.test_samples, arguments.seed, key[:8])
+    name = "-".join(["repair", variant(attack_name, arguments), *map(str, settings)])
+    if (checkout / "record" / name).is_dir():
+        return name
     write_record(
         checkout,
         name,
         poisoned=poisoned,
         clean_train=train,
         clean_test=test,
-        triggered_test=attack.triggered_test_set(test),
+        triggered_test=triggered,
         model_name=MODEL,
-        model=backdoored_model(attack_name, arguments, poisoned.image_set),
+        model=model,
         dataset="cifar10",
     )
     return name

@@ -1,6 +1,5 @@
 """What all tests share: few threads, a `device` for each backend that is there, and the user's BackdoorBench."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +8,6 @@ import torch
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
-
-# What the toolbox's scripts cannot do without, of what torch does not bring.
-IMPORTED_BY_BACKDOORBENCH = ("cv2", "imageio", "kornia", "numba", "pytorch_wavelets", "sklearn", "tqdm")
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
@@ -37,10 +33,10 @@ def backdoorbench() -> Path:
 def clone_backdoorbench(backdoorbench: Path) -> Callable[[Path], Path]:
     """Clones the user's checkout into a folder, for tests that run its scripts; skips where they cannot run."""
     from advrbd_plugin.backdoorbench.checkout import INSTALL_COMMAND, install
+    from advrbd_plugin.backdoorbench.requirements import INSTALL_REQUIREMENTS, missing_requirements
 
-    missing = [name for name in IMPORTED_BY_BACKDOORBENCH if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"BackdoorBench's scripts import {missing[0]}: pip install 'advrbd_plugin[backdoorbench]'")
+    if missing := missing_requirements():
+        pytest.skip(f"BackdoorBench's scripts import {missing[0]}: {INSTALL_REQUIREMENTS}")
     if not (backdoorbench / ".git").exists():
         pytest.skip(f"{backdoorbench} is no git checkout, so it cannot be cloned; get one with `{INSTALL_COMMAND}`")
     return lambda folder: install(backdoorbench, folder / "BackdoorBench")[0]

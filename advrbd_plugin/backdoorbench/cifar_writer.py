@@ -16,12 +16,13 @@ from advrbd_plugin.files import workspace_for, write_bytes
 LAYOUTS: dict[str, CifarFormat] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
-def write_cifar(root: Path, dataset: str, train: ImageSet, test: ImageSet) -> None:
+def write_cifar(root: Path, dataset: str, train: ImageSet, test: ImageSet, *, overwrite: bool = False) -> None:
     """Write both parts into ``root``, in the sets' order, whole or not at all. Their checksums are not the originals'.
 
     Args:
         dataset: ``cifar10`` or ``cifar100``.
         train, test: of 3x32x32 images.
+        overwrite: replace the folder that is there; it goes only when the new one is finished.
 
     Raises:
         AdvrBDError: another dataset, or images of another size.
@@ -38,6 +39,8 @@ def write_cifar(root: Path, dataset: str, train: ImageSet, test: ImageSet) -> No
         for part, images in (("train", train), ("test", test)):
             _write_part(folder, layout, layout.parts[part], images)
         write_bytes(folder / layout.meta, pickle.dumps({layout.names_key: list(train.class_names)}))
+        if overwrite and os.path.lexists(root / layout.folder):
+            os.replace(root / layout.folder, workspace / "old")  # which goes with the workspace
         os.replace(folder, root / layout.folder)
 
 

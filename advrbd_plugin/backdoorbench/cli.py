@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # The options that BackdoorBench's defenses have in common.
@@ -85,6 +85,7 @@ def _add_toolbox(subparsers: argparse._SubParsersAction) -> None:
     data.add_argument("--train", metavar="N", type=int, default=2000, help="training images (default 2000)")
     data.add_argument("--test", metavar="N", type=int, default=500, help="test images (default 500)")
     data.add_argument("--seed", type=int, default=0, help="which images are drawn (default 0)")
+    data.add_argument("--overwrite", action="store_true", help="replace the CIFAR-10 that is in --out")
     data.set_defaults(run=_data)
 
     pushed = commands.add_parser(
@@ -118,13 +119,13 @@ def _add_compare(subparsers: argparse._SubParsersAction) -> None:
         type=_name_and_options,
         action="append",
         default=[],
-        help="options for one defense: --for 'abl: --tuning_epochs 1 --unlearning_epochs 1'",
+        help="options for one defense: --for 'abl: --tuning_epochs 1 --unlearning_epochs 1'; may be repeated",
     )
     passed_on = compare.add_argument_group("passed on to every defense that knows them")
     for option in PASSED_ON:
         passed_on.add_argument(f"--{option}", metavar="VALUE")
     compare.add_argument("--no-detection", action="store_true", help="leave out the detections (TPR and FPR)")
-    compare.add_argument("--rerun", action="store_true", help="run finished cells again")
+    compare.add_argument("--rerun", action="store_true", help="run finished cells again, also with the same options")
     compare.add_argument("--out", metavar="FOLDER", type=Path, help="where comparison.csv, .md and .tex go")
     compare.set_defaults(run=_compare)
 
@@ -218,7 +219,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.backdoorbench.checkout import find_checkout
-    from advrbd_plugin.backdoorbench.compare import Plan, compare
+    from advrbd_plugin.backdoorbench.compare import UNDEFENDED, Plan, compare
     from advrbd_plugin.backdoorbench.tables import show, write_tables
 
     checkout = find_checkout(arguments.backdoorbench, any_version=arguments.any_version)
@@ -227,7 +228,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         records=arguments.result_file,
         defenses=arguments.defenses,
         arguments=tuple(_passed_on(arguments)),
-        arguments_for=dict(arguments.arguments_for),
+        arguments_for=_by_name(arguments.arguments_for),
         detect=not arguments.no_detection,
         rerun=arguments.rerun,
         trust_record=arguments.trust_record,
@@ -238,7 +239,15 @@ def _compare(arguments: argparse.Namespace) -> int:
     show(cells)
     for path in write_tables(cells, out):
         print(f"written: {path}")
-    return 1 if all(cell.problem for cell in cells[1:]) else 0
+    return 1 if all(cell.problem for cell in cells if cell.defense != UNDEFENDED) else 0
+
+
+def _by_name(given: Iterable[tuple[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
+    """The options of each defense, those of a repeated name in the order given."""
+    together: dict[str, tuple[str, ...]] = {}
+    for name, options in given:
+        together[name] = (*together.get(name, ()), *options)
+    return together
 
 
 def _passed_on(arguments: argparse.Namespace) -> Iterator[str]:
@@ -260,6 +269,7 @@ def _label_consistent(arguments: argparse.Namespace) -> int:
         step_size=arguments.step_size / 255,
         steps=arguments.steps,
         local_data=arguments.local_data,
+        trust_record=arguments.trust_record,
     )
     print(f"the images are at {path}; now:")
     print(
@@ -272,6 +282,13 @@ def _label_consistent(arguments: argparse.Namespace) -> int:
 def _data(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.backdoorbench.small_cifar10 import write_cifar10
 
-    write_cifar10(arguments.images, arguments.out, train=arguments.train, test=arguments.test, seed=arguments.seed)
+    write_cifar10(
+        arguments.images,
+        arguments.out,
+        train=arguments.train,
+        test=arguments.test,
+        seed=arguments.seed,
+        overwrite=arguments.overwrite,
+    )
     print(f"{arguments.train} training and {arguments.test} test images are at {arguments.out}")
     return 0

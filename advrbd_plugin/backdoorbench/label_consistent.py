@@ -22,6 +22,7 @@ from advrbd_plugin.backdoorbench import safe_pickle
 from advrbd_plugin.backdoorbench.classifiers import model_maker, wrap_state
 from advrbd_plugin.backdoorbench.compat import apply_mends_for_modules, take_data_as_it_is
 from advrbd_plugin.backdoorbench.datasets import as_image_set
+from advrbd_plugin.backdoorbench.requirements import explained_requirements
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import write_bytes
 
@@ -68,6 +69,7 @@ def _push_batch(
     return moved.detach()
 
 
+@explained_requirements()
 def write_images(
     checkout: Path,
     prototype: str,
@@ -76,6 +78,7 @@ def write_images(
     step_size: float = 1.5 / 255,
     steps: int = 100,
     local_data: bool = False,
+    trust_record: bool = False,
 ) -> tuple[Path, str]:
     """Write the pushed training images as ``attack/lc.py`` reads them: one (N, H, W, C) uint8 array.
 
@@ -83,12 +86,14 @@ def write_images(
         prototype: the record of ``attack/prototype.py``; the file goes there.
         epsilon, step_size, steps: as for :func:`push_away`; the defaults are the toolbox's.
         local_data: take the dataset files as they are.
+        trust_record: unpickle whatever the record holds, which can run any code that its maker put there.
 
     Returns:
         The file, and the name of the dataset.
 
     Raises:
-        AdvrBDError: there is no such record, or its dataset is not there.
+        AdvrBDError: there is no such record, it holds a type outside the allow-list, its dataset is not there, or what
+            the toolbox imports is not installed.
     """
     if not (0 < epsilon <= 1 and 0 < step_size <= 1 and steps > 0):
         raise AdvrBDError(
@@ -102,7 +107,7 @@ def write_images(
                 f"{folder} holds no {name}: train a clean model first, with "
                 f"`advrbd backdoorbench run attack/prototype.py --save_folder_name {prototype}`"
             )
-    settings = safe_pickle.load(folder / SETTINGS_FILE)
+    settings = safe_pickle.load(folder / SETTINGS_FILE, trust=trust_record)
     absent = [key for key in _NEEDED if key not in settings]
     if absent:
         raise AdvrBDError(f"{folder / SETTINGS_FILE} lacks {absent[0]}: it is not from attack/prototype.py")
@@ -119,7 +124,7 @@ def write_images(
     make = model_maker(
         settings["model"], num_classes=settings["num_classes"], image_size=size[0], dataset=settings["dataset"]
     )
-    model = wrap_state(safe_pickle.load(folder / MODEL_FILE), make)
+    model = wrap_state(safe_pickle.load(folder / MODEL_FILE, trust=trust_record), make)
     from utils.aggregate_block.dataset_and_transform_generate import dataset_and_transform_generate
 
     wanted = argparse.Namespace(dataset=settings["dataset"], dataset_path=os.fspath(root), img_size=size)

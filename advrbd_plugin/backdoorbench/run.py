@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from advrbd_plugin.backdoorbench.additions import install_additions
+from advrbd_plugin.backdoorbench.requirements import explained_requirements
 from advrbd_plugin.backdoorbench.script_notes import refuse_hopeless
 from advrbd_plugin.errors import AdvrBDError
 
@@ -38,12 +39,14 @@ class RunOptions:
     report: Path | None = None
 
 
+@explained_requirements()
 def run_script(checkout: Path, script: str, arguments: Sequence[str], options: RunOptions = RunOptions()) -> None:
     """Run ``script`` (a path inside ``checkout``) as ``python SCRIPT ARGUMENTS`` in its working folder would.
 
     Raises:
         AdvrBDError: there is no such script, it is known to stop (:mod:`script_notes`), it asks for CUDA where there
-            is none, or a file that it loads holds a type outside the allow-list. Its own exceptions pass through.
+            is none, a file that it loads holds a type outside the allow-list, or a module that it imports is not
+            installed (:mod:`requirements`). Its own exceptions pass through.
     """
     path = _script_path(checkout, script)
     caution = refuse_hopeless(path.relative_to(checkout.resolve()).as_posix(), arguments, checkout)

@@ -2,72 +2,74 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import os
 from collections import defaultdict
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy
-from PIL import Image
+import torch
 
+from advrbd_plugin.backdoorbench.cifar_writer import LAYOUTS, write_cifar
+from advrbd_plugin.data.cifar import CIFAR10_NAMES
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.data.reading import Listing, read_listing
+from advrbd_plugin.data.sources import Source, ZipSource
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.files import write_bytes
 
-FOLDER = "cifar-10-batches-py"
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_TRAIN_BATCHES = 5
+FOLDER = LAYOUTS["cifar10"].folder
+_TRAIN_BATCHES = len(LAYOUTS["cifar10"].parts["train"])
 
 
-def write_cifar10(images: Path, data_root: Path, *, train: int, test: int, seed: int = 0) -> None:
-    """Write ``data_root/cifar-10-batches-py`` from ``images/train.zip`` and ``images/test.zip``.
+def write_cifar10(
+    images: Path, data_root: Path, *, train: int, test: int, seed: int = 0, overwrite: bool = False
+) -> None:
+    """Write ``data_root/cifar-10-batches-py`` from ``images/train.zip`` and ``images/test.zip``, whole or not at all.
 
     Args:
-        images: a folder with both archives, each with one folder of 32x32 pictures per CIFAR-10 class.
+        images: a folder with both archives, each with one folder of pictures per CIFAR-10 class; pictures of another
+            size than 32x32 are resized.
         data_root: what BackdoorBench calls ``data/cifar10``.
         train, test: how many images to draw, the same number of every class.
         seed: which ones are drawn, and their order.
+        overwrite: replace a ``cifar-10-batches-py`` that is there.
 
     Raises:
-        AdvrBDError: an archive is missing or holds too few pictures of a class.
+        AdvrBDError: the place is taken, or an archive is missing, damaged or holds too few pictures of a class.
+        StorageError: the disk is full or the place cannot be written.
     """
-    if train % (len(CLASSES) * _TRAIN_BATCHES) or test % len(CLASSES) or train <= 0 or test <= 0:
+    if train % (len(CIFAR10_NAMES) * _TRAIN_BATCHES) or test % len(CIFAR10_NAMES) or train <= 0 or test <= 0:
         raise AdvrBDError(f"--train must be a multiple of 50 and --test one of 10, got {train} and {test}")
+    place = data_root / FOLDER
+    if os.path.lexists(place) and not overwrite:
+        raise AdvrBDError(f"{place} is there already: name another folder, or pass --overwrite to replace it")
     generator = numpy.random.default_rng(seed)
-    pixels, labels = _draw(images / "train.zip", train, generator)
-    target = data_root / FOLDER
-    share = train // _TRAIN_BATCHES
-    for batch in range(_TRAIN_BATCHES):
-        rows = slice(batch * share, (batch + 1) * share)
-        _write_batch(target / f"data_batch_{batch + 1}", pixels[rows], labels[rows])
-    _write_batch(target / "test_batch", *_draw(images / "test.zip", test, generator))
-    write_bytes(target / "batches.meta", pickle.dumps({"label_names": list(CLASSES)}))
+    parts = [_draw(images / f"{part}.zip", count, generator) for part, count in (("train", train), ("test", test))]
+    write_cifar(data_root, "cifar10", *parts, overwrite=overwrite)
 
 
-def _draw(archive: Path, count: int, generator: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
+def _draw(archive: Path, count: int, generator: numpy.random.Generator) -> ImageSet:
     if not archive.is_file():
         raise AdvrBDError(f"{archive} does not exist; it should hold one folder of pictures for each class")
-    with zipfile.ZipFile(archive) as opened:
-        names = defaultdict(list)
-        for name in sorted(opened.namelist()):
-            if not name.endswith("/"):
-                names[PurePosixPath(name).parent.name].append(name)
-        drawn: list[tuple[str, int]] = []
-        each = count // len(CLASSES)
-        for label, class_name in enumerate(CLASSES):
-            if len(names[class_name]) < each:
-                raise AdvrBDError(f"{archive} holds {len(names[class_name])} pictures of {class_name}, not {each}")
-            drawn += [(str(name), label) for name in generator.choice(names[class_name], each, replace=False)]
-        order = generator.permutation(len(drawn))
-        pixels = numpy.stack([_pixels(opened.read(drawn[index][0])) for index in order])
-    return pixels, numpy.array([drawn[index][1] for index in order])
+    with ZipSource(archive) as source:
+        listing = _drawn(source, count // len(CIFAR10_NAMES), generator)
+        loaded = read_listing(source, listing, image_size=(32, 32), must_be_complete=False)
+    if loaded.left_out:
+        path, reason = loaded.left_out[0]
+        raise AdvrBDError(f"{archive}: {path} cannot be read: {reason}")
+    return loaded.image_set
 
 
-def _pixels(content: bytes) -> numpy.ndarray:
-    """(3072,) uint8 in CIFAR's order: the red plane, the green one, the blue one."""
-    with Image.open(BytesIO(content)) as picture:
-        return numpy.asarray(picture.convert("RGB").resize((32, 32))).transpose(2, 0, 1).reshape(-1)
-
-
-def _write_batch(path: Path, pixels: numpy.ndarray, labels: numpy.ndarray) -> None:
-    write_bytes(path, pickle.dumps({"data": pixels, "labels": labels.tolist()}))
+def _drawn(source: Source, each: int, generator: numpy.random.Generator) -> Listing:
+    """``each`` pictures of every class, in the order that they are to have."""
+    paths = defaultdict(list)
+    for path in source.files:
+        paths[PurePosixPath(path).parent.name].append(path)
+    drawn: list[tuple[str, int]] = []
+    for label, class_name in enumerate(CIFAR10_NAMES):
+        found = paths[class_name]
+        if len(found) < each:
+            raise AdvrBDError(f"{source.root} holds {len(found)} pictures of {class_name}, not {each}")
+        drawn += [(str(path), label) for path in generator.choice(found, each, replace=False)]
+    order = generator.permutation(len(drawn))
+    labels = torch.tensor([drawn[index][1] for index in order])
+    return Listing([drawn[index][0] for index in order], labels, torch.arange(len(drawn)), CIFAR10_NAMES)

@@ -92,14 +92,15 @@ def show(cells: Sequence[Cell]) -> None:
     """Print the table, and why the cells that have no figures have none."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     header, rows = layout(cells)
     changes = "; (change against no defense)" if header == _ONE_RECORD else ""
     table = Table(caption=f"per cent; ACC and RA: higher is better, ASR: lower is better{changes}")
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
+        table.add_column(Text(name), justify="right" if number else "left", no_wrap=number == 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # in a string, a record named [/x] would be markup
     # A terminal that is too narrow gets broken cells; a file gets whole lines, however long.
     console = Console(width=None if _is_terminal() else 1000, highlight=False)
     console.print(table)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import sys
 
 import pytest
 import torch
 
 from advrbd_plugin.backdoorbench import classifiers
+from advrbd_plugin.backdoorbench import compare as package
+from advrbd_plugin.backdoorbench.__main__ import main
 from advrbd_plugin.backdoorbench.compare import Cell, Plan, compare, judge, left_files
 from advrbd_plugin.backdoorbench.tables import layout, show, to_csv, to_latex, to_markdown, write_tables
 from advrbd_plugin.errors import AdvrBDError
@@ -85,13 +89,39 @@ def test_one_fails_the_other_goes_on_and_is_kept(checkout):
     assert runs(checkout) == ["3 None", "3 7"]
 
 
+def test_a_finished_cell_of_other_options_is_run_again(checkout):
+    told = []
+    compare(plan(checkout, defenses=("good",)), told.append)
+    again = plan(checkout, defenses=("good",), arguments=("--epochs", "20"), detect=False)
+    good = compare(again, told.append)[1]
+    assert runs(checkout) == ["3 None", "20 None"]
+    assert told[2] == "badnet / good: run again, its options were others"
+    assert good.tpr is None and good.fpr is None  # what lies there is of the detection with the other options
+    assert compare(again, told.append)[1] == good
+    assert told[4:] == ["badnet / good: kept, it was finished before"] and len(runs(checkout)) == 2
+
+
 def test_a_result_from_before_is_judged_but_not_run(checkout):
     folder = checkout / "record/badnet/defense/good"
     folder.mkdir(parents=True)
     torch.save({"model_name": "x", "num_classes": 3, "model": {}}, folder / "defense_result.pt")
-    good = compare(plan(checkout, defenses=("good",)), lambda line: None)[1]
+    told = []
+    good = compare(plan(checkout, defenses=("good",)), told.append)[1]
     assert good.acc == 0.75 and good.seconds is None
+    assert compare(plan(checkout, defenses=("good",), arguments=("--epochs", "4")), told.append)[1] == good
+    assert told == 2 * ["badnet / good: kept, it was run by hand"]
     assert not (folder / "runs").exists()
+
+
+def test_a_result_that_is_newer_than_its_notes_was_made_by_hand(checkout):
+    folder = checkout / "record/badnet/defense/good"
+    folder.mkdir(parents=True)
+    (folder / "compare.json").write_text('{"record": "badnet", "defense": "good", "acc": 0.1, "options": ["--old"]}')
+    os.utime(folder / "compare.json", (1, 1))
+    torch.save({"model_name": "x", "num_classes": 3, "model": {}}, folder / "defense_result.pt")
+    told = []
+    assert compare(plan(checkout, defenses=("good",)), told.append)[1].acc == 0.75
+    assert told == ["badnet / good: kept, it was run by hand"]
 
 
 def test_an_empty_result_is_no_result(checkout):
@@ -111,12 +141,52 @@ def test_an_empty_result_is_no_result(checkout):
         ({"records": ("nothing",)}, "no record nothing"),
         ({"arguments": ("--epoch", "3")}, "none of good, bad takes --epoch"),
         ({"arguments_for": {"fp": ("--epochs", "3")}}, "--for fp: it is not among --defenses"),
+        (
+            {"arguments_for": {"good": ("--epochs", "3", "--extar", "7")}},
+            "--for good: defense/good.py, detection_pretrain/good.py takes no --extar",
+        ),
+        ({"arguments_for": {"bad": ("--extra", "7")}}, "--for bad: defense/bad.py takes no --extra"),
+        ({"arguments_for": {"good": ("3",)}}, "3 belongs to no option"),
     ],
 )
 def test_mistakes_are_said_before_anything_runs(checkout, changes, said):
     with pytest.raises(AdvrBDError, match=said.replace("../", r"\.\./")):
         compare(plan(checkout, **changes), lambda line: None)
     assert not (checkout / "record/badnet/defense").exists()
+
+
+def compare_command(checkout, *more):
+    command = ["compare", "--backdoorbench", str(checkout), "--any-version", "--result_file", "badnet,sig"]
+    return main([*command, "--defenses", "good,bad", "--out", str(checkout / "table"), *more])
+
+
+def test_options_for_one_defense_may_come_in_parts(checkout, monkeypatch):
+    plans = []
+    monkeypatch.setattr(package, "compare", lambda plan, tell: plans.append(plan) or CELLS)
+    parts = ["--for", "good: --epochs 1", "--for", "bad: --epochs 2", "--for", "good: --extra 7"]
+    assert compare_command(checkout, *parts) == 0
+    assert plans[0].arguments_for == {"good": ("--epochs", "1", "--extra", "7"), "bad": ("--epochs", "2")}
+
+
+@pytest.mark.parametrize("problem, status", [("no luck", 1), (None, 0)])
+def test_the_exit_status_says_whether_every_defense_failed(checkout, monkeypatch, capsys, problem, status):
+    records = [[Cell(name, "none", acc=0.8), Cell(name, "good", problem=problem)] for name in ("badnet", "sig")]
+    monkeypatch.setattr(package, "compare", lambda plan, tell: sum(records, []))
+    assert compare_command(checkout) == status
+
+
+def test_what_judging_needs_and_is_not_installed_is_named(fake_checkout, records, monkeypatch):
+    records.home = fake_checkout
+    records.write(records.content("badnet"))
+    (fake_checkout / "defense/good.py").write_text(GOOD)
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not there
+
+    def judge_with_pandas(self, load):
+        import pandas
+
+    monkeypatch.setattr(judge.Judge, "_figures", judge_with_pandas)
+    with pytest.raises(AdvrBDError, match=r"scripts import .*pandas.*: pip install 'advrbd_plugin\[backdoorbench\]'"):
+        compare(plan(fake_checkout, defenses=("good",)), lambda line: None)
 
 
 def test_the_last_row_of_a_detection_counts():
@@ -164,6 +234,14 @@ def test_many_defenses_are_printed_whole_where_there_is_no_terminal(capsys):
     show([Cell(record, name, acc=0.75, asr=0.5, ra=0.25) for record in "ab" for name in names])
     printed = capsys.readouterr().out
     assert printed.count("75.0 / 50.0 / 25.0") == 3 * 12 and "change against" not in printed
+
+
+def test_names_are_printed_as_they_are(capsys):
+    for records in (("[/x]",), ("[/x]", "[red]:smile:")):
+        show([Cell(record, name, acc=0.75, asr=0.5, ra=0.25) for record in records for name in ("[bold]", "[/y]")])
+        printed = capsys.readouterr().out
+        assert "[bold]" in printed and "[/y]" in printed
+    assert "[/x]" in printed and "[red]:smile:" in printed
 
 
 def test_files(tmp_path):

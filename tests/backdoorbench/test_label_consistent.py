@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
+
 import pytest
 import torch
 from torch.nn import functional
 
+from advrbd_plugin.backdoorbench import label_consistent
+from advrbd_plugin.backdoorbench.__main__ import main
 from advrbd_plugin.backdoorbench.label_consistent import push_away, write_images
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.models import make_model
@@ -35,3 +40,27 @@ def test_images_move_away_from_their_labels_within_epsilon():
 def test_mistakes(fake_checkout, changes, said):
     with pytest.raises(AdvrBDError, match=said):
         write_images(fake_checkout, "prototype", **changes)
+
+
+def stop_at_the_weights(state, make):
+    raise AdvrBDError("the weights were read")
+
+
+@pytest.mark.parametrize("strange", ["info.pickle", "clean_model.pth"])
+def test_a_record_of_another_type_is_read_when_it_is_trusted(fake_checkout, monkeypatch, capsys, strange):
+    for name, changed in (("apply_mends_for_modules", lambda: None), ("wrap_state", stop_at_the_weights)):
+        monkeypatch.setattr(label_consistent, name, changed)
+    monkeypatch.setattr(label_consistent, "model_maker", lambda name, **options: None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
+    folder = fake_checkout / "record/prototype"
+    folder.mkdir(parents=True)
+    settings = {"dataset": "cifar10", "dataset_path": ".", "model": "resnet18", "num_classes": 10, "img_size": (8, 8)}
+    for name, content in (("info.pickle", settings), ("clean_model.pth", {})):
+        stranger = {"stranger": argparse.Namespace()} if name == strange else {}
+        torch.save(content | stranger, folder / name)
+    command = ["backdoorbench", "label-consistent", "--backdoorbench", str(fake_checkout), "--any-version"]
+    command += ["--result_file", "prototype"]
+    for trusted, said in (([], f"{strange} holds argparse.Namespace"), (["--trust-record"], "the weights were read")):
+        assert main([*command, *trusted]) == 1
+        assert said in capsys.readouterr().err

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from advrbd_plugin.backdoorbench import requirements
 from advrbd_plugin.backdoorbench.run import run_script, value_of
 from advrbd_plugin.errors import AdvrBDError
 
@@ -36,8 +37,8 @@ def checkout(fake_checkout):
     return fake_checkout
 
 
-def run(checkout, *arguments):
-    command = [sys.executable, "-m", "advrbd_plugin.backdoorbench", "backdoorbench", "run"]
+def run(checkout, *arguments, start=("-m", "advrbd_plugin.backdoorbench")):
+    command = [sys.executable, *start, "backdoorbench", "run"]
     command += ["--any-version", "--backdoorbench", str(checkout), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=checkout.parent)
@@ -78,6 +79,26 @@ def test_a_strangers_file_is_refused_in_one_line(checkout):
 def test_a_scripts_own_error_keeps_its_traceback(checkout):
     done = run(checkout, "defense/broken.py")
     assert done.returncode == 1 and "KeyError: 'what is wrong'" in done.stderr
+
+
+def test_what_a_script_imports_and_is_not_installed_is_one_line(checkout):
+    (checkout / "defense/painting.py").write_text("import cv2\n")
+    program = "import sys; sys.modules['cv2'] = None; from advrbd_plugin.backdoorbench.__main__ import main; "
+    program += "sys.exit(main(sys.argv[1:]))"
+    done = run(checkout, "defense/painting.py", start=("-c", program))
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "scripts import cv2" in last and last.endswith("pip install 'advrbd_plugin[backdoorbench]'")
+
+
+def test_what_is_missing_is_seen_without_an_import(monkeypatch):
+    monkeypatch.setattr(requirements, "IMPORTED", ("numpy", "no_such_module", "this"))
+    assert requirements.missing_requirements() == ["no_such_module"] and "this" not in sys.modules
+    with pytest.raises(ModuleNotFoundError), requirements.explained_requirements():
+        import no_such_file_of_the_script  # noqa: F401
+    with pytest.raises(AdvrBDError, match="scripts import no_such_module, which"):
+        with requirements.explained_requirements():
+            import no_such_module.part  # noqa: F401
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 Every defended model is judged here, on the same images with the same code, from the ``defense_result.pt`` that the
 defense left: the defenses' own CSV files have their metrics in different places. A cell of the table is one
 (record, defense) pair; its figures are kept in ``record/NAME/defense/DEFENSE/compare.json``, and a cell that is
-finished is not run again.
+finished is not run again with the same options.
 """
 
 from advrbd_plugin.backdoorbench.compare.cell import UNDEFENDED, Cell, read_cell

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from advrbd_plugin.backdoorbench.compare.cell import Cell, read_cell, write_cell
 from advrbd_plugin.backdoorbench.compare.clock import Clock
@@ -18,16 +19,20 @@ from advrbd_plugin.backdoorbench.compare.left_files import (
 from advrbd_plugin.backdoorbench.compare.plan import Method, Plan, check_options, find_method, script_arguments
 from advrbd_plugin.backdoorbench.compare.process import run_script
 from advrbd_plugin.backdoorbench.record import AttackRecord, record_folder
+from advrbd_plugin.backdoorbench.requirements import explained_requirements
 from advrbd_plugin.errors import AdvrBDError
 
 
+@explained_requirements()
 def compare(plan: Plan, tell: Callable[[str], None] = print) -> list[Cell]:
-    """Run what has no result yet and return every cell, record by record, the undefended model first.
+    """Run what has no result with these options yet; return every cell, record by record, the undefended model first.
 
-    A defense that fails becomes a cell with its problem; the others go on.
+    A defense that fails becomes a cell with its problem; the others go on. A result that a person made with the
+    scripts themselves is taken, whatever its options were.
 
     Raises:
-        AdvrBDError: a record, a defense or an option is unknown. Nothing is run then.
+        AdvrBDError: a record, a defense or an option is unknown (nothing is run then), or what the toolbox imports is
+            not installed.
     """
     methods = [find_method(plan.checkout, name) for name in plan.defenses]
     folders = [record_folder(plan.checkout, name) for name in plan.records]
@@ -44,20 +49,22 @@ def compare(plan: Plan, tell: Callable[[str], None] = print) -> list[Cell]:
 
 def _cell(plan: Plan, judge: Judge, method: Method, clock: Clock) -> Cell:
     name = f"{judge.record.name} / {method.name}"
-    cell = _kept_cell(plan, judge, method)
-    if cell is not None:
-        clock.keep(name)
+    cell = None if plan.rerun else _finished_cell(judge, method)
+    again = cell is not None and not _as_planned(plan, judge.record, method, cell)
+    if cell is not None and not again:
+        clock.keep(name, "it was finished before" if cell.options else "it was run by hand")
         return cell
-    clock.begin(name)
+    clock.begin(name, "run again, its options were others" if again else "running")
     cell = _run_cell(plan, judge, method)
     clock.end(cell.problem or f"{cell.seconds:.0f} s")
     return cell
 
 
-def _kept_cell(plan: Plan, judge: Judge, method: Method) -> Cell | None:
-    """The finished cell, judged again if its model is newer than its figures; ``None`` if there is none."""
-    if plan.rerun:
-        return None
+def _finished_cell(judge: Judge, method: Method) -> Cell | None:
+    """The finished cell, whatever its options; ``None`` if there is none.
+
+    Where the model is newer than its figures, the script was run by hand: it is judged, and its options are unknown.
+    """
     notes = notes_path(judge.record, method.name)
     cell = read_cell(notes)
     result = defense_folder(judge.record, method.name) / "defense_result.pt"
@@ -74,14 +81,25 @@ def _kept_cell(plan: Plan, judge: Judge, method: Method) -> Cell | None:
     return cell
 
 
+def _as_planned(plan: Plan, record: AttackRecord, method: Method, cell: Cell) -> bool:
+    """Whether the finished cell had the plan's options; one that was run by hand may have had any."""
+    planned = [argument for _, arguments in _runs(plan, record, method) for argument in arguments]
+    return not cell.options or list(cell.options) == planned
+
+
+def _runs(plan: Plan, record: AttackRecord, method: Method) -> Iterator[tuple[Path, list[str]]]:
+    """The scripts of a cell and what each is given, one by one: a defense that has run may have detected by itself."""
+    for script in method.scripts:
+        if script == method.detection and method.defense is not None:
+            if not plan.detect or has_own_detection(record, method.name):
+                continue
+        yield script, script_arguments(plan, record, method, script)
+
+
 def _run_cell(plan: Plan, judge: Judge, method: Method) -> Cell:
     cell = Cell(judge.record.name, method.name)
-    scripts = [script for script in (method.defense, method.detection) if script is not None]
-    for script in scripts:
-        is_detection = script == method.detection
-        if is_detection and method.defense and (not plan.detect or has_own_detection(judge.record, method.name)):
-            continue
-        arguments = script_arguments(plan, judge.record, method, script)
+    detected = False
+    for script, arguments in _runs(plan, judge.record, method):
         log = defense_folder(judge.record, method.name) / f"compare_{script.parent.name}.log"
         report, problem = run_script(plan, script, arguments, log)
         cell = replace(
@@ -94,8 +112,11 @@ def _run_cell(plan: Plan, judge: Judge, method: Method) -> Cell:
         )
         if problem is not None:
             break
+        detected = script == method.detection
     if cell.problem is None or (method.defense is not None and _only_detection_failed(judge.record, cell)):
         cell = _judged(judge, method, cell)
+    if not detected and not has_own_detection(judge.record, method.name):
+        cell = replace(cell, tpr=None, fpr=None)  # they are an earlier run's
     write_cell(notes_path(judge.record, method.name), cell)
     return cell
 

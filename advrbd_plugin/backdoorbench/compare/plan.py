@@ -60,6 +60,11 @@ class Method:
     defense: Path | None
     detection: Path | None
 
+    @property
+    def scripts(self) -> list[Path]:
+        """Those that there are, in the order in which they are run."""
+        return [script for script in (self.defense, self.detection) if script is not None]
+
 
 def find_method(checkout: Path, name: str) -> Method:
     """The scripts of this name.
@@ -79,7 +84,7 @@ def find_method(checkout: Path, name: str) -> Method:
 
 
 def check_options(plan: Plan, methods: Sequence[Method]) -> None:
-    """Refuse an option that no defense of the table takes: it would be dropped without a word.
+    """Refuse an option that no script takes of those that are to have it: it would be dropped without a word.
 
     Raises:
         AdvrBDError: one line that names the option.
@@ -87,10 +92,17 @@ def check_options(plan: Plan, methods: Sequence[Method]) -> None:
     unknown = set(plan.arguments_for) - {method.name for method in methods}
     if unknown:
         raise AdvrBDError(f"--for {sorted(unknown)[0]}: it is not among --defenses {','.join(plan.defenses)}")
-    scripts = [script for method in methods for script in (method.defense, method.detection) if script]
-    for option, _ in _pairs(plan.arguments):
+    scripts = [script for method in methods for script in method.scripts]
+    _check_taken(plan.arguments, scripts, f"none of {', '.join(plan.defenses)} takes")
+    for method in methods:
+        names = ", ".join(f"{script.parent.name}/{script.name}" for script in method.scripts)
+        _check_taken(plan.arguments_for.get(method.name, ()), method.scripts, f"--for {method.name}: {names} takes no")
+
+
+def _check_taken(arguments: Sequence[str], scripts: Sequence[Path], refusal: str) -> None:
+    for option, _ in _pairs(arguments):
         if not any(_takes(script, option) for script in scripts):
-            raise AdvrBDError(f"none of {', '.join(plan.defenses)} takes {option}")
+            raise AdvrBDError(f"{refusal} {option}")
 
 
 def script_arguments(plan: Plan, record: AttackRecord, method: Method, script: Path) -> list[str]:

@@ -136,11 +136,11 @@ def _is_number(text: str | None) -> bool:
 def _missing(options: Options) -> str | None:
     """Why the toolbox cannot be used here, with the command that mends it."""
     from advrbd_plugin.backdoorbench.checkout import find_checkout
-    from advrbd_plugin.backdoorbench.requirements import missing_requirements
+    from advrbd_plugin.backdoorbench.requirements import INSTALL_REQUIREMENTS, missing_requirements
 
     absent = missing_requirements()
     if absent:
-        return f"BackdoorBench imports {', '.join(absent)}: pip install 'advrbd_plugin[backdoorbench]'"
+        return f"BackdoorBench imports {', '.join(absent)}: {INSTALL_REQUIREMENTS}"
     try:
         find_checkout(options.backdoorbench)
     except AdvrBDError as error:
