@@ -22,7 +22,6 @@ from advrbd_plugin.identification import Verdicts, identify_accused, identify_mi
 from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.retraining import (
-    RELEARNING_SETTINGS,
     acquitted_labels,
     doubt_disagreement,
     relabel,
@@ -30,7 +29,7 @@ from advrbd_plugin.retraining import (
     relearning_options,
     trusted_samples,
 )
-from advrbd_plugin.stages import StageStore, StoredTraining, digest
+from advrbd_plugin.stages import StageStore, StoredTraining, digest, kept_training
 from advrbd_plugin.training import check_outputs, describe_training, predict, repeatable, train
 
 # In the order in which they run; a preset leaves some of them out.
@@ -203,16 +202,7 @@ class AdvrBD:
     ) -> list[dict[str, float]]:
         """Run ``work``, which trains ``model``, or load what it gave before."""
         with self._stage(stage):
-            kept = self._store.load(stage, key)
-            if kept is not None:
-                model.load_state_dict(kept[0])
-                model.to(memory_format=torch.channels_last).eval()
-                return kept[1]
-            checkpoint = StoredTraining(self._store, stage, key)
-            rows = work(checkpoint)
-            self._store.save(stage, key, model.state_dict(), rows)
-            checkpoint.remove()
-            return rows
+            return kept_training(self._store, stage, key, model, work)
 
     def _fresh_model(self, stage: str) -> nn.Module:
         with repeatable(self.device, derive_seed(self.config.seed, "weights", stage)):
@@ -336,10 +326,8 @@ class AdvrBD:
         verdicts = relabel(model, samples.images, samples.labels, verdicts, mixed_precision=precision)
         if not config.relearn_epochs:
             return model, verdicts, {}
-        settings = self._settings_without(set(config.to_mapping()) - RELEARNING_SETTINGS)
         key = digest(
             model_key,
-            settings,
             describe_training(model, relearning_options(config)),
             verdicts.suggested_label,
             verdicts.doubtful,

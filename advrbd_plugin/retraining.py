@@ -15,13 +15,6 @@ from advrbd_plugin.progress import Progress
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.training import TrainingCheckpoint, TrainingOptions, predict, train
 
-# All that relearn reads.
-RELEARNING_SETTINGS = {each.name for each in dataclasses.fields(TrainingOptions)} - {"epochs", "learning_rate"} | {
-    "relearn_epochs",
-    "relearn_learning_rate",
-}
-
-
 def trusted_samples(verdicts: Verdicts) -> Tensor:
     """(M,) int64 indices of the samples to train the clean model on.
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advrbd_plugin.errors import StorageError
 from advrbd_plugin.files import atomic_file
@@ -73,7 +74,10 @@ class StageStore:
             return
         from safetensors.torch import save
 
-        content = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        content = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
         with atomic_file(self._path(stage, key)) as handle:
             handle.write(save(content, metadata={_META_KEY: json.dumps(rest)}))
 
@@ -103,3 +107,23 @@ class StoredTraining(TrainingCheckpoint):
     def remove(self) -> None:
         """Forget the epochs, once the training's result is kept."""
         self._store.remove(self._stage, self._key)
+
+
+def kept_training(
+    store: StageStore,
+    stage: str,
+    key: str,
+    model: nn.Module,
+    work: Callable[[StoredTraining], list[dict[str, float]]],
+) -> list[dict[str, float]]:
+    """Run ``work``, which trains ``model`` and gives its rows, or load what it gave before."""
+    kept = store.load(stage, key)
+    if kept is not None:
+        model.load_state_dict(kept[0])
+        model.to(memory_format=torch.channels_last).eval()
+        return kept[1]
+    checkpoint = StoredTraining(store, stage, key)
+    rows = work(checkpoint)
+    store.save(stage, key, model.state_dict(), rows)
+    checkpoint.remove()
+    return rows

@@ -195,9 +195,13 @@ def describe_training(model: nn.Module, options: TrainingOptions) -> list[Any]:
 
     The text of the model tells networks apart whose weights are alike: by strides, activations, rates of dropout.
     """
-    device = next(model.parameters()).device
-    text = re.sub(r" at 0x[0-9a-f]+", "", str(model))  # where a function lies in memory
-    return [TRAINING_VERSION, asdict(options), options.mixed_precision and bfloat16_is_faster(device), text]
+    precision = options.mixed_precision and bfloat16_is_faster(next(model.parameters()).device)
+    return [TRAINING_VERSION, asdict(options), precision, describe_network(model)]
+
+
+def describe_network(model: nn.Module) -> str:
+    """Its layers as text, without where in memory a function lies."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(model))
 
 
 def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:

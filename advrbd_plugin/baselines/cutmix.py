@@ -22,7 +22,7 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.progress import Progress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed, shuffled
 from advrbd_plugin.settings import MAX_SEED, Settings, between, one_of
-from advrbd_plugin.stages import StageStore, StoredTraining, digest
+from advrbd_plugin.stages import StageStore, StoredTraining, digest, kept_training
 from advrbd_plugin.training import TrainingOptions, check_outputs, describe_training, repeatable, train
 
 
@@ -117,30 +117,24 @@ def train_cutmix(
         config.to_mapping(),
         describe_training(model, config.training()),
     )
-    store = StageStore(work_dir)
+
+    def work(checkpoint: StoredTraining) -> list[dict[str, float]]:
+        return train(
+            model,
+            train_set.images,
+            train_set.labels,
+            train_set.sample_ids,
+            config.training(),
+            stage="cutmix",
+            progress=progress,
+            checkpoint=checkpoint,
+            mix=lambda images, labels, ids, epoch: mix_batch(
+                images, labels, ids, epoch, config=config, num_classes=train_set.num_classes
+            ),
+        )
+
     with timed_stage(progress, "cutmix", seconds):
-        kept = store.load("cutmix", key)
-        if kept is None:
-            checkpoint = StoredTraining(store, "cutmix", key)
-            rows = train(
-                model,
-                train_set.images,
-                train_set.labels,
-                train_set.sample_ids,
-                config.training(),
-                stage="cutmix",
-                progress=progress,
-                checkpoint=checkpoint,
-                mix=lambda images, labels, ids, epoch: mix_batch(
-                    images, labels, ids, epoch, config=config, num_classes=train_set.num_classes
-                ),
-            )
-            store.save("cutmix", key, model.state_dict(), rows)
-            checkpoint.remove()
-        else:
-            rows = kept[1]
-            model.load_state_dict(kept[0])
-            model.to(memory_format=torch.channels_last).eval()
+        rows = kept_training(StageStore(work_dir), "cutmix", key, model, work)
     return CutMixResult(model, rows, seconds, config)
 
 

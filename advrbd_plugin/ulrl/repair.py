@@ -16,7 +16,7 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.stages import StageStore, digest
-from advrbd_plugin.training import predict
+from advrbd_plugin.training import describe_network, predict
 from advrbd_plugin.ulrl.attraction import Attraction, Change, added, attraction
 from advrbd_plugin.ulrl.clean_samples import check_clean_set
 from advrbd_plugin.ulrl.config import ULRLConfig
@@ -119,7 +119,7 @@ class ULRL:
         clean_set = clean_set.subset(torch.argsort(clean_set.sample_ids))
         self._progress.plan(self._planned_work(clean_set, attacked_labels))
         weights = original.state_dict().values()
-        settings = (config.to_mapping(), list(layers), _ALGORITHM_VERSION)
+        settings = (config.to_mapping(), list(layers), describe_network(original), _ALGORITHM_VERSION)
         key = digest(clean_set.images, clean_set.labels, clean_set.sample_ids, *weights, *settings)
         evidence: dict[str, Tensor] = {}
         adversaries = (Adversary(attacked_labels or ()),)

@@ -16,8 +16,9 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.metrics import evaluate, judge_detection
 from advrbd_plugin.models import make_model
-from advrbd_plugin.retraining import RELEARNING_SETTINGS, relearn
+from advrbd_plugin.retraining import relearn
 from advrbd_plugin.stages import digest
+from advrbd_plugin.training import TrainingOptions
 
 PAPER = dict(accuse_labels=False, enhancement="unlearn", rounds=2, num_masks=1, reduction="mean")
 
@@ -192,8 +193,9 @@ def test_what_names_a_stages_result_leaves_out_no_setting_that_it_reads(
     WatchedConfig.read.clear()
     relearn(model, samples.images, samples.sample_ids, verdicts, config)
     read = set(WatchedConfig.read)
-    # The first training's recipe is read too; what relearning puts in the place of these two is its own.
-    assert read & set(config.to_mapping()) == {*RELEARNING_SETTINGS, "epochs", "learning_rate"}
+    # The whole recipe, which names the result, and what stands in the place of two of its settings.
+    recipe = {each.name for each in dataclasses.fields(TrainingOptions)}
+    assert read & set(config.to_mapping()) == {*recipe, "relearn_epochs", "relearn_learning_rate"}
 
 
 def test_the_first_stage_alone_is_that_of_the_whole(poisoned_digits, make_digits_model, quick_config, tmp_path):

@@ -44,15 +44,17 @@ def test_training_learns_and_repeats_to_the_bit(samples, make_digits_model):
     assert digest(*first.state_dict().values()) == digest(*second.state_dict().values())
 
 
+class Killed(Exception):
+    pass
+
+
+class KilledAfterOne(StoredTraining):
+    def save(self, epochs_done, tensors):
+        super().save(epochs_done, tensors)
+        raise Killed
+
+
 def test_a_killed_training_goes_on_to_the_same_result(samples, make_digits_model, tmp_path):
-    class Killed(Exception):
-        pass
-
-    class KilledAfterOne(StoredTraining):
-        def save(self, epochs_done, tensors):
-            super().save(epochs_done, tensors)
-            raise Killed
-
     store = StageStore(tmp_path)
     whole, broken = fresh(make_digits_model), fresh(make_digits_model)
     rows = run(whole, samples)
@@ -70,14 +72,6 @@ def with_dropout(make_digits_model):
 
 
 def test_dropout_is_drawn_by_the_seed_and_goes_on_with_a_killed_training(samples, make_digits_model, tmp_path):
-    class Killed(Exception):
-        pass
-
-    class KilledAfterOne(StoredTraining):
-        def save(self, epochs_done, tensors):
-            super().save(epochs_done, tensors)
-            raise Killed
-
     whole, broken, resumed = (with_dropout(make_digits_model) for _ in range(3))
     torch.manual_seed(1)
     expected = torch.rand(3)

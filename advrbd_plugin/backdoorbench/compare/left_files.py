@@ -24,6 +24,7 @@ def notes_path(record: AttackRecord, name: str) -> Path:
 def is_result(path: Path) -> bool:
     """Whether a defense got as far as saving its model (a loss of NaN leaves an empty dictionary)."""
     try:
+        # Asked of any record, so by the allow-list alone.
         return path.is_file() and "model" in safe_pickle.load(path)
     except (AdvrBDError, TypeError):
         return False

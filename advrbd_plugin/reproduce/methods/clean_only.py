@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.reproduce.experiment import Experiment, Outcome, advrbd_config
 from advrbd_plugin.reproduce.methods.base import Method
 from advrbd_plugin.reproduce.methods.undefended import training_configuration
 from advrbd_plugin.stages import StageStore, StoredTraining, digest
-from advrbd_plugin.training import train
+from advrbd_plugin.training import describe_training, repeatable, train
 
 
 def run(experiment: Experiment) -> Outcome:
@@ -17,9 +15,10 @@ def run(experiment: Experiment) -> Outcome:
     seed = experiment.cell.seed
     options = advrbd_config(experiment.cell, experiment.options).training(derive_seed(seed, "training"))
     clean = experiment.train_set.subset(~experiment.poisoned.poisoned)
-    torch.manual_seed(derive_seed(seed, "weights", "training"))
-    model = experiment.make_model().to(experiment.device)
-    key = digest(clean.images, clean.labels, clean.sample_ids, str(options), *model.state_dict().values())
+    with repeatable(experiment.device, derive_seed(seed, "weights", "training")):
+        model = experiment.make_model().to(experiment.device)
+    recipe = describe_training(model, options)
+    key = digest(clean.images, clean.labels, clean.sample_ids, recipe, *model.state_dict().values())
     checkpoint = StoredTraining(StageStore(experiment.work), "clean_only", key)
     rows = train(model, clean.images, clean.labels, clean.sample_ids, options, checkpoint=checkpoint)
     checkpoint.remove()
