@@ -10,9 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.data.selection import draw
 from advrbd_plugin.scoring import frozen
 from advrbd_plugin.training import as_input, autocast
 
+
+# A change is found, and judged, on at most so many samples each.
+SAMPLES_PER_HALF = 100
 
 # How parameters, one set for all images or one for each, change (N, C, H, W) images.
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -44,7 +48,8 @@ def attraction(
     radius: float,
     steps: int,
     mixed_precision: bool = True,
-    samples: int = 100,
+    samples: int = SAMPLES_PER_HALF,
+    seed: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> Attraction:
     """For each label, how surely one small change, the same for all images, brings samples of other labels to it.
@@ -59,7 +64,8 @@ def attraction(
         change: what the parameters do to the images.
         radius: Euclidean norm of the parameters; of ``added`` ones in pixel scale.
         steps: gradient steps.
-        samples: at most so many for each label, in either half.
+        samples: at most so many for each label, in either half, drawn by lot.
+        seed: of the lots.
         on_batch: called with the number of images worked on.
     """
     device = next(model.parameters()).device
@@ -68,7 +74,9 @@ def attraction(
     with frozen(model):
         for label in range(clean_set.num_classes):
             others = (clean_set.labels != label).nonzero().flatten()
-            found_on, judged_on = others[::2][:samples], others[1::2][:samples]
+            count = min(2 * samples, len(others))
+            drawn = others[draw(clean_set.sample_ids[others], count, seed=seed, purpose="attraction")]
+            found_on, judged_on = drawn[::2], drawn[1::2]
             inputs = as_input(clean_set.images[found_on], device)
             road = _road_to(model, inputs, label, start.to(device), change, radius, steps, mixed_precision)
             with torch.no_grad(), autocast(device, mixed_precision):

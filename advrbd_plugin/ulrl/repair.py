@@ -17,7 +17,7 @@ from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress, tim
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.stages import StageStore, digest
 from advrbd_plugin.training import describe_network, predict
-from advrbd_plugin.ulrl.attraction import Attraction, Change, added, attraction
+from advrbd_plugin.ulrl.attraction import SAMPLES_PER_HALF, Attraction, Change, added, attraction
 from advrbd_plugin.ulrl.clean_samples import check_clean_set
 from advrbd_plugin.ulrl.config import ULRLConfig
 from advrbd_plugin.ulrl.neurons import LayerSuspicion, identify, neuron_layers
@@ -30,7 +30,7 @@ STAGES = ("attraction", "waves", "squares", "warps", "unlearning", "relearning")
 FOUND, LOOKS_CLEAN = "suspicious neurons found", "looks clean"
 
 # Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
-_ALGORITHM_VERSION = 2
+_ALGORITHM_VERSION = 3
 _TRAINING_WORK = 3
 
 
@@ -117,6 +117,8 @@ class ULRL:
         check_weights(original)
         check_clean_set(clean_set, predict(original, clean_set.images[:1]).shape[1])
         clean_set = clean_set.subset(torch.argsort(clean_set.sample_ids))
+        if suspect_set is not None:
+            suspect_set = suspect_set.subset(torch.argsort(suspect_set.sample_ids))
         self._progress.plan(self._planned_work(clean_set, attacked_labels))
         weights = original.state_dict().values()
         settings = (config.to_mapping(), list(layers), describe_network(original), _ALGORITHM_VERSION)
@@ -234,6 +236,7 @@ class ULRL:
                 radius=radius,
                 steps=steps,
                 mixed_precision=self.config.mixed_precision,
+                seed=self.config.seed,
                 on_batch=self._progress.advance,
             )
             self._store.save(stage, key, {"probability": found.probability, "roads": found.roads})
@@ -309,13 +312,14 @@ class ULRL:
     def _planned_work(self, clean_set: ImageSet, attacked_labels: tuple[int, ...] | None) -> dict[str, float]:
         """Stage -> expected work, one unit for each image looked at once."""
         config, count = self.config, len(clean_set)
+        searched = clean_set.num_classes * min(count, 2 * SAMPLES_PER_HALF)
         work: dict[str, float] = {}
         if attacked_labels is None and config.attraction:
-            work["attraction"] = clean_set.num_classes * count * (config.attraction_steps + 1) / 2
+            work["attraction"] = searched * (config.attraction_steps + 1) / 2
         if attacked_labels is None and config.patterns:
             work |= {f"{kind}s": planned_images(clean_set, kind, config) for kind in KINDS}
         if attacked_labels is None and config.warps:
-            work["warps"] = clean_set.num_classes * count * (config.warp_steps + 1) / 2
+            work["warps"] = searched * (config.warp_steps + 1) / 2
         work["unlearning"] = _TRAINING_WORK * config.unlearn_epochs * count
         work["relearning"] = _TRAINING_WORK * planned_steps(count, config) * min(count, config.batch_size)
         return work

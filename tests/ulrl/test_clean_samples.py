@@ -58,3 +58,11 @@ def test_a_label_without_a_trusted_sample_is_named(untrusted, scores):
     scores["suspicion"] = torch.where(untrusted.labels == 1, 1.0, 0.0)
     with pytest.raises(AdvrBDError, match="no sample of the class 'one' can be trusted"):
         clean_from_poisoned(None, untrusted, 4)
+
+
+def test_the_order_of_the_untrusted_samples_does_not_matter(untrusted, scores):
+    one = clean_from_poisoned(None, untrusted, 4)
+    other = clean_from_poisoned(None, untrusted.subset(torch.arange(19, -1, -1)), 4)
+    assert torch.equal(one.clean_set.sample_ids, other.clean_set.sample_ids)
+    assert torch.equal(one.clean_set.images, other.clean_set.images)
+    assert torch.equal(one.suspect_set.sample_ids, other.suspect_set.sample_ids)

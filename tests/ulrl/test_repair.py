@@ -104,6 +104,27 @@ def test_attraction_finds_the_label_with_an_open_road(clean_set):
     assert found.argmax() == 2 and found[2] - found.median() > 0.3
 
 
+def test_attraction_asks_samples_of_every_other_label_though_ids_go_label_by_label(clean_set):
+    seen = []
+
+    class Watching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, images):
+            seen.append(images.detach().mean(dim=(1, 2, 3)))
+            return self.weight * images.mean(dim=(2, 3))
+
+    by_label = clean_set.subset(torch.argsort(clean_set.labels, stable=True))
+    by_label = ImageSet(by_label.images, by_label.labels, by_label.class_names)  # ids 0..N-1
+    start = torch.zeros(1, 3, 8, 8)
+    attraction(Watching(), by_label, start, radius=0.01, steps=1, samples=2, seed=1, mixed_precision=False)
+    of_first_label = torch.cat(seen[:2])  # what label 0 was searched for with: grey and bright samples
+    assert len(of_first_label) == 4
+    assert (of_first_label < 0.5).any() and (of_first_label > 0.55).any()
+
+
 def test_norms_are_bounded_and_shorter_ones_kept():
     values = torch.tensor([3.0, 0.1]).view(2, 1, 1, 1)
     assert within_norm(values, 2.0).flatten().tolist() == pytest.approx([2.0, 0.1])
