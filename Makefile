@@ -29,7 +29,7 @@ demo: $(BUILT)
 	$(BIN)/advrbd demo
 
 test: $(BUILT)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 benchmark: $(BUILT)
 	$(BIN)/python benchmarks/ops.py

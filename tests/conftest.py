@@ -1,12 +1,16 @@
-"""What all tests share: few threads, a `device` for each backend that is there, and the user's BackdoorBench."""
+"""What all tests share: one thread, a `device` for each backend that is there, and the user's BackdoorBench."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-import torch
+# Tests run side by side, and two threads each on the same cores wait for one another; what tests start inherits it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 

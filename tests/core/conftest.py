@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from advrbd_plugin.attacks import make_attack
 from advrbd_plugin.config import AdvrBDConfig
@@ -33,11 +32,3 @@ def quick_config():
     return AdvrBDConfig(
         epochs=2, relearn_epochs=1, enhancement_steps=3, crop_padding=1, flip=False, patch_size=8, num_masks=2
     )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

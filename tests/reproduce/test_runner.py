@@ -29,7 +29,8 @@ def what_ran(options) -> list[str]:
     return [line.split("/")[-1] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_a_cell_waits_for_its_backdoored_model(options, display):
+def test_a_cell_waits_for_its_backdoored_model(options, display, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
     cells = [small_cell(), small_cell(method="clean_only"), small_cell(method="advrbd")]
     results = run(cells, options, display, jobs=2)
     assert [result.content["status"] for result in results] == ["done"] * 3

@@ -10,14 +10,6 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.ulrl import ULRLConfig
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def clean_set():
     """Twelve images of three classes, which their brightness tells apart."""
