@@ -151,7 +151,7 @@ class AdvrBD:
             evidence=found.evidence,
             curves=curves,
             seconds=dict(self._seconds),
-            config=self.config,
+            config=self.config.for_samples(len(train_set)),
         )
 
     def train_backdoored(self, train_set: ImageSet) -> BackdooredModel:
@@ -178,7 +178,7 @@ class AdvrBD:
         self, stage: str, samples: ImageSet, used: Tensor, key: str
     ) -> tuple[nn.Module, list[dict[str, float]]]:
         """A network of its own initialisation, trained on ``used``; from the store if it is there."""
-        options = self.config.training(derive_seed(self.config.seed, stage))
+        options = self.config.for_samples(len(samples)).training(derive_seed(self.config.seed, stage))
         model = self._fresh_model(stage)
         check_outputs(model, samples.images, samples.num_classes)
         key = digest(key, used, describe_training(model, options), *model.state_dict().values())
@@ -406,7 +406,8 @@ def _data_key(samples: ImageSet) -> str:
 
 def _planned_work(count: int, config: AdvrBDConfig) -> dict[str, float]:
     """Stage -> expected work, one unit for each image looked at once."""
-    work: dict[str, float] = {"training": _TRAINING_WORK * config.epochs * count}
+    training = _TRAINING_WORK * config.for_samples(count).epochs * count
+    work: dict[str, float] = {"training": training}
     if config.accuse_labels:
         work["scoring"] = scoring_work(config) * count
         work["accusation"] = count
@@ -415,7 +416,7 @@ def _planned_work(count: int, config: AdvrBDConfig) -> dict[str, float]:
     else:
         suspect_shares = [1 - round_ * config.alpha for round_ in range(config.rounds)]
         work["enhancement"] = 3 * count * sum(share for share in suspect_shares if share > 0)
-    work["retraining"] = _TRAINING_WORK * config.epochs * count
+    work["retraining"] = training
     if config.relearn_epochs:
         work["relearning"] = _TRAINING_WORK * config.relearn_epochs * count
     return work

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.settings import MAX_SEED, Settings, between, one_of
 from advrbd_plugin.training import TrainingOptions
 
+if TYPE_CHECKING:
+    from typing import Self
+
 PRESETS = ("robust", "paper")
+
+# Trainings whose epochs are left to the set: a backdoor that is not learned cannot be seen, and a small set teaches it
+# in few batches an epoch.
+_EPOCHS, _MOST_EPOCHS = 20, 200
+_BATCHES = 3000
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,9 @@ class AdvrBDConfig(Settings):
 
     Attributes:
         seed: everything random derives from (seed, sample id).
-        epochs, batch_size, learning_rate, momentum, weight_decay, crop_padding, flip, mixed_precision: training, see
+        epochs: passes of each training over the data; 0 takes 20, and for a small set as many as make 3,000 batches
+            of the whole set, up to 200.
+        batch_size, learning_rate, momentum, weight_decay, crop_padding, flip, mixed_precision: training, see
             :class:`advrbd_plugin.training.TrainingOptions`.
         epsilon: perturbation step in pixel scale [0, 1].
         patch_size: side of the perturbed square in pixels; at most the image's side.
@@ -50,7 +61,7 @@ class AdvrBDConfig(Settings):
     """
 
     seed: int = between(0, MAX_SEED, 0)
-    epochs: int = between(1, 10_000, 20)
+    epochs: int = between(0, 10_000, 0)
     batch_size: int = between(2, 65_536, 64)
     learning_rate: float = between(1e-8, 100.0, 0.1)
     momentum: float = between(0.0, 0.9999, 0.9)
@@ -89,6 +100,13 @@ class AdvrBDConfig(Settings):
             )
         if not self.accuse_labels and self.enhancement != "unlearn":
             raise AdvrBDError(f"enhancement must be unlearn where accuse_labels is false, got {self.enhancement!r}")
+
+    def for_samples(self, count: int) -> Self:
+        """The settings with the epochs that a set of ``count`` samples gets, where they are left to it."""
+        if self.epochs:
+            return self
+        batches_of_an_epoch = max(1, math.ceil(count / self.batch_size))
+        return self.replace(epochs=min(_MOST_EPOCHS, max(_EPOCHS, math.ceil(_BATCHES / batches_of_an_epoch))))
 
     def training(self, seed: int, **changes: Any) -> TrainingOptions:
         """The recipe of one training whose random numbers come from ``seed``."""

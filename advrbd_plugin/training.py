@@ -36,7 +36,7 @@ class TrainingOptions:
     falling to zero in a straight line.
 
     Attributes:
-        epochs: passes over the data.
+        epochs: passes over the data, at least 1.
         batch_size, learning_rate, momentum, weight_decay: of SGD.
         crop_padding: each side is padded with this many black pixels and a random crop of the old size is taken; 0
             switches it off.
@@ -104,6 +104,8 @@ def train(
     Raises:
         AdvrBDError: the loss stops being a number.
     """
+    if options.epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {options.epochs}")
     progress = progress or SilentProgress()
     checkpoint = checkpoint or TrainingCheckpoint()
     device = next(model.parameters()).device

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from advrbd_plugin.reproduce.cell import NO_ATTACK, POISON_RATIO, TARGET_LABEL
+from advrbd_plugin.reproduce.scales import SCALES
 
 WORK = "out/benchmark"
-MODEL = "resnet_narrow"
+MODEL = SCALES["small"].model
+SETTINGS = SCALES["small"].settings
 
 
 def add_arguments(parser: argparse.ArgumentParser, attacks: str) -> None:
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser, attacks: str) -> None:
         type=_attack_setting,
         help="a parameter of every attack of this run, such as strength=1.0; may be given several times",
     )
-    parser.add_argument("--epochs", type=int, help="of the backdoored model's training (default: the preset's)")
+    parser.add_argument("--epochs", type=int, help="of the backdoored model's training (default: the small scale's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="benchmarks/results")
     parser.add_argument("--work", default=WORK)
@@ -123,7 +125,7 @@ def backdoored_model(name: str, arguments: argparse.Namespace, samples):
 def _config(arguments: argparse.Namespace):
     from advrbd_plugin import AdvrBDConfig
 
-    config = AdvrBDConfig(seed=arguments.seed)
+    config = AdvrBDConfig(seed=arguments.seed).replace(**SETTINGS)
     return config if arguments.epochs is None else config.replace(epochs=arguments.epochs)
 
 
@@ -134,11 +136,9 @@ def variant(name: str, arguments: argparse.Namespace) -> str:
 
 
 def _more_than_usual(name: str, arguments: argparse.Namespace) -> str:
-    from advrbd_plugin import AdvrBDConfig
-
     settings = {} if name == NO_ATTACK else dict(arguments.attack_settings)
     parts = [f"{key}={_plain(settings[key])}" for key in sorted(settings)]
-    if arguments.epochs not in (None, AdvrBDConfig().epochs):
+    if arguments.epochs not in (None, SETTINGS["epochs"]):
         parts.append(f"epochs{arguments.epochs}")
     return "".join(f"-{part}" for part in parts)
 

@@ -47,7 +47,7 @@ def test_a_parameter_that_cannot_be_set_here_is_refused(parse, capsys, text):
     assert "--set-attack" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [("--set-attack", "strength=1"), ("--attacks", "none"), ("--epochs", "0")])
+@pytest.mark.parametrize("words", [("--set-attack", "strength=1"), ("--attacks", "none"), ("--epochs", "-1")])
 def test_a_wrong_option_is_one_line(small_scale, parse, tmp_path, words):
     with pytest.raises(SystemExit, match=r"^benchmarks/[^\n]*$"):
         small_scale.check_data(parse("--data", str(tmp_path), *words))

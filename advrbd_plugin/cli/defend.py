@@ -19,6 +19,7 @@ from advrbd_plugin.cli.options import (
 
 if TYPE_CHECKING:
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
+    from advrbd_plugin.config import AdvrBDConfig
     from advrbd_plugin.data import LoadedImages
 
 LISTED = 10
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         progress.finish()
         tell_about_reading(progress, loaded)
+        tell_about_epochs(progress, config, len(loaded.image_set))
         with OutputFolder(arguments.out, data=arguments.data) as out:
             model = ModelDescription.for_images(arguments.model, loaded.image_set)
             defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
@@ -97,6 +99,13 @@ def tell_about_reading(progress: BarProgress | PlainProgress, loaded: LoadedImag
             progress.note(f"  {one_line(path)}: {one_line(reason)}")
         if len(loaded.left_out) > LISTED:
             progress.note(f"  ... and {len(loaded.left_out) - LISTED} more (all are in summary.json)")
+
+
+def tell_about_epochs(progress: BarProgress | PlainProgress, config: AdvrBDConfig, samples: int) -> None:
+    """That a set is trained on for longer than usual, where its size asks for it."""
+    epochs, usual = config.for_samples(samples).epochs, config.for_samples(sys.maxsize).epochs
+    if epochs != usual:
+        progress.note(f"Each training takes {epochs} epochs in place of {usual}, to see enough batches (--epochs).")
 
 
 def _print_summary(summary: dict, out: str) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advrbd_plugin.cli.defend import reading, tell_about_reading
+from advrbd_plugin.cli.defend import reading, tell_about_epochs, tell_about_reading
 from advrbd_plugin.cli.options import (
     add_defense_options,
     check_device,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ATTACK_NAMES = ("badnets", "blend", "sig", "wanet", "physicalba", "tact", "adaptive_blend", "adaptive_patch", "none")
 DIGITS = "scikit-learn's digits"
 # A mirrored digit is none, and 16 pixels leave little to cut off and no room for larger patches.
-DIGITS_SETTINGS = {"flip": False, "crop_padding": 1, "patch_size": 8}
+DIGITS_SETTINGS = {"epochs": 20, "flip": False, "crop_padding": 1, "patch_size": 8}
 _HOLD = 0.5
 
 
@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         train, test, left_out, notes = _load(arguments, config.seed, progress)
         poisoned = no_attack(train) if attack is None else attack.poison(train, seed=config.seed)
         progress.note(_what_was_done(attack, poisoned.poisoned.sum().item(), train, test))
+        tell_about_epochs(progress, config, len(train))
         with OutputFolder(place, data=arguments.data) as out:
             model = ModelDescription.for_images(arguments.model, poisoned.image_set)
             defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)

@@ -18,7 +18,7 @@ def add_defense_options(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--preset", choices=PRESETS, help="a built-in configuration (default: robust)")
     source.add_argument("--config", metavar="YAML", help="a configuration file; its keys are those of configs/*.yaml")
-    parser.add_argument("--epochs", type=int, help="epochs of each training")
+    parser.add_argument("--epochs", type=int, help="epochs of each training (default: 20, and more for a small set)")
     parser.add_argument("--seed", type=int, help="same seed, same result (default: the configuration's)")
     parser.add_argument(
         "--set",

@@ -23,7 +23,7 @@ class Scale:
 
 
 SCALES: dict[str, Scale] = {
-    "small": Scale(10_000, "resnet_narrow", ("cifar10",)),
+    "small": Scale(10_000, "resnet_narrow", ("cifar10",), {"epochs": 20}),
     "full": Scale(
         None,
         "resnet18",

@@ -42,7 +42,7 @@ def test_what_advrbd_has_no_use_for_is_said(tmp_path):
     [
         ("epsilom: 3\n", "nobody reads the key epsilom; did you mean epsilon"),
         ("gamma_low: 3\n", "nobody reads the key gamma_low; "),
-        ("epochs: 0\n", r"epochs must be a whole number in \[1, 10000\], got 0"),
+        ("epochs: -1\n", r"epochs must be a whole number in \[0, 10000\], got -1"),
         ("preset: best\n", "preset must be one of robust, paper"),
         ("- 1\n", "must hold keys and values, got a list"),
         ("a: [\n", "is no YAML"),

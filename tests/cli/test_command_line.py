@@ -131,6 +131,13 @@ def test_a_second_run_replaces_the_first(defense, images, tmp_path):
     assert json.loads((out / "summary.json").read_text())["images"] == 20
 
 
+def test_a_small_set_is_trained_on_for_longer_and_the_user_is_told(defense, images, tmp_path, capsys):
+    assert main(["defend", str(images), "--out", str(tmp_path / "longer")]) == 0
+    assert "200 epochs in place of 20" in capsys.readouterr().err
+    assert main(["defend", str(images), "--out", str(tmp_path / "as-said"), "--epochs", "2"]) == 0
+    assert "in place of" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("attack", ["badnets", "none"])
 def test_demo_knows_the_truth(defense, tmp_path, capsys, attack):
     out = tmp_path / "demo"

@@ -18,14 +18,14 @@ from advrbd_plugin.metrics import evaluate, judge_detection
 from advrbd_plugin.models import make_model
 from advrbd_plugin.retraining import relearn
 from advrbd_plugin.stages import digest
-from advrbd_plugin.training import TrainingOptions
+from advrbd_plugin.training import TrainingOptions, train
 
 PAPER = dict(accuse_labels=False, enhancement="unlearn", rounds=2, num_masks=1, reduction="mean")
 
 
 @pytest.fixture(scope="module")
 def robust(digits, poisoned_digits):
-    config = AdvrBDConfig(flip=False, crop_padding=1)
+    config = AdvrBDConfig(epochs=20, flip=False, crop_padding=1)
     defense = AdvrBD(lambda: make_model("resnet_narrow", num_classes=10, in_channels=1, image_size=16), config)
     return defense.fit(poisoned_digits.image_set)
 
@@ -75,6 +75,20 @@ def test_order_and_truth_play_no_part(poisoned_digits, make_digits_model, quick_
     assert digest(*first.model.state_dict().values()) == digest(*second.model.state_dict().values())
     assert torch.equal(first.verdicts.score[order], second.verdicts.score)
     assert torch.equal(first.verdicts.poisoned[order], second.verdicts.poisoned)
+
+
+def test_epochs_left_to_the_set_are_those_of_the_whole_set_in_every_training(
+    poisoned_digits, make_digits_model, quick_config, monkeypatch
+):
+    monkeypatch.setattr("advrbd_plugin.config._EPOCHS", 1)
+    monkeypatch.setattr("advrbd_plugin.config._BATCHES", 14)
+    samples = poisoned_digits.image_set.subset(torch.arange(400))  # 7 batches, fewer without the suspects
+    config = quick_config.replace(epochs=0, accusation_gain=0.0, conviction_gain=0.0)
+    result = AdvrBD(make_digits_model, config).fit(samples)
+    assert result.verdicts.poisoned.any() and result.config.epochs == 2
+    assert len(result.curves["training"]) == len(result.curves["retraining"]) == 2
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        train(make_digits_model(), samples.images, samples.labels, samples.sample_ids, config.training(0))
 
 
 class Killed(Exception):

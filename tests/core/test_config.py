@@ -26,6 +26,15 @@ def test_a_mapping_starts_from_the_preset_that_it_names():
     assert AdvrBDConfig.from_mapping({"preset": "paper", "seed": 3}) == AdvrBDConfig.preset("paper").replace(seed=3)
 
 
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "epochs"),
+    [(50_000, 64, 20), (9_600, 64, 20), (2_000, 64, 94), (1_999, 64, 94), (800, 64, 200), (2, 64, 200), (50_000, 512, 31)],
+)
+def test_epochs_left_to_the_set_make_enough_batches_but_do_not_go_on_for_ever(samples, batch_size, epochs):
+    assert AdvrBDConfig(batch_size=batch_size).for_samples(samples).epochs == epochs
+    assert AdvrBDConfig(epochs=7, batch_size=batch_size).for_samples(samples).epochs == 7
+
+
 def test_fractions_and_exponents_are_numbers():
     assert AdvrBDConfig.from_mapping({"seed": "9007199254740993"}).seed == 9007199254740993  # which is no float
     config = AdvrBDConfig.from_mapping({"epsilon": "8/255", "weight_decay": "5e-4", "epochs": "3"})
@@ -37,8 +46,8 @@ def test_fractions_and_exponents_are_numbers():
     [
         ({"epsilon": 2}, "epsilon must be a number in [0.0, 1.0], got 2"),
         ({"epsilon": float("nan")}, "epsilon must be a number in [0.0, 1.0], got nan"),
-        ({"epochs": 1.5}, "epochs must be a whole number in [1, 10000], got 1.5"),
-        ({"epochs": True}, "epochs must be a whole number in [1, 10000], got True"),
+        ({"epochs": 1.5}, "epochs must be a whole number in [0, 10000], got 1.5"),
+        ({"epochs": True}, "epochs must be a whole number in [0, 10000], got True"),
         ({"flip": "yes"}, "flip must be true or false, got 'yes'"),
         ({"reduction": "max"}, "reduction must be one of median, geometric_mean, mean, got 'max'"),
         ({"epsilonn": 0.1}, "unknown key 'epsilonn'; did you mean epsilon?"),
