@@ -23,9 +23,10 @@ _SMALL_SHARES = Shares(first=(0.30, 0.05), later=(0.50, 0.07))
 _SMALL_GAIN = 2.0
 _SMALL = 0.2
 _MORE_VARIED = 0.3
-# Samples to which the model itself gives another label than it gives the rest need less to be held for wrongly labelled.
+# Samples to which the model itself gives another label than it gives the rest are wrongly labelled, where they stand
+# apart at all: halves of clean labels that it hardly knows do not.
 _DISOWNED = 0.5
-_DISOWNED_GAIN = 0.5
+_DISOWNED_GAIN = 0.1
 # Two Gaussians explain a label's samples better by chance, too: by so much in all (difference of BIC), many or few.
 _CHANCE = 30.0
 
@@ -136,13 +137,13 @@ class _Label:
 
 def _judge(samples: _Label, gain: float) -> tuple[Split, LabelEvidence]:
     """The split of one label's samples and what it says; by the small shares where only those accuse."""
-    gain += _CHANCE / len(samples.whitened)
+    by_chance = _CHANCE / len(samples.whitened)
     split, found = _split(samples, _SHARES)
     disowned = found.agreement < _DISOWNED * found.agreement_of_rest
-    if found.gain >= (_DISOWNED_GAIN * gain if disowned else gain):
+    if found.gain >= (_DISOWNED_GAIN if disowned else 1.0) * gain + by_chance:
         return split, replace(found, accused=True)
     small_split, small_found = _split(samples, _SMALL_SHARES)
-    if _is_small_poison(small_found, gain):
+    if _is_small_poison(small_found, gain + by_chance):
         return small_split, replace(small_found, accused=True)
     return split, found
 

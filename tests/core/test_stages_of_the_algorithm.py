@@ -121,14 +121,20 @@ def test_few_samples_need_a_larger_gain():
     assert 0.2 < found.evidence[0].gain < 0.48 and found.accused_labels == (0,)
 
 
-@pytest.mark.parametrize(("disowned", "accused"), [("none", ()), ("poisoned", (0,)), ("all", ())])
-def test_samples_that_the_model_disowns_need_a_smaller_gain_unless_it_disowns_the_rest_too(disowned, accused):
-    features, poisoned, rank = heaps(0.35, 9.0)
+@pytest.mark.parametrize(
+    ("distance", "disowned", "accused"),
+    [
+        *[(8.25, "none", ()), (8.25, "poisoned", (0,)), (8.25, "all", ())],
+        (8.0, "poisoned", ()),  # a gain of 0.05, as 600 samples may have by chance
+    ],
+)
+def test_samples_that_the_model_disowns_need_hardly_a_gain_unless_it_disowns_the_rest_too(distance, disowned, accused):
+    features, poisoned, rank = heaps(0.35, distance)
     logits = answers(torch.zeros(600, dtype=torch.int64), poisoned, 6)
     lost = {"none": torch.zeros_like(poisoned), "poisoned": poisoned, "all": torch.ones_like(poisoned)}[disowned]
     logits[lost, 0] = 0.0
     found = accuse(features, logits, torch.zeros(600, dtype=torch.int64), rank, gain=0.15)
-    assert 0.1 < found.evidence[0].gain < 0.2 and found.accused_labels == accused
+    assert 0.04 < found.evidence[0].gain < 0.1 and found.accused_labels == accused
 
 
 @pytest.mark.parametrize("seed", range(3))
