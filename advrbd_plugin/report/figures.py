@@ -21,6 +21,8 @@ CLEAN_COLOUR = "#2a6f97"
 POISONED_COLOUR = "#d1495b"
 _GREYS = ("#2a6f97", "#d1495b", "#3f7d4e", "#b8860b", "#6a4c93", "#555555")
 _MAX_PANELS = 6
+# What the rows of a curve are numbered by.
+_COUNTERS = ("epoch", "round", "step")
 _THUMBNAILS = 24
 _LABEL_LENGTH = 14
 TILE_WIDTH, TILE_HEIGHT = 1.1, 1.4  # an image is 1 wide and 1 high
@@ -131,7 +133,9 @@ def draw_curves(figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float
         return
     for axes, (stage, rows) in zip(np.atleast_1d(figure.subplots(1, len(stages))), stages, strict=True):
         names = list(dict.fromkeys(name for row in rows for name in row))
-        names = [name for name in names if name not in ("epoch", "round", "step")]
+        counter = next((name for name in _COUNTERS if all(name in row for row in rows)), "row")
+        places = [row.get(counter, number) for number, row in enumerate(rows)]
+        names = [name for name in names if name not in _COUNTERS]
         series = {name: [_number(row.get(name)) for row in rows] for name in names}
         names = [name for name in names if not np.isnan(series[name]).all()]
         shares = [name for name in names if _is_share(series[name])]
@@ -142,10 +146,11 @@ def draw_curves(figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float
             target = axes if name in shares else other_axes
             style = "-" if name in shares else "--"
             marker = "o" if len(rows) == 1 else None
-            lines += target.plot(series[name], style, color=_GREYS[index % 6], label=name.replace("_", " "), marker=marker)
+            label = name.replace("_", " ")
+            lines += target.plot(places, series[name], style, color=_GREYS[index % 6], label=label, marker=marker)
         axes.set_title(stage.replace("_", " "), loc="left", parse_math=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlabel("step")
+        axes.set_xlabel(counter)
         axes.legend(handles=lines, frameon=False, fontsize=7)
 
 

@@ -42,14 +42,14 @@ def verdicts_csv(record: RunRecord) -> str:
 
 
 def curves_csv(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """All stages below one another: stage, step (from 0), then one column for each figure that any stage has."""
+    """All stages below one another: stage, row (from 0), then one column for each figure that any stage has."""
     figures = list(dict.fromkeys(name for rows in curves.values() for row in rows for name in row))
     rows = (
-        (stage, step, *(_cell(finite(row.get(name))) for name in figures))
-        for stage, steps in curves.items()
-        for step, row in enumerate(steps)
+        (stage, number, *(_cell(finite(row.get(name))) for name in figures))
+        for stage, stage_rows in curves.items()
+        for number, row in enumerate(stage_rows)
     )
-    return _csv(("stage", "step", *figures), rows)
+    return _csv(("stage", "row", *figures), rows)
 
 
 def _cell(value: Any) -> Any:

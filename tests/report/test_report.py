@@ -18,9 +18,11 @@ from advrbd_plugin.errors import AdvrBDError, StorageError
 from advrbd_plugin.metrics import Detection, Performance
 from advrbd_plugin.report import OutputFolder, output
 from advrbd_plugin.report.demonstration import Demonstration, demonstration_png
+from advrbd_plugin.report.figures import draw_curves, make_figure
 from advrbd_plugin.report.model_file import channel_statistics
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.record import summarise
+from advrbd_plugin.report.tables import curves_csv
 from advrbd_plugin.report.text import one_line, spreadsheet_cell
 
 
@@ -68,8 +70,21 @@ def test_verdicts_have_one_row_a_sample(written, record):
 def test_curves_keep_gaps_as_gaps(written):
     rows = list(csv.DictReader((written / "curves.csv").open()))
     gaps = {"epoch": "", "loss": "", "accuracy": "", "label": "", "gain": ""}
-    assert len(rows) == 11 and rows[8] == {"stage": "enhance", "step": "0", "kept": "0.4"} | gaps
+    assert len(rows) == 11 and rows[8] == {"stage": "enhance", "row": "0", "kept": "0.4"} | gaps
     assert json.loads((written / "curves.json").read_text())["enhance"] == [{"loss": None, "kept": 0.4}]
+
+
+def test_no_two_columns_of_the_curves_have_one_name():
+    header = curves_csv({"enhancement": [{"step": 20, "loss": 0.5}], "training": [{"epoch": 1}]}).splitlines()[0]
+    assert header == "stage,row,step,loss,epoch"
+
+
+def test_curves_are_numbered_as_their_rows_are():
+    figure = make_figure(4, 2)
+    draw_curves(figure, {"training": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}], "other": [{"loss": 1.0}]})
+    training, other = figure.axes
+    assert training.get_xlabel() == "epoch" and training.lines[0].get_xdata().tolist() == [1, 2]
+    assert other.get_xlabel() == "row" and other.lines[0].get_xdata().tolist() == [0]
 
 
 def test_the_page_stands_alone_and_runs_nothing(written):
