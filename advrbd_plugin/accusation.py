@@ -22,7 +22,9 @@ _SHARES = Shares(first=(0.30, 0.15), later=(0.40, 0.20))
 _SMALL_SHARES = Shares(first=(0.30, 0.05), later=(0.50, 0.07))
 _SMALL_GAIN = 2.0
 _SMALL = 0.2
-_MORE_VARIED = 0.3
+# So much more varied is the half that is not called suspicious only where the two were taken for one another; poison
+# that comes from one class is less varied than the rest, but not by so much.
+_MORE_VARIED = 0.7
 # Samples to which the model itself gives another label than it gives the rest are wrongly labelled, where they stand
 # apart at all: halves of clean labels that it hardly knows do not.
 _DISOWNED = 0.5

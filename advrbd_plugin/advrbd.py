@@ -36,7 +36,7 @@ from advrbd_plugin.training import check_outputs, describe_training, predict, re
 STAGES = ("training", "scoring", "accusation", "enhancement", "retraining", "relearning")
 
 # Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
-_ALGORITHM_VERSION = 6
+_ALGORITHM_VERSION = 7
 # Settings that the stages up to the verdicts do not read, left out of what names their result: with accuse_labels,
 # without it, and in either case.
 _UNREAD_WITH_ACCUSATION = ("alpha", "rounds", "unlearn_loss", "unlearn_weight", "gradient_clip")
