@@ -104,6 +104,19 @@ def test_the_half_with_the_more_varied_rivals_is_the_suspicious_one():
     assert ((undecided.suspicion > 0.5) == ~poisoned).float().mean() > 0.98  # by its ranks, where rivals are alike
 
 
+def test_poison_that_comes_from_one_class_is_not_taken_for_the_clean_half():
+    features, poisoned, rank = heaps(0.3, 25.0)
+    generator = torch.Generator().manual_seed(7)
+    common = torch.where(poisoned, 3, 1)
+    often = torch.rand(600, generator=generator) < torch.where(poisoned, 0.72, 0.42)
+    rivals = torch.where(often, common, torch.randint(1, 6, (600,), generator=generator))
+    logits = torch.zeros(600, 6).scatter(1, rivals[:, None], 1.0)
+    logits[:, 0] = 5.0
+    found = accuse(features, logits, torch.zeros(600, dtype=torch.int64), rank, gain=0.15)
+    assert -0.7 < found.evidence[0].variety < -0.3
+    assert ((found.suspicion > 0.5) == poisoned).float().mean() > 0.98
+
+
 def test_a_small_part_is_accused():
     features, poisoned, _ = heaps(0.06, 25.0)
     rank = (torch.rand(600, generator=torch.Generator().manual_seed(7)) + 0.3 * poisoned).argsort().argsort() / 599
