@@ -132,20 +132,29 @@ def test_without_data_or_toolbox_a_cell_is_not_run(options, display, tmp_path):
 
 
 @pytest.fixture
-def heard_interrupts():
-    """A process that was started in a shell's background ignores SIGINT until somebody asks for it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def heard():
+    """A process that was started in a shell's background ignores SIGINT, one under nohup SIGHUP, until somebody asks."""
+    handlers = {
+        signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-def test_ctrl_c_ends_the_processes_and_leaves_nothing_half_written(options, display, heard_interrupts):
+def send_when_a_cell_runs(number, options) -> None:
     def interrupt() -> None:
-        while not what_ran(options):
+        deadline = time.monotonic() + 120
+        while not what_ran(options) and time.monotonic() < deadline:
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt, daemon=True).start()
+
+
+def test_ctrl_c_ends_the_processes_and_leaves_nothing_half_written(options, display, heard):
+    send_when_a_cell_runs(signal.SIGINT, options)
     with pytest.raises(KeyboardInterrupt):
         run([small_cell("blend"), small_cell("tact")], options, display)
     assert list(read_results(options.out)) == []
@@ -153,13 +162,8 @@ def test_ctrl_c_ends_the_processes_and_leaves_nothing_half_written(options, disp
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_other_signals_end_the_processes_too(options, display, number):
-    def interrupt() -> None:
-        while not what_ran(options):
-            time.sleep(0.05)
-        os.kill(os.getpid(), number)
-
-    threading.Thread(target=interrupt, daemon=True).start()
+def test_other_signals_end_the_processes_too(options, display, heard, number):
+    send_when_a_cell_runs(number, options)
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         run([small_cell("blend")], options, display)
