@@ -168,7 +168,7 @@ class AdvrBD:
         """
         _check_set(train_set, self.config)
         self._seconds = {}
-        model, rows = self._train_on_everything(train_set.subset(torch.argsort(train_set.sample_ids)))
+        model, rows = self._train_on_everything(train_set.by_id())
         return BackdooredModel(model.eval(), rows, dict(self._seconds))
 
     def _train_on_everything(self, samples: ImageSet) -> tuple[nn.Module, list[dict[str, float]]]:

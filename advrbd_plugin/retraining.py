@@ -15,6 +15,7 @@ from advrbd_plugin.progress import Progress
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.training import TrainingCheckpoint, TrainingOptions, predict, train
 
+
 def trusted_samples(verdicts: Verdicts) -> Tensor:
     """(M,) int64 indices of the samples to train the clean model on.
 

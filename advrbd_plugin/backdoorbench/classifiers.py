@@ -107,6 +107,7 @@ def load_defended_model(path: Path, record: AttackRecord, *, trust: bool = False
     Raises:
         AdvrBDError: there is no such file, it holds no model, or none of the toolbox's.
     """
+    # By the allow-list, unless the user vouches for the maker (--trust-record).
     content = safe_pickle.load(path, trust=trust)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise AdvrBDError(f"{path} holds no model (its training ended in NaN or infinity)")

@@ -107,6 +107,7 @@ def write_images(
                 f"{folder} holds no {name}: train a clean model first, with "
                 f"`advrbd backdoorbench run attack/prototype.py --save_folder_name {prototype}`"
             )
+    # By the allow-list, unless the user vouches for the maker (--trust-record).
     settings = safe_pickle.load(folder / SETTINGS_FILE, trust=trust_record)
     absent = [key for key in _NEEDED if key not in settings]
     if absent:
@@ -124,6 +125,7 @@ def write_images(
     make = model_maker(
         settings["model"], num_classes=settings["num_classes"], image_size=size[0], dataset=settings["dataset"]
     )
+    # By the allow-list, unless the user vouches for the maker (--trust-record).
     model = wrap_state(safe_pickle.load(folder / MODEL_FILE, trust=trust_record), make)
     from utils.aggregate_block.dataset_and_transform_generate import dataset_and_transform_generate
 

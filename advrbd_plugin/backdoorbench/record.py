@@ -95,6 +95,7 @@ def read_record(folder: Path, *, trust: bool = False) -> AttackRecord:
     """
     folder = Path(os.path.abspath(folder))
     path = folder / FILE_NAME
+    # By the allow-list, unless the user vouches for the maker (--trust-record).
     content = safe_pickle.load(path, trust=trust)
     if not isinstance(content, dict):
         raise AdvrBDError(f"{path} is no attack result: it holds a {type(content).__name__}, not a dictionary")

@@ -54,7 +54,7 @@ def load(path: Path, *, trust: bool = False) -> Any:
         AdvrBDError: the file is missing, is no PyTorch file, or holds a type outside the allow-list.
     """
     try:
-        if trust:
+        if trust:  # the user vouches for the file's maker, by --trust-record alone
             return torch.load(path, map_location="cpu", weights_only=False)
         with allowed_types():
             return torch.load(path, map_location="cpu", weights_only=True)

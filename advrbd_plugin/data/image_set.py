@@ -83,6 +83,10 @@ class ImageSet:
             paths=None if self.paths is None else tuple(self.paths[index] for index in indices.tolist()),
         )
 
+    def by_id(self) -> ImageSet:
+        """The same images in the order of their ids, for results that do not depend on the order they came in."""
+        return self.subset(torch.argsort(self.sample_ids))
+
     def _check_images(self) -> None:
         images = self.images
         tensors = {"images": images, "labels": self.labels, "sample_ids": self.sample_ids}

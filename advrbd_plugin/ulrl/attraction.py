@@ -14,7 +14,6 @@ from advrbd_plugin.data.selection import draw
 from advrbd_plugin.scoring import frozen
 from advrbd_plugin.training import as_input, autocast
 
-
 # A change is found, and judged, on at most so many samples each.
 SAMPLES_PER_HALF = 100
 

@@ -70,7 +70,7 @@ def clean_from_poisoned(
         AdvrBDError: a label has no sample that can be trusted, or a logit is not finite.
     """
     config, progress = config or picking_config(seed), progress or SilentProgress()
-    train_set = train_set.subset(torch.argsort(train_set.sample_ids))
+    train_set = train_set.by_id()
     count = count or max(train_set.num_classes, round(_PICKED_SHARE * len(train_set)))
     if _EXAMINED_SHARE * len(train_set) >= _EXAMINED_PER_LABEL * train_set.num_classes:
         train_set = draw_images(train_set, round(_EXAMINED_SHARE * len(train_set)), seed=config.seed)

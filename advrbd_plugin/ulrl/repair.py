@@ -116,9 +116,9 @@ class ULRL:
         layers = neuron_layers(original, config.layers)
         check_weights(original)
         check_clean_set(clean_set, predict(original, clean_set.images[:1]).shape[1])
-        clean_set = clean_set.subset(torch.argsort(clean_set.sample_ids))
+        clean_set = clean_set.by_id()
         if suspect_set is not None:
-            suspect_set = suspect_set.subset(torch.argsort(suspect_set.sample_ids))
+            suspect_set = suspect_set.by_id()
         self._progress.plan(self._planned_work(clean_set, attacked_labels))
         weights = original.state_dict().values()
         settings = (config.to_mapping(), list(layers), describe_network(original), _ALGORITHM_VERSION)
