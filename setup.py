@@ -33,7 +33,11 @@ def say(message: str) -> None:
 
 def find_compiler() -> str | None:
     """The C++ compiler PyTorch's builder will call."""
-    return shutil.which(os.environ["CXX"].split()[0]) if os.environ.get("CXX") else shutil.which("c++") or shutil.which("g++")
+    return (
+        shutil.which(os.environ["CXX"].split()[0])
+        if os.environ.get("CXX")
+        else shutil.which("c++") or shutil.which("g++")
+    )
 
 
 def cuda_home_of(nvcc: str) -> Path:
@@ -49,7 +53,9 @@ def find_cuda() -> tuple[Path | None, str]:
         return None, "ADVRBD_CUDA=0"
     if torch.version.cuda is None:
         return None, "this PyTorch is built without CUDA"
-    candidates = [Path(os.environ[name]) / "bin" / "nvcc" for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    candidates = [
+        Path(os.environ[name]) / "bin" / "nvcc" for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)
+    ]
     nvcc = next((str(path) for path in candidates if path.exists()), None) or shutil.which("nvcc")
     if nvcc is None and Path("/usr/local/cuda/bin/nvcc").exists():
         nvcc = "/usr/local/cuda/bin/nvcc"

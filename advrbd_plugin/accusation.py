@@ -83,9 +83,7 @@ class Accusation:
         return tuple(each.label for each in self.evidence if each.accused)
 
 
-def accuse(
-    features: Tensor, logits: Tensor, labels: Tensor, consistency: Tensor, *, gain: float
-) -> Accusation:
+def accuse(features: Tensor, logits: Tensor, labels: Tensor, consistency: Tensor, *, gain: float) -> Accusation:
     """Split each label's samples in two and accuse the labels that fall apart.
 
     Args:
@@ -105,9 +103,7 @@ def accuse(
         if len(members) < _MIN_SAMPLES:
             evidence.append(LabelEvidence(label, len(members), 0.0, 0.0, 0.0))
             continue
-        samples = _Label(
-            label, whiten(features[members]), consistency[:, members], rivals[members], owned[members]
-        )
+        samples = _Label(label, whiten(features[members]), consistency[:, members], rivals[members], owned[members])
         split, found = _judge(samples, gain)
         projection[members] = split.projection
         if found.accused:

@@ -174,9 +174,7 @@ class AdvrBD:
     def _train_on_everything(self, samples: ImageSet) -> tuple[nn.Module, list[dict[str, float]]]:
         return self._train("training", samples, torch.arange(len(samples)), _data_key(samples))
 
-    def _train(
-        self, stage: str, samples: ImageSet, used: Tensor, key: str
-    ) -> tuple[nn.Module, list[dict[str, float]]]:
+    def _train(self, stage: str, samples: ImageSet, used: Tensor, key: str) -> tuple[nn.Module, list[dict[str, float]]]:
         """A network of its own initialisation, trained on ``used``; from the store if it is there."""
         options = self.config.for_samples(len(samples)).training(derive_seed(self.config.seed, stage))
         model = self._fresh_model(stage)

@@ -122,8 +122,12 @@ def _gpu() -> Finding:
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return Finding("GPU", ", ".join(names))
     if torch.version.cuda is None:
-        return Finding("GPU", f"none usable (PyTorch {torch.__version__} is a CPU build)", "note", "install a CUDA build of torch")
-    return Finding("GPU", "none visible", "note", "runs on the CPU; if there is a GPU, check its driver with nvidia-smi")
+        return Finding(
+            "GPU", f"none usable (PyTorch {torch.__version__} is a CPU build)", "note", "install a CUDA build of torch"
+        )
+    return Finding(
+        "GPU", "none visible", "note", "runs on the CPU; if there is a GPU, check its driver with nvidia-smi"
+    )
 
 
 def _compiler() -> Finding:

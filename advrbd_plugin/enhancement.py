@@ -213,9 +213,7 @@ def _unlearn_round(
         clean.nonzero().flatten(), sample_ids, config.batch_size, derive_seed(config.seed, "unlearn order", number)
     )
     order = suspect[shuffled(sample_ids[suspect], derive_seed(config.seed, "relearn order", number))]
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=config.enhancement_learning_rate, momentum=config.momentum
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.enhancement_learning_rate, momentum=config.momentum)
     model.train()
     with repeatable(device, derive_seed(config.seed, "unlearn noise", number)):
         for relearned in order.split(config.batch_size):

@@ -91,9 +91,7 @@ def _resnet_narrow(num_classes: int, in_channels: int, small_image: bool) -> nn.
     def stage(channels_in: int, channels: int, stride: int) -> nn.Module:
         shortcut = None
         if stride != 1 or channels_in != channels:
-            shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+            shortcut = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
         return BasicBlock(channels_in, channels, stride, shortcut)
 
     return _convolutional(num_classes, in_channels, small_image, width=16, stages=[stage], norm_last=False)

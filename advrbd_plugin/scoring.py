@@ -67,7 +67,7 @@ def consistency_scores(
     if sample_ids is None:
         sample_ids = torch.arange(len(images))
     sizes = [patch_size] if isinstance(patch_size, Integral) else list(patch_size)
-    perturbation = dict(epsilon=epsilon, num_masks=num_masks, seed=seed, low=low, high=high)
+    perturbation = {"epsilon": epsilon, "num_masks": num_masks, "seed": seed, "low": low, "high": high}
     divergences: list[Tensor] = []  # of one batch after another, and in each of one size after another
     pending = _Pending(None, None)
     model.eval()
@@ -133,9 +133,7 @@ def _model_input(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device).contiguous(memory_format=torch.channels_last)
 
 
-def _input_gradient(
-    model: nn.Module, inputs: Tensor, labels: Tensor, mixed_precision: bool
-) -> tuple[Tensor, Tensor]:
+def _input_gradient(model: nn.Module, inputs: Tensor, labels: Tensor, mixed_precision: bool) -> tuple[Tensor, Tensor]:
     """Logits (N, num_classes) float32 and the gradient of the summed cross entropy with respect to ``inputs``."""
     inputs = inputs.detach().requires_grad_(True)
     with torch.enable_grad():

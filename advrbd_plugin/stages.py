@@ -57,7 +57,7 @@ class StageStore:
 
         try:
             with safe_open(self._path(stage, key), framework="pt") as handle:
-                tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+                tensors = {name: handle.get_tensor(name) for name in handle}
                 return tensors, json.loads(handle.metadata()[_META_KEY])
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
             return None
@@ -75,8 +75,7 @@ class StageStore:
         from safetensors.torch import save
 
         content = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, tensor in tensors.items()
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
         }
         with atomic_file(self._path(stage, key)) as handle:
             handle.write(save(content, metadata={_META_KEY: json.dumps(rest)}))

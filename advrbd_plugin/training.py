@@ -126,9 +126,7 @@ def train(
         total_loss, total_right = 0.0, 0
         with repeatable(device, derive_seed(options.seed, "noise", epoch)):
             for step, batch in enumerate(batches_of(order, options.batch_size)):
-                _set_learning_rate(
-                    optimizer, options, epoch * steps_per_epoch + step, options.epochs * steps_per_epoch
-                )
+                _set_learning_rate(optimizer, options, epoch * steps_per_epoch + step, options.epochs * steps_per_epoch)
                 inputs, targets = augment(images[batch], sample_ids[batch], options, epoch), labels[batch]
                 if mix is not None:
                     inputs, targets = mix(inputs, targets, sample_ids[batch], epoch)
@@ -147,9 +145,7 @@ def train(
                 f"{stage} diverged: the loss is not a finite number in epoch {epoch + 1}; "
                 f"use a learning_rate below {options.learning_rate}"
             )
-        rows.append(
-            {"epoch": epoch + 1, "loss": total_loss / len(images), "accuracy": total_right / len(images)}
-        )
+        rows.append({"epoch": epoch + 1, "loss": total_loss / len(images), "accuracy": total_right / len(images)})
         checkpoint.save(epoch + 1, _state(model, optimizer, rows))
     model.eval()
     return rows

@@ -17,8 +17,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_scale import (  # noqa: E402
-    TARGET_LABEL, add_arguments, attack_of, backdoored_model, check_data, load, poison, write_results,
+from small_scale import (
+    TARGET_LABEL,
+    add_arguments,
+    attack_of,
+    backdoored_model,
+    check_data,
+    load,
+    poison,
+    write_results,
 )
 
 VARIANTS: dict[str, dict[str, object]] = {
@@ -51,8 +58,14 @@ def measure(poisoned, backdoored, config) -> dict[str, float]:
     logits = None
     if accusation.accused_labels and config.enhancement == "trigger":
         enhanced, _ = enhance_trigger(
-            backdoored, samples.images, samples.labels, samples.sample_ids, accusation.suspicion,
-            accusation.projection, accusation.accused_labels, config,
+            backdoored,
+            samples.images,
+            samples.labels,
+            samples.sample_ids,
+            accusation.suspicion,
+            accusation.projection,
+            accusation.accused_labels,
+            config,
         )
         logits = predict(enhanced, samples.images)
     consistency = ranks.mean(dim=0)
@@ -98,7 +111,9 @@ def markdown(rows: list[dict]) -> str:
     columns = ("auroc_of_ranks", "poison_in_top_20", "gain_of_target", "largest_other_gain", "tpr", "fpr", "auroc")
     lines = [f"| attack | variant | {' | '.join(columns)} |", "| --- | --- |" + " ---: |" * len(columns)]
     for row in rows:
-        lines.append(f"| {row['attack']} | {row['variant']} | {' | '.join(f'{row[column]:.3f}' for column in columns)} |")
+        lines.append(
+            f"| {row['attack']} | {row['variant']} | {' | '.join(f'{row[column]:.3f}' for column in columns)} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -78,7 +78,7 @@ def perturb_contenders(device: torch.device, num_masks: int, dtype: torch.dtype)
     images = torch.rand(BATCH, CHANNELS, SIDE, SIDE, device=device, dtype=dtype)
     grad = torch.randn_like(images)
     ids = torch.arange(BATCH, device=device)
-    options = dict(epsilon=EPSILON, patch_size=PATCH, num_masks=num_masks)
+    options = {"epsilon": EPSILON, "patch_size": PATCH, "num_masks": num_masks}
     # Eager is given the positions; the ops draw them as they go.
     origins = ops.patch_origins(ids, SIDE, PATCH, num_masks)
     if dtype == torch.float32:

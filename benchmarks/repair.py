@@ -21,8 +21,16 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_scale import (  # noqa: E402
-    TARGET_LABEL, add_arguments, attack_of, backdoored_model, check_data, load, poison, variant, write_results,
+from small_scale import (
+    TARGET_LABEL,
+    add_arguments,
+    attack_of,
+    backdoored_model,
+    check_data,
+    load,
+    poison,
+    variant,
+    write_results,
 )
 
 CLEAN_SHARE = 0.01
@@ -84,7 +92,11 @@ def run_attack(name: str, arguments: argparse.Namespace, train, test) -> list[di
     positions = {int(sample): place for place, sample in enumerate(samples.sample_ids)}
     chosen = [positions[int(sample)] for sample in picked.clean_set.sample_ids]
     repaired(
-        "none_clean", "robust", picked.clean_set, began, suspect_set=picked.suspect_set,
+        "none_clean",
+        "robust",
+        picked.clean_set,
+        began,
+        suspect_set=picked.suspect_set,
         attacked_labels=picked.accused_labels,
     )
     rows[-1]["poison_among_clean"] = float(poisoned.poisoned[chosen].float().mean())

@@ -19,9 +19,18 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from repair import CLEAN_SHARE  # noqa: E402
-from small_scale import (  # noqa: E402
-    MODEL, add_arguments, attack_of, backdoored_model, check_data, load, poison, variant, without_paths, write_results,
+from repair import CLEAN_SHARE
+from small_scale import (
+    MODEL,
+    add_arguments,
+    attack_of,
+    backdoored_model,
+    check_data,
+    load,
+    poison,
+    variant,
+    without_paths,
+    write_results,
 )
 
 EVERYWHERE = ("--ratio", str(CLEAN_SHARE), "--num_workers", "0", "--frequency_save", "0")
@@ -110,8 +119,12 @@ def main() -> int:
     for row in rows:
         row["problem"] = row["problem"] and without_paths(row["problem"], checkout)
     write_results(
-        "repair_rivals", arguments, rows, markdown(rows),
-        clean_share=CLEAN_SHARE, test_samples=arguments.test_samples,
+        "repair_rivals",
+        arguments,
+        rows,
+        markdown(rows),
+        clean_share=CLEAN_SHARE,
+        test_samples=arguments.test_samples,
     )
     return 0
 

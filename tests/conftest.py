@@ -7,8 +7,8 @@ from pathlib import Path
 # Tests run side by side, and two threads each on the same cores wait for one another; what tests start inherits it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
 torch.set_num_threads(1)
 

@@ -61,9 +61,7 @@ def part(name: str) -> str:
 
 def imported_parts(name: str, path: Path) -> set[str]:
     """First names below advrbd_plugin that a file imports."""
-    return {
-        target.split(".")[1] for target in imports_of(name, path) if target.startswith("advrbd_plugin.")
-    }
+    return {target.split(".")[1] for target in imports_of(name, path) if target.startswith("advrbd_plugin.")}
 
 
 def test_the_walk_sees_relative_and_nested_imports(tmp_path):
@@ -94,7 +92,18 @@ def test_only_the_adapter_imports_backdoorbench():
 
 
 def test_importing_the_package_needs_only_torch_and_numpy():
-    heavy = ["torchvision", "rich", "matplotlib", "pandas", "yaml", "jinja2", "sklearn", "safetensors", "platformdirs", "PIL"]
+    heavy = [
+        "torchvision",
+        "rich",
+        "matplotlib",
+        "pandas",
+        "yaml",
+        "jinja2",
+        "sklearn",
+        "safetensors",
+        "platformdirs",
+        "PIL",
+    ]
     # torch itself may load some of these.
     code = (
         "import sys, torch, numpy; before = set(sys.modules); import advrbd_plugin, advrbd_plugin.ops; "

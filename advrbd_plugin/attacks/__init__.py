@@ -22,8 +22,7 @@ from advrbd_plugin.attacks.wanet import WaNet
 from advrbd_plugin.errors import AdvrBDError
 
 ATTACKS: dict[str, type[Attack]] = {
-    attack.name: attack
-    for attack in (BadNets, Blend, SIG, WaNet, PhysicalBA, TaCT, AdaptiveBlend, AdaptivePatch)
+    attack.name: attack for attack in (BadNets, Blend, SIG, WaNet, PhysicalBA, TaCT, AdaptiveBlend, AdaptivePatch)
 }
 
 

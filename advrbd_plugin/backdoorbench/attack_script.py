@@ -45,7 +45,10 @@ class AttackScript:
         parser = add_common_attack_args(parser)
         parser.add_argument("--bd_yaml_path", default=f"./config/attack/{self.name}/default.yaml")
         parser.add_argument(
-            "--local_data", action="store_const", const=True, help="take the dataset's files without download or checksum"
+            "--local_data",
+            action="store_const",
+            const=True,
+            help="take the dataset's files without download or checksum",
         )
         for parameter in own_parameters(self.name):
             parser.add_argument(f"--{parameter}", type=yaml_value, help="see advrbd_plugin.attacks")

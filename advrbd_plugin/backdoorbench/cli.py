@@ -42,7 +42,8 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
 
 def _add_registration(subparsers: argparse._SubParsersAction) -> None:
     register = subparsers.add_parser(
-        "register", help="add this package's defenses and attacks to a BackdoorBench checkout",
+        "register",
+        help="add this package's defenses and attacks to a BackdoorBench checkout",
         description="Add the scripts and configurations of this package's defenses, detections and attacks to a checkout.",
     )
     unregister = subparsers.add_parser("unregister", help="take exactly that away again")

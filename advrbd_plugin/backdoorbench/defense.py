@@ -20,9 +20,7 @@ class AdvrBDMethods(DefenseScript):
         """Run AdvrBD; finished stages are kept, and shared by the defense and the detection."""
         from advrbd_plugin.advrbd import AdvrBD
 
-        method = AdvrBD(
-            self.new_model, self.config, device=self.device, work_dir=self.work_dir, progress=LogProgress()
-        )
+        method = AdvrBD(self.new_model, self.config, device=self.device, work_dir=self.work_dir, progress=LogProgress())
         found = method.fit(train_set)
         stages = ("retraining", "relearning") if "retraining" in found.curves else ("training",)
         return Outcome(

@@ -131,9 +131,7 @@ def write_images(
 
     wanted = argparse.Namespace(dataset=settings["dataset"], dataset_path=os.fspath(root), img_size=size)
     train_set = as_image_set(dataset_and_transform_generate(wanted)[0], size, settings["num_classes"])
-    pushed = push_away(
-        model, train_set.images, train_set.labels, epsilon=epsilon, step_size=step_size, steps=steps
-    )
+    pushed = push_away(model, train_set.images, train_set.labels, epsilon=epsilon, step_size=step_size, steps=steps)
     content = io.BytesIO()
     numpy.save(content, pushed.permute(0, 2, 3, 1).contiguous().numpy())
     path = folder / "label_consistent_train.npy"

@@ -152,9 +152,7 @@ def _write_images(
     indicator = numpy.zeros(length)
     indicator[places.numpy()] = 1
     entries = {}
-    rows: Iterable[tuple[int, int, int]] = zip(
-        places.tolist(), labels.tolist(), original_labels.tolist(), strict=True
-    )
+    rows: Iterable[tuple[int, int, int]] = zip(places.tolist(), labels.tolist(), original_labels.tolist(), strict=True)
     for image, (place, label, original) in zip(images, rows, strict=True):
         below = f"{original}/{place}.png"
         write_png(record / part / below, image)
@@ -186,9 +184,7 @@ def _in_order_read(
     return poisoned, train, test.subset(order_read(dataset, test.labels))
 
 
-def _model_state(
-    model: nn.Module, model_name: str, train_set: ImageSet, dataset: str
-) -> tuple[str, dict[str, Tensor]]:
+def _model_state(model: nn.Module, model_name: str, train_set: ImageSet, dataset: str) -> tuple[str, dict[str, Tensor]]:
     """The toolbox's name of the network, and its weights for the toolbox's normalised images."""
     inner = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     if isinstance(inner, PixelScaleClassifier):

@@ -195,7 +195,9 @@ def find_split(features: Tensor, precision: Tensor, config: ScanConfig) -> Split
         if float(sizes.min()) == 0:
             continue
         apart = white[~second].mean(dim=0) - white[second].mean(dim=0)
-        gain = float(sizes.prod() / sizes.sum() * apart.square().sum())  # what the split takes off the squared distances
+        gain = float(
+            sizes.prod() / sizes.sum() * apart.square().sum()
+        )  # what the split takes off the squared distances
         if gain > best_gain:
             best, best_gain = second, gain
     if best is None:  # all samples are alike

@@ -130,7 +130,12 @@ def scanft(
         )
         clean_features, _ = penultimate_features(attacked_model, clean_set.images, mixed_precision=False)
         found = scan(
-            features, train_set.labels, clean_features, clean_set.labels, num_classes=train_set.num_classes, config=config
+            features,
+            train_set.labels,
+            clean_features,
+            clean_set.labels,
+            num_classes=train_set.num_classes,
+            config=config,
         )
     model = attacked_model.eval()
     flagged = train_set.subset(found.poisoned)

@@ -194,7 +194,9 @@ def _print_outcome(record: RunRecord, demonstration: Demonstration, place: str) 
     accused = accused or no_accusation(record.result.config.accuse_labels)
     asr = demonstration.undefended.asr
     if asr is not None and asr < _HOLD:
-        console.print(Text("The attack did not take hold on these images, so there was little to defend against."), soft_wrap=True)
+        console.print(
+            Text("The attack did not take hold on these images, so there was little to defend against."), soft_wrap=True
+        )
     for line in (
         "ACC: clean accuracy. ASR: triggered images given the target label. RA: given their true label.",
         "TPR, FPR: poisoned and clean training images flagged. AUROC: of the scores.",

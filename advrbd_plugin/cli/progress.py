@@ -226,7 +226,7 @@ def make_progress() -> BarProgress | PlainProgress:
 
 def clock_time(seconds: float) -> str:
     """``1:02:03`` or ``2:03``."""
-    whole = int(round(seconds))
+    whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     minutes, seconds = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -45,11 +45,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--rerun", action="store_true", help="also run cells that are done")
     parser.add_argument("--backdoorbench", metavar="PATH", help="the toolbox's checkout, for its baselines")
     parser.add_argument(
-        "--set", dest="settings", metavar="KEY=VALUE", action="append", default=[], type=setting,
+        "--set",
+        dest="settings",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        type=setting,
         help="override a key of AdvrBD's configuration in every cell",
     )
     parser.add_argument(
-        "--leaderboard", default="../shared/data/backdoorbench_leaderboard.csv", metavar="CSV",
+        "--leaderboard",
+        default="../shared/data/backdoorbench_leaderboard.csv",
+        metavar="CSV",
         help="BackdoorBench's leaderboard, for the report; left out where it is missing (%(default)s)",
     )
     add_device_option(parser)

@@ -42,9 +42,7 @@ class Dataset:
 
 
 DATASETS: dict[str, Dataset] = {
-    "cifar10": Dataset(
-        "CIFAR10", 10, (32, 32), (CIFAR10.folder,), CIFAR10.meta, f"{CIFAR10.folder}/ with its files"
-    ),
+    "cifar10": Dataset("CIFAR10", 10, (32, 32), (CIFAR10.folder,), CIFAR10.meta, f"{CIFAR10.folder}/ with its files"),
     "cifar100": Dataset(
         "CIFAR100", 100, (32, 32), (CIFAR100.folder,), CIFAR100.meta, f"{CIFAR100.folder}/ with its files"
     ),

@@ -204,7 +204,9 @@ def _check_readable(
 ) -> None:
     if not len(kept):
         path, reason = left_out[0]
-        raise AdvrBDError(f"none of the {len(left_out)} files in {source.root} can be read; the first, {path}: {reason}")
+        raise AdvrBDError(
+            f"none of the {len(left_out)} files in {source.root} can be read; the first, {path}: {reason}"
+        )
     counts = torch.bincount(listing.labels[kept], minlength=len(listing.class_names))
     if must_be_complete and int(counts.min()) == 0:
         name = listing.class_names[int(counts.argmin())]

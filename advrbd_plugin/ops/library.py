@@ -26,7 +26,9 @@ def _load_extension() -> str | None:
     if reference_requested():
         return "ADVRBD_REFERENCE is set"
     if importlib.util.find_spec("advrbd_plugin._C") is None:
-        return "advrbd_plugin was installed without compiled ops, for want of a C++ compiler or because the build failed"
+        return (
+            "advrbd_plugin was installed without compiled ops, for want of a C++ compiler or because the build failed"
+        )
     try:
         from advrbd_plugin import _C  # noqa: F401
     except ImportError as error:

@@ -68,7 +68,9 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     share = counts.double() / counts.sum(dim=1, keepdim=True)
     mean = share @ levels
     std = (share @ levels.square() - mean.square()).clamp(min=1e-6).sqrt()
-    return tuple(round(value, 4) for value in mean.tolist()), tuple(round(max(value, 0.001), 4) for value in std.tolist())
+    return tuple(round(value, 4) for value in mean.tolist()), tuple(
+        round(max(value, 0.001), 4) for value in std.tolist()
+    )
 
 
 def save_model(folder: str | os.PathLike[str], model: nn.Module, description: ModelDescription) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -21,8 +21,8 @@ from advrbd_plugin.reproduce.cell import Cell
 from advrbd_plugin.reproduce.estimate import Estimate
 from advrbd_plugin.reproduce.experiment import Options
 from advrbd_plugin.reproduce.methods import METHODS
-from advrbd_plugin.reproduce.process import request
 from advrbd_plugin.reproduce.methods.undefended import training_configuration
+from advrbd_plugin.reproduce.process import request
 from advrbd_plugin.reproduce.result import (
     FAILED,
     NOT_RUN,
@@ -216,7 +216,9 @@ class _Grid:
             self._settle(cell, result)
             return
         said = read_failure(out, cell) if status == 1 else None  # others died before they could say why
-        self._settle(cell, said or write_failure(out, cell, FAILED, f"{_describe_end(status)}: {_last_line(ended.log)}"))
+        self._settle(
+            cell, said or write_failure(out, cell, FAILED, f"{_describe_end(status)}: {_last_line(ended.log)}")
+        )
 
     def _settle(self, cell: Cell, result: Result) -> None:
         self.results[cell] = result
@@ -271,10 +273,8 @@ def _as_json(configuration: object) -> object:
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     """A cell's process leads a group, in which its own children are."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass
 
 
 @contextmanager

@@ -139,9 +139,7 @@ class ULRL:
         found, curves["unlearning"] = self._unlearn(original, clean_set, key)
         if not any(each.suspicious for each in found) and not attacked_labels:
             return self._result(original, found, (), evidence, curves)
-        repaired, curves["relearning"] = self._relearn(
-            original, clean_set, found, suspect_set, adversaries, key
-        )
+        repaired, curves["relearning"] = self._relearn(original, clean_set, found, suspect_set, adversaries, key)
         return self._result(repaired, found, attacked_labels or (), evidence, curves, FOUND)
 
     def _result(

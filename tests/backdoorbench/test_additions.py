@@ -62,7 +62,7 @@ def test_imagenette_is_read_as_torchvision_lays_it_out(tmp_path):
     args = types.SimpleNamespace(
         dataset="imagenette", dataset_path=str(write_imagenette(tmp_path)), img_size=(128, 128, 3)
     )
-    train, train_transform, none, test, test_transform, _ = module.dataset_and_transform_generate(args)
+    train, _train_transform, none, test, test_transform, _ = module.dataset_and_transform_generate(args)
     assert (len(train), len(test), none) == (9, 3, None)
     assert train.targets == [0, 0, 0, 1, 1, 1, 2, 2, 2] and train.classes[:2] == ["tench", "English springer"]
     pixels = test_transform(test[2][0])
@@ -123,7 +123,9 @@ def test_networks_are_known_whichever_comes_first(tmp_path, first):
 
 
 def test_the_normalisation_is_the_toolboxs(backdoorbench):
-    pytest.importorskip("tqdm", reason="BackdoorBench's data sets import it: pip install 'advrbd_plugin[backdoorbench]'")
+    pytest.importorskip(
+        "tqdm", reason="BackdoorBench's data sets import it: pip install 'advrbd_plugin[backdoorbench]'"
+    )
     code = (
         "from utils.aggregate_block.dataset_and_transform_generate import get_dataset_normalization as n\n"
         f"for name in {sorted(set(NORMALIZATION) - {'imagenette'})}:\n"

@@ -182,7 +182,7 @@ def test_what_judging_needs_and_is_not_installed_is_named(fake_checkout, records
     monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not there
 
     def judge_with_pandas(self, load):
-        import pandas
+        pass
 
     monkeypatch.setattr(judge.Judge, "_figures", judge_with_pandas)
     with pytest.raises(AdvrBDError, match=r"scripts import .*pandas.*: pip install 'advrbd_plugin\[backdoorbench\]'"):
@@ -211,7 +211,8 @@ def test_one_record():
 
 
 def test_several_records_have_averages():
-    cells = CELLS + [
+    cells = [
+        *CELLS,
         Cell("b", "none", acc=0.8, asr=0.9, ra=0.1),
         Cell("b", "ft_x", acc=0.75, asr=0.2, ra=0.6),
         Cell("b", "bad", acc=0.7, asr=0.0, ra=0.7),

@@ -61,7 +61,7 @@ def test_doctor_tells_what_is_there_and_what_is_not(capsys, monkeypatch):
     missing = advrbd_plugin.doctor.Finding("rich", "not installed", "missing", "pip install rich")
     monkeypatch.setattr(advrbd_plugin.doctor, "examine", lambda: [missing])
     assert main(["doctor"]) == 1
-    assert capsys.readouterr().out.split() == "MISSING rich not installed -> pip install rich".split()
+    assert capsys.readouterr().out.split() == ["MISSING", "rich", "not", "installed", "->", "pip", "install", "rich"]
     assert main(["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)[0]["advice"] == "pip install rich"
 

@@ -20,7 +20,7 @@ from advrbd_plugin.retraining import relearn
 from advrbd_plugin.stages import digest
 from advrbd_plugin.training import TrainingOptions, train
 
-PAPER = dict(accuse_labels=False, enhancement="unlearn", rounds=2, num_masks=1, reduction="mean")
+PAPER = {"accuse_labels": False, "enhancement": "unlearn", "rounds": 2, "num_masks": 1, "reduction": "mean"}
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +116,7 @@ class KilledAt:
 
 
 @pytest.mark.parametrize("stage", ["training", "enhancement", "retraining", "relearning"])
-def test_a_killed_run_resumes_to_the_same_result(
-    poisoned_digits, make_digits_model, quick_config, tmp_path, stage
-):
+def test_a_killed_run_resumes_to_the_same_result(poisoned_digits, make_digits_model, quick_config, tmp_path, stage):
     config = quick_config.replace(accusation_gain=0.0, conviction_gain=0.0)
     samples = poisoned_digits.image_set.subset(torch.arange(400))
     whole = AdvrBD(make_digits_model, config).fit(samples)

@@ -28,7 +28,15 @@ def test_a_mapping_starts_from_the_preset_that_it_names():
 
 @pytest.mark.parametrize(
     ("samples", "batch_size", "epochs"),
-    [(50_000, 64, 20), (9_600, 64, 20), (2_000, 64, 94), (1_999, 64, 94), (800, 64, 200), (2, 64, 200), (50_000, 512, 31)],
+    [
+        (50_000, 64, 20),
+        (9_600, 64, 20),
+        (2_000, 64, 94),
+        (1_999, 64, 94),
+        (800, 64, 200),
+        (2, 64, 200),
+        (50_000, 512, 31),
+    ],
 )
 def test_epochs_left_to_the_set_make_enough_batches_but_do_not_go_on_for_ever(samples, batch_size, epochs):
     assert AdvrBDConfig(batch_size=batch_size).for_samples(samples).epochs == epochs

@@ -4,7 +4,13 @@ from advrbd_plugin.randomness import derive_seed, shuffled, uniform_integers
 
 
 def test_seeds_depend_on_every_part():
-    seeds = {derive_seed(0), derive_seed(1), derive_seed(0, "crop"), derive_seed(0, "crop", 1), derive_seed(0, "flip", 1)}
+    seeds = {
+        derive_seed(0),
+        derive_seed(1),
+        derive_seed(0, "crop"),
+        derive_seed(0, "crop", 1),
+        derive_seed(0, "flip", 1),
+    }
     assert len(seeds) == 5
     assert all(0 <= seed < 2**63 for seed in seeds)
 

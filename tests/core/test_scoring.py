@@ -60,8 +60,17 @@ def test_scores_are_equation_3(model, batch, reduction):
     rows = expected(model, images, labels, 0.2, 5, 3, 9, ids)
     assert rows.max() > 1e-3
     scores = consistency_scores(
-        model, images, labels, epsilon=0.2, patch_size=5, num_masks=3, reduction=reduction, seed=9, sample_ids=ids,
-        batch_size=4, mixed_precision=False,
+        model,
+        images,
+        labels,
+        epsilon=0.2,
+        patch_size=5,
+        num_masks=3,
+        reduction=reduction,
+        seed=9,
+        sample_ids=ids,
+        batch_size=4,
+        mixed_precision=False,
     )
     torch.testing.assert_close(scores, REDUCTIONS[reduction](rows), rtol=1e-3, atol=1e-6)
 
@@ -81,12 +90,12 @@ def test_one_forward_one_input_backward_and_one_forward_per_mask(model, batch):
 @pytest.mark.parametrize("mixed_precision", [False, True])
 def test_same_batches_same_bits_and_other_batches_within_rounding(model, batch, mixed_precision):
     images, labels = batch
-    settings = dict(epsilon=0.1, patch_size=4, num_masks=2, mixed_precision=mixed_precision)
+    settings = {"epsilon": 0.1, "patch_size": 4, "num_masks": 2, "mixed_precision": mixed_precision}
     first = consistency_scores(model, images, labels, batch_size=4, **settings)
     assert torch.equal(first, consistency_scores(model, images, labels, batch_size=4, **settings))
     other = consistency_scores(model, images, labels, batch_size=11, **settings)
     # bfloat16 carries 8 bits; logits rounded at another place move a divergence by a few per cent.
-    tolerance = dict(rtol=1e-1, atol=5e-3) if mixed_precision else dict(rtol=1e-3, atol=1e-6)
+    tolerance = {"rtol": 1e-1, "atol": 5e-3} if mixed_precision else {"rtol": 1e-3, "atol": 1e-6}
     torch.testing.assert_close(first, other, **tolerance)
 
 
@@ -99,14 +108,22 @@ def test_normalised_images_take_epsilon_and_bounds_per_channel(model, batch):
     model[0].std.copy_(torch.tensor(std).view(1, 3, 1, 1))
     pixel = consistency_scores(model, images, labels, epsilon=0.1, patch_size=4, mixed_precision=False)
     normalised = consistency_scores(
-        inner, model[0](images.float() / 255), labels, epsilon=[0.1 / s for s in std], patch_size=4,
-        low=[-m / s for m, s in zip(mean, std)], high=[(1 - m) / s for m, s in zip(mean, std)], mixed_precision=False,
+        inner,
+        model[0](images.float() / 255),
+        labels,
+        epsilon=[0.1 / s for s in std],
+        patch_size=4,
+        low=[-m / s for m, s in zip(mean, std)],
+        high=[(1 - m) / s for m, s in zip(mean, std)],
+        mixed_precision=False,
     )
     torch.testing.assert_close(pixel, normalised, rtol=1e-3, atol=1e-6)
 
 
 def test_no_samples_no_scores(model):
-    assert consistency_scores(model, torch.empty(0, 3, 12, 12, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)).shape == (0,)
+    assert consistency_scores(
+        model, torch.empty(0, 3, 12, 12, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+    ).shape == (0,)
 
 
 def test_bad_input_is_named(model, batch):
@@ -127,7 +144,7 @@ def test_several_patch_sizes_share_their_passes_and_give_the_scores_of_each(mode
     images, labels = batch
     passes = []
     handle = model.register_forward_hook(lambda *_: passes.append(1))
-    settings = dict(num_masks=2, seed=3, batch_size=4)
+    settings = {"num_masks": 2, "seed": 3, "batch_size": 4}
     both = consistency_scores(model, images, labels, patch_size=(4, 2), **settings)
     batches = -(-len(images) // 4)
     assert len(passes) == batches * (1 + 2 * 2)

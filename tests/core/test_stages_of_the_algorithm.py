@@ -235,7 +235,9 @@ def test_only_accused_labels_hold_poison():
 
 
 def test_a_withdrawn_accusation_leaves_its_label_clean():
-    verdicts = Verdicts(torch.tensor([True, True]), torch.tensor([0.9, 0.8]), torch.tensor([1, 2]), torch.zeros(2, dtype=torch.bool))
+    verdicts = Verdicts(
+        torch.tensor([True, True]), torch.tensor([0.9, 0.8]), torch.tensor([1, 2]), torch.zeros(2, dtype=torch.bool)
+    )
     left = withdraw(verdicts, torch.tensor([1, 2]), torch.tensor([0.5, 0.5]), (1,))
     assert left.poisoned.tolist() == [False, True]
     assert left.score.tolist() == pytest.approx([0.005, 0.8])
@@ -312,7 +314,9 @@ def test_trigger_enhancement_keeps_the_trigger_alone(poisoned_digits, make_digit
     )
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters()))
     with torch.no_grad():
-        odds = log_odds(enhanced(samples.images[target].float() / 255), torch.ones(int(target.sum()), dtype=torch.int64))
+        odds = log_odds(
+            enhanced(samples.images[target].float() / 255), torch.ones(int(target.sum()), dtype=torch.int64)
+        )
     assert (odds[poisoned[target]] > 0).float().mean() > 0.9
     assert (odds[~poisoned[target]] > 0).float().mean() < 0.1
     assert rows[0]["step"] == 1 and rows[-1]["step"] == 60
@@ -322,7 +326,14 @@ def test_a_trigger_cannot_be_learned_from_no_sample(poisoned_digits, make_digits
     samples, nothing = poisoned_digits.image_set, torch.zeros(len(poisoned_digits.poisoned))
     with pytest.raises(ValueError, match="no trigger to learn from"):
         enhance_trigger(
-            make_digits_model(), samples.images, samples.labels, samples.sample_ids, nothing, nothing, (1,), quick_config
+            make_digits_model(),
+            samples.images,
+            samples.labels,
+            samples.sample_ids,
+            nothing,
+            nothing,
+            (1,),
+            quick_config,
         )
 
 
@@ -344,9 +355,17 @@ def test_large_images_are_scored_in_smaller_batches(size, batch_size, monkeypatc
 def test_algorithm_2_grows_its_clean_part(poisoned_digits, make_digits_model, quick_config, loss):
     samples = poisoned_digits.image_set.subset(torch.arange(300))
     config = quick_config.replace(
-        accuse_labels=False, enhancement="unlearn", unlearn_loss=loss, rounds=3, alpha=0.2, num_masks=1, reduction="mean"
+        accuse_labels=False,
+        enhancement="unlearn",
+        unlearn_loss=loss,
+        rounds=3,
+        alpha=0.2,
+        num_masks=1,
+        reduction="mean",
     )
-    enhanced, clean, rows = unlearn_rounds(make_digits_model(), samples.images, samples.labels, samples.sample_ids, config)
+    enhanced, clean, rows = unlearn_rounds(
+        make_digits_model(), samples.images, samples.labels, samples.sample_ids, config
+    )
     assert [row["clean_share"] for row in rows] == pytest.approx([0.2, 0.4, 0.6])
     assert int(clean.sum()) == 180
     assert not enhanced.training
@@ -362,7 +381,7 @@ def test_every_model_takes_every_kind_of_image(name, channels, size):
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
-    [(dict(name="vgg"), "model must be one of"), (dict(name="resnet18", mean=[0.5]), "mean must have one value")],
+    [({"name": "vgg"}, "model must be one of"), ({"name": "resnet18", "mean": [0.5]}, "mean must have one value")],
 )
 def test_unknown_models_are_refused(arguments, line):
     with pytest.raises(AdvrBDError, match=line):

@@ -11,7 +11,7 @@ from advrbd_plugin import ops
 
 IMAGES = torch.rand(4, 3, 8, 8)
 LOGITS = torch.randn(4, 10)
-OPTIONS = dict(epsilon=0.1, patch_size=3, num_masks=2)
+OPTIONS = {"epsilon": 0.1, "patch_size": 3, "num_masks": 2}
 
 
 def perturb_with(**changes):
@@ -20,10 +20,26 @@ def perturb_with(**changes):
 
 
 BAD = {
-    "images dtype": (perturb_with(images=IMAGES.double()), TypeError, "images must be float32, bfloat16 or float16, got float64"),
-    "images dimensions": (perturb_with(images=IMAGES[0]), ValueError, r"images must have 4 dimensions \(N, C, H, W\), got 3"),
-    "no channels": (perturb_with(images=IMAGES[:, :0], grad=IMAGES[:, :0]), ValueError, "images must have at least 1 channel"),
-    "grad dtype": (perturb_with(grad=IMAGES.half()), TypeError, r"grad must have the dtype of images \(float32\), got float16"),
+    "images dtype": (
+        perturb_with(images=IMAGES.double()),
+        TypeError,
+        "images must be float32, bfloat16 or float16, got float64",
+    ),
+    "images dimensions": (
+        perturb_with(images=IMAGES[0]),
+        ValueError,
+        r"images must have 4 dimensions \(N, C, H, W\), got 3",
+    ),
+    "no channels": (
+        perturb_with(images=IMAGES[:, :0], grad=IMAGES[:, :0]),
+        ValueError,
+        "images must have at least 1 channel",
+    ),
+    "grad dtype": (
+        perturb_with(grad=IMAGES.half()),
+        TypeError,
+        r"grad must have the dtype of images \(float32\), got float16",
+    ),
     "grad shape": (perturb_with(grad=IMAGES[:2]), ValueError, "grad must have the shape of images"),
     "grad device": (perturb_with(grad=IMAGES.to("meta")), ValueError, "grad must be on the device of images"),
     "patch too large": (perturb_with(patch_size=40), ValueError, r"patch_size must be in \[1, 8\], got 40"),
@@ -32,23 +48,63 @@ BAD = {
     "many masks": (perturb_with(num_masks=4097), ValueError, r"num_masks must be in \[1, 4096\], got 4097"),
     "epsilon negative": (perturb_with(epsilon=-1), ValueError, "epsilon must be finite and at least 0, got -1"),
     "epsilon nan": (perturb_with(epsilon=float("nan")), ValueError, "epsilon must be finite and at least 0, got nan"),
-    "epsilon count": (perturb_with(epsilon=[0.1, 0.2]), ValueError, r"epsilon must be a number or one per channel \(3\), got 2"),
+    "epsilon count": (
+        perturb_with(epsilon=[0.1, 0.2]),
+        ValueError,
+        r"epsilon must be a number or one per channel \(3\), got 2",
+    ),
     "low above high": (perturb_with(low=2.0), ValueError, "low must be at most high, got low 2 and high 1"),
     "high count": (perturb_with(high=[]), ValueError, "high must be a number or one per channel"),
     "ids dtype": (perturb_with(sample_ids=torch.arange(4.0)), TypeError, "sample_ids must be int64, got float32"),
     "ids length": (perturb_with(sample_ids=torch.arange(5)), ValueError, "sample_ids must have length 4"),
-    "ids dimensions": (perturb_with(sample_ids=torch.zeros(4, 1, dtype=torch.int64)), ValueError, "sample_ids must have 1 dimension"),
+    "ids dimensions": (
+        perturb_with(sample_ids=torch.zeros(4, 1, dtype=torch.int64)),
+        ValueError,
+        "sample_ids must have 1 dimension",
+    ),
     "seed": (perturb_with(seed=2**64), ValueError, "seed must have at most 64 bits"),
     "image size": (lambda: ops.patch_origins(torch.arange(2), (0, 4), 1), ValueError, "image_size must be at least 1"),
     "logits dtype": (lambda: ops.kl_divergence(LOGITS.long(), LOGITS[None]), TypeError, "logits must be float32"),
-    "logits dimensions": (lambda: ops.kl_divergence(LOGITS[0], LOGITS[None]), ValueError, "logits must have 2 dimensions"),
-    "logits dtypes": (lambda: ops.kl_divergence(LOGITS, LOGITS[None].half()), TypeError, "perturbed_logits must have the dtype of logits"),
-    "perturbed dimensions": (lambda: ops.kl_divergence(LOGITS, LOGITS), ValueError, "perturbed_logits must have 3 dimensions"),
-    "perturbed shape": (lambda: ops.kl_divergence(LOGITS, LOGITS[None, :, :5]), ValueError, "perturbed_logits must have shape"),
-    "no classes": (lambda: ops.kl_divergence(LOGITS[:, :0], LOGITS[None, :, :0]), ValueError, "logits must have at least 1 class"),
-    "half a pair": (lambda: ops.score_step(LOGITS, None, None, None, **OPTIONS), ValueError, "logits and perturbed_logits must be given together"),
-    "half another pair": (lambda: ops.score_step(None, None, IMAGES, None, **OPTIONS), ValueError, "images and grad must be given together"),
-    "nothing to do": (lambda: ops.score_step(None, None, None, None, **OPTIONS), (ValueError, NotImplementedError), "images|score_step"),
+    "logits dimensions": (
+        lambda: ops.kl_divergence(LOGITS[0], LOGITS[None]),
+        ValueError,
+        "logits must have 2 dimensions",
+    ),
+    "logits dtypes": (
+        lambda: ops.kl_divergence(LOGITS, LOGITS[None].half()),
+        TypeError,
+        "perturbed_logits must have the dtype of logits",
+    ),
+    "perturbed dimensions": (
+        lambda: ops.kl_divergence(LOGITS, LOGITS),
+        ValueError,
+        "perturbed_logits must have 3 dimensions",
+    ),
+    "perturbed shape": (
+        lambda: ops.kl_divergence(LOGITS, LOGITS[None, :, :5]),
+        ValueError,
+        "perturbed_logits must have shape",
+    ),
+    "no classes": (
+        lambda: ops.kl_divergence(LOGITS[:, :0], LOGITS[None, :, :0]),
+        ValueError,
+        "logits must have at least 1 class",
+    ),
+    "half a pair": (
+        lambda: ops.score_step(LOGITS, None, None, None, **OPTIONS),
+        ValueError,
+        "logits and perturbed_logits must be given together",
+    ),
+    "half another pair": (
+        lambda: ops.score_step(None, None, IMAGES, None, **OPTIONS),
+        ValueError,
+        "images and grad must be given together",
+    ),
+    "nothing to do": (
+        lambda: ops.score_step(None, None, None, None, **OPTIONS),
+        (ValueError, NotImplementedError),
+        "images|score_step",
+    ),
 }
 
 
@@ -68,7 +124,11 @@ OPCHECKS = {
         dict(OPTIONS, epsilon=[0.1, 0.2, 0.3], sample_ids=torch.arange(4)),
     ),
     "perturb empty": (torch.ops.advrbd.perturb, (IMAGES[:0], IMAGES[:0]), dict(OPTIONS, epsilon=[0.1])),
-    "perturb bfloat16": (torch.ops.advrbd.perturb, (IMAGES.bfloat16(), IMAGES.bfloat16()), dict(OPTIONS, epsilon=[0.1])),
+    "perturb bfloat16": (
+        torch.ops.advrbd.perturb,
+        (IMAGES.bfloat16(), IMAGES.bfloat16()),
+        dict(OPTIONS, epsilon=[0.1]),
+    ),
     "kl_divergence": (torch.ops.advrbd.kl_divergence, (LOGITS, LOGITS[None] + 1), {}),
     "score_step": (torch.ops.advrbd.score_step, (LOGITS, LOGITS[None], IMAGES, IMAGES), dict(OPTIONS, epsilon=[0.1])),
     "score_step first": (torch.ops.advrbd.score_step, (None, None, IMAGES, IMAGES), dict(OPTIONS, epsilon=[0.1])),
@@ -81,7 +141,8 @@ OPCHECKS = {
 def test_opcheck(case, requires_grad):
     op, arguments, options = OPCHECKS[case]
     arguments = tuple(
-        argument.detach().requires_grad_() if requires_grad and torch.is_tensor(argument) and argument.is_floating_point()
+        argument.detach().requires_grad_()
+        if requires_grad and torch.is_tensor(argument) and argument.is_floating_point()
         else argument
         for argument in arguments
     )
@@ -104,7 +165,9 @@ def test_compile_without_a_graph_break_and_for_changing_seeds_and_sizes():
     weight = torch.randn(192, 10)
     for samples, seed in ((4, 0), (3, 1), (2, 2), (4, 3)):
         images, grad = torch.rand(samples, 3, 8, 8), torch.randn(samples, 3, 8, 8)
-        for actual, expected in zip(compiled(images, grad, weight, seed), scoring(images, grad, weight, seed), strict=True):
+        for actual, expected in zip(
+            compiled(images, grad, weight, seed), scoring(images, grad, weight, seed), strict=True
+        ):
             torch.testing.assert_close(actual, expected)
 
 

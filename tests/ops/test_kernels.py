@@ -20,7 +20,9 @@ def need_kernels(device):
 
 def test_a_gpu_takes_part():
     if not torch.cuda.is_available():
-        pytest.skip("no GPU is visible, so only the CPU kernels are tested; on a machine with one, all tests here run on it")
+        pytest.skip(
+            "no GPU is visible, so only the CPU kernels are tested; on a machine with one, all tests here run on it"
+        )
     assert ops.backend(torch.empty(0, device="cuda")) == "cuda"
 
 
@@ -49,7 +51,14 @@ def same(actual, expected):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("samples", "channels", "height", "width", "patch_size", "num_masks"),
-    [(5, 3, 9, 11, 4, 3), (4, 1, 8, 8, 8, 1), (3, 4, 16, 16, 1, 2), (0, 3, 8, 8, 3, 2), (2, 5, 1, 7, 1, 4), (1, 2, 6, 1, 1, 1)],
+    [
+        (5, 3, 9, 11, 4, 3),
+        (4, 1, 8, 8, 8, 1),
+        (3, 4, 16, 16, 1, 2),
+        (0, 3, 8, 8, 3, 2),
+        (2, 5, 1, 7, 1, 4),
+        (1, 2, 6, 1, 1, 1),
+    ],
 )
 def test_perturb_equals_the_reference_to_the_bit(
     device, dtype, layout, samples, channels, height, width, patch_size, num_masks
@@ -61,7 +70,14 @@ def test_perturb_equals_the_reference_to_the_bit(
         images[0, 0, -1, -1] = math.nan
         grad[-1] = 0
     before = images.clone(), grad.clone()
-    options = dict(epsilon=[0.3], patch_size=patch_size, num_masks=num_masks, seed=7, low=[-0.5], high=[0.75])
+    options = {
+        "epsilon": [0.3],
+        "patch_size": patch_size,
+        "num_masks": num_masks,
+        "seed": 7,
+        "low": [-0.5],
+        "high": [0.75],
+    }
     actual = ops.perturb(images, grad, **options)
     same(actual, reference.perturb(images, grad, **options))
     assert actual.dtype == dtype
@@ -76,7 +92,13 @@ def test_perturb_equals_the_reference_to_the_bit(
 def test_perturb_takes_values_per_channel(device, layout):
     images = make_images(6, 3, 12, 10, dtype=torch.float32, layout=layout, device=device)
     grad = make_images(6, 3, 12, 10, dtype=torch.float32, layout=layout, device=device, seed=1)
-    options = dict(patch_size=5, num_masks=2, epsilon=[0.1, 0.0, 0.7], low=[-0.5, -1.0, 0.0], high=[0.5, 1.0, 0.25])
+    options = {
+        "patch_size": 5,
+        "num_masks": 2,
+        "epsilon": [0.1, 0.0, 0.7],
+        "low": [-0.5, -1.0, 0.0],
+        "high": [0.5, 1.0, 0.25],
+    }
     actual = ops.perturb(images, grad, **options)
     same(actual, reference.perturb(images, grad, **options))
     inside = torch.zeros(2, 6, 12, 10, dtype=torch.bool, device=device)
@@ -93,7 +115,7 @@ def test_a_sixteen_bit_float_makes_the_round_trip(device):
     for dtype in (torch.bfloat16, torch.float16):
         images = every.view(dtype).reshape(1, 1, 256, 256).to(device)
         grad = torch.ones_like(images)
-        options = dict(epsilon=[0.0009765625], patch_size=256, low=[-math.inf], high=[math.inf])
+        options = {"epsilon": [0.0009765625], "patch_size": 256, "low": [-math.inf], "high": [math.inf]}
         same(ops.perturb(images, grad, **options), reference.perturb(images, grad, **options))
 
 
@@ -110,7 +132,7 @@ def test_perturb_does_not_depend_on_the_batch(device):
     images = make_images(8, 3, 10, 10, dtype=torch.float32, layout="contiguous", device=device)
     grad = make_images(8, 3, 10, 10, dtype=torch.float32, layout="contiguous", device=device, seed=1)
     ids = torch.tensor([5, 9, 2**40, 3, 77, 0, 1, 2], device=device)
-    options = dict(epsilon=0.2, patch_size=4, num_masks=3, seed=11)
+    options = {"epsilon": 0.2, "patch_size": 4, "num_masks": 3, "seed": 11}
     whole = ops.perturb(images, grad, sample_ids=ids, **options)
     order = torch.tensor([6, 0, 3], device=device)
     assert torch.equal(whole[:, order], ops.perturb(images[order], grad[order], sample_ids=ids[order], **options))
@@ -183,7 +205,7 @@ def test_impossible_classes_add_nothing(device):
     ("previous", "present"), [(None, 0), (None, 7), (0, None), (0, 0), (0, 7), (9, None), (9, 0), (9, 7)]
 )
 def test_score_step_halves_equal_the_ops(device, image_dtype, logit_dtype, previous, present):
-    options = dict(epsilon=0.1, patch_size=3, num_masks=2, seed=4)
+    options = {"epsilon": 0.1, "patch_size": 3, "num_masks": 2, "seed": 4}
     logits = perturbed_logits = images = grad = None
     if previous is not None:
         logits = torch.randn(previous, 10, device=device, dtype=logit_dtype)
@@ -214,8 +236,10 @@ def test_large_batches_are_divided_among_threads_alike(device, two_threads):
     images = torch.rand(300, 3, 32, 32, device=device)
     grad = torch.randn_like(images)
     logits, perturbed_logits = torch.randn(300, 100, device=device), torch.randn(4, 300, 100, device=device)
-    options = dict(epsilon=[0.1], patch_size=8, num_masks=4)
+    options = {"epsilon": [0.1], "patch_size": 8, "num_masks": 4}
     step = ops.score_step(logits, perturbed_logits, images, grad, **options)
     same(step.perturbed, reference.perturb(images, grad, **options))
-    one_by_one = torch.cat([ops.kl_divergence(logits[i : i + 1], perturbed_logits[:, i : i + 1]) for i in range(300)], 1)
+    one_by_one = torch.cat(
+        [ops.kl_divergence(logits[i : i + 1], perturbed_logits[:, i : i + 1]) for i in range(300)], 1
+    )
     assert torch.equal(step.divergence, one_by_one)

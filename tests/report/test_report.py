@@ -182,4 +182,9 @@ def test_channel_statistics_match_torch():
 def test_text_from_strangers():
     assert one_line("a\nb\x1b[31m\udcff") == "a\\nb\\x1b[31m\\udcff"
     assert one_line("größe 猫") == "größe 猫"
-    assert [spreadsheet_cell(text) for text in ("=1", "@x", "-a/b", "cat/1.png")] == ["'=1", "'@x", "'-a/b", "cat/1.png"]
+    assert [spreadsheet_cell(text) for text in ("=1", "@x", "-a/b", "cat/1.png")] == [
+        "'=1",
+        "'@x",
+        "'-a/b",
+        "cat/1.png",
+    ]

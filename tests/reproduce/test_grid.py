@@ -17,7 +17,10 @@ def cells(scale: str = "small", tables=(), figures=(), **sides) -> list[Cell]:
 def test_without_options_the_eight_attacks_meet_three_methods():
     grid = cells()
     assert [(cell.attack, cell.method) for cell in grid[:4]] == [
-        ("badnets", "none"), ("badnets", "clean_only"), ("badnets", "advrbd"), ("blend", "none")
+        ("badnets", "none"),
+        ("badnets", "clean_only"),
+        ("badnets", "advrbd"),
+        ("blend", "none"),
     ]
     assert len(grid) == 3 * len(EIGHT_ATTACKS) == 24
     assert {(cell.dataset, cell.model, cell.poison_ratio, cell.seed) for cell in grid} == {
@@ -111,5 +114,5 @@ def test_the_words_of_the_command_line_are_those_there_are():
     from advrbd_plugin.reproduce.grid import FIGURES, TABLES
     from advrbd_plugin.reproduce.scales import SCALES
 
-    assert reproduce.TABLES == tuple(TABLES) and reproduce.FIGURES == tuple(FIGURES)
-    assert reproduce.SCALES == tuple(SCALES)
+    assert tuple(TABLES) == reproduce.TABLES and tuple(FIGURES) == reproduce.FIGURES
+    assert tuple(SCALES) == reproduce.SCALES

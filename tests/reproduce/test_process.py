@@ -27,7 +27,12 @@ def test_a_cells_file_holds_all_that_is_needed_to_judge_and_repeat_it(tiny):
     content = result.content
     assert result.is_done and 0 <= result.figure("acc") <= 1 and 0 <= result.figure("asr") <= 1
     assert content["data"] | {"fingerprint": ""} == {
-        "train": 60, "test": 12, "triggered": 8, "image_size": [32, 32], "classes": 3, "fingerprint": ""
+        "train": 60,
+        "test": 12,
+        "triggered": 8,
+        "image_size": [32, 32],
+        "classes": 3,
+        "fingerprint": "",
     }
     assert content["samples"]["counts"]["poisoned"] == {"all": 6} and content["attack"]["poison_ratio"] == 0.1
     assert [row["epoch"] for row in content["curves"]["training"]] == [1]
@@ -78,7 +83,7 @@ def test_training_on_the_clean_samples_leaves_the_poisoned_out(tiny, monkeypatch
 
     seen = []
     monkeypatch.setattr(
-        clean_only, "train", lambda model, images, labels, ids, *args, **more: seen.append(ids) or model.eval() and []
+        clean_only, "train", lambda model, images, labels, ids, *args, **more: seen.append(ids) or (model.eval() and [])
     )
     cell = small_cell(method="clean_only", poison_ratio=0.1)
     run_cell(cell, tiny)

@@ -189,7 +189,9 @@ def test_means_of_cells_that_were_run_with_different_settings_say_so(tmp_path):
             write_result(tmp_path, small_cell(attack, method), content | {"configuration": {"seed": 0, "epochs": 20}})
     for seed in (0, 1):
         arguments = ["--epochs", "5", "--random_seed", str(seed)]
-        write_result(tmp_path, small_cell(method="ft", seed=seed), content | {"configuration": {"arguments": arguments}})
+        write_result(
+            tmp_path, small_cell(method="ft", seed=seed), content | {"configuration": {"arguments": arguments}}
+        )
     write_report(tmp_path)
     assert "different settings" not in (tmp_path / "report.md").read_text()
     content |= {"configuration": {"seed": 0, "epochs": 3}, "training": {"epochs": 20}}
@@ -246,7 +248,9 @@ def test_the_leaderboard_by_hand(tmp_path):
 def test_the_command(out, capsys, tmp_path):
     assert main(["reproduce", "--report", "--out", str(out)]) == 0
     assert [line.rsplit("/", 1)[-1] for line in capsys.readouterr().out.splitlines()] == [
-        "report.md", "report.tex", "report.html"
+        "report.md",
+        "report.tex",
+        "report.html",
     ]
     assert main(["reproduce", "--report", "--out", str(tmp_path / "nothing")]) == 1
     assert "holds no results: run some cells first" in capsys.readouterr().err

@@ -94,7 +94,10 @@ def test_figures_outlive_a_run_that_fails(options, display):
 
 def test_failing_cells_are_recorded_and_the_others_go_on(options, display):
     cells = [
-        small_cell("sig"), small_cell("sig", "advrbd"), small_cell("wanet"), small_cell("wanet", "clean_only"),
+        small_cell("sig"),
+        small_cell("sig", "advrbd"),
+        small_cell("wanet"),
+        small_cell("wanet", "clean_only"),
         small_cell("tact"),
     ]
     failed, dependent, crashed, clean_only, fine = run(cells, options, display)
@@ -135,7 +138,9 @@ def test_without_data_or_toolbox_a_cell_is_not_run(options, display, tmp_path):
 def heard():
     """A process that was started in a shell's background ignores SIGINT, one under nohup SIGHUP, until somebody asks."""
     handlers = {
-        signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGTERM: signal.SIG_DFL,
     }
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield

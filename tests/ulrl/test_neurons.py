@@ -54,7 +54,10 @@ def test_a_neuron_that_changed_little_is_never_suspicious():
 
 def test_reinitialised_neurons_are_fresh_and_all_others_untouched(model):
     old = {name: value.clone() for name, value in model.state_dict().items()}
-    found = (LayerSuspicion("0", torch.zeros(8), torch.zeros(8), (2,)), LayerSuspicion("5", torch.zeros(3), torch.zeros(3), (1,)))
+    found = (
+        LayerSuspicion("0", torch.zeros(8), torch.zeros(8), (2,)),
+        LayerSuspicion("5", torch.zeros(3), torch.zeros(3), (1,)),
+    )
     reinitialise(model, found, seed=3)
     new = model.state_dict()
     assert [i for i in range(8) if not torch.equal(new["0.weight"][i], old["0.weight"][i])] == [2]

@@ -41,7 +41,9 @@ class SeesOneWave(Brightness):
 
 class TakesEveryRippleForLabelTwo(Brightness):
     def trigger(self, images):
-        return 2000 * ((images - images.mean(dim=(2, 3), keepdim=True)).square().mean(dim=(1, 2, 3)) - 0.002).clamp_min(0)
+        return 2000 * ((images - images.mean(dim=(2, 3), keepdim=True)).square().mean(dim=(1, 2, 3)) - 0.002).clamp_min(
+            0
+        )
 
 
 class SeesSquareOnDarkImages(Brightness):
@@ -107,4 +109,7 @@ def test_the_patterns_decide_the_verdict(clean_set, tmp_path):
     assert result.attacked_labels == (2,) and set(result.evidence) == {"wave", "square"}
     again = ULRL(config, work_dir=tmp_path).repair(WithLayer(), clean_set)
     assert torch.equal(again.evidence["wave"], result.evidence["wave"])
-    assert ULRL(config.replace(wave_threshold=1.0, square_threshold=1.0)).repair(WithLayer(), clean_set).verdict == LOOKS_CLEAN
+    assert (
+        ULRL(config.replace(wave_threshold=1.0, square_threshold=1.0)).repair(WithLayer(), clean_set).verdict
+        == LOOKS_CLEAN
+    )

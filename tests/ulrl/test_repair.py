@@ -142,7 +142,9 @@ def test_a_repair_returns_a_new_model_and_leaves_the_old_one(model, clean_set, q
 
 def test_a_model_that_looks_clean_is_left_as_it_is(model, clean_set, quick_config):
     by_labels = ULRL(quick_config.replace(attraction_threshold=1.0, warp_threshold=1.0)).repair(model, clean_set)
-    by_neurons = ULRL(quick_config.replace(attraction=False, patterns=False, warps=False, z_threshold=1000)).repair(model, clean_set)
+    by_neurons = ULRL(quick_config.replace(attraction=False, patterns=False, warps=False, z_threshold=1000)).repair(
+        model, clean_set
+    )
     for result in (by_labels, by_neurons):
         assert result.verdict == LOOKS_CLEAN and result.num_suspicious == 0
         assert states_equal(result.model, model)

@@ -52,7 +52,9 @@ def test_fields_of_wanet_s_kind_are_among_them():
     field = nn.functional.interpolate(points, size=(6, 6), mode="bilinear", align_corners=True).float()
     ours = warp(smooth.float(), field)
     theirs = attack.trigger(smooth).float()
-    assert (ours - theirs)[..., 2:-2, 2:-2].abs().mean() < 0.35 * (smooth.float() - theirs)[..., 2:-2, 2:-2].abs().mean()
+    assert (ours - theirs)[..., 2:-2, 2:-2].abs().mean() < 0.35 * (smooth.float() - theirs)[
+        ..., 2:-2, 2:-2
+    ].abs().mean()
 
 
 class Warped(nn.Module):
@@ -82,8 +84,15 @@ def striped_set():
 
 def test_a_label_that_warps_lead_to_is_found_and_the_road_closed(striped_set):
     config = ULRLConfig(
-        batch_size=12, crop_padding=0, attraction=False, patterns=False, warp_points=3, mixed_precision=False,
-        relearn_steps=40, relearn_learning_rate=0.1, unlearn_epochs=1,
+        batch_size=12,
+        crop_padding=0,
+        attraction=False,
+        patterns=False,
+        warp_points=3,
+        mixed_precision=False,
+        relearn_steps=40,
+        relearn_learning_rate=0.1,
+        unlearn_epochs=1,
     )
     model = Warped()
     inputs = striped_set.images.float() / 255
@@ -107,7 +116,9 @@ def test_relearning_follows_known_warps(striped_set):
     config = ULRLConfig(batch_size=12, crop_padding=0, relearn_steps=3, warp_points=3, mixed_precision=False)
     known = random_fields(2, 3, 0.5, seed=0)
     states = [
-        relearn(Warped(), striped_set, (), config, adversaries=(Adversary((2,), warped=True, known=each),)).model.head.weight
+        relearn(
+            Warped(), striped_set, (), config, adversaries=(Adversary((2,), warped=True, known=each),)
+        ).model.head.weight
         for each in (None, known, known)
     ]
     assert not torch.equal(states[0], states[1]) and torch.equal(states[1], states[2])
@@ -116,8 +127,16 @@ def test_relearning_follows_known_warps(striped_set):
 def test_a_warp_is_found_beside_another_accusation(striped_set):
     """Attraction accuses all labels at a threshold of 0 and an added perturbation; the warp is searched all the same."""
     config = ULRLConfig(
-        batch_size=12, crop_padding=0, attraction_threshold=0.0, attraction_steps=1, patterns=False, warp_points=3,
-        mixed_precision=False, relearn_steps=40, relearn_learning_rate=0.1, unlearn_epochs=1,
+        batch_size=12,
+        crop_padding=0,
+        attraction_threshold=0.0,
+        attraction_steps=1,
+        patterns=False,
+        warp_points=3,
+        mixed_precision=False,
+        relearn_steps=40,
+        relearn_learning_rate=0.1,
+        unlearn_epochs=1,
     )
     model = Warped()
     result = ULRL(config).repair(model, striped_set)

@@ -11,9 +11,7 @@ from advrbd_plugin.reproduce.cell import Cell
 from advrbd_plugin.reproduce.result import Result
 
 
-def defense_effectiveness_rating(
-    acc: float, asr: float, undefended_acc: float, undefended_asr: float
-) -> float:
+def defense_effectiveness_rating(acc: float, asr: float, undefended_acc: float, undefended_asr: float) -> float:
     """DER = (max(0, ASR drop) - max(0, ACC drop) + 1) / 2, from and as fractions; 0.5 is no effect, 1 is perfect."""
     return (max(0.0, undefended_asr - asr) - max(0.0, undefended_acc - acc) + 1) / 2
 

@@ -166,9 +166,7 @@ def _paper_value(
     """The paper's figure; its averages as printed, but for the DER, which it has not: there the mean of the members'."""
 
     def ask(attack: str, method: str) -> PaperFigure | None:
-        return paper_figure(
-            table, attack, method, dataset=dataset, model=column.paper_model, ratio=column.ratio
-        )
+        return paper_figure(table, attack, method, dataset=dataset, model=column.paper_model, ratio=column.ratio)
 
     if figure != "der":
         found = ask(attack, column.method)

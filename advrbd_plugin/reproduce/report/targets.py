@@ -109,7 +109,7 @@ def _cells(scale: str, model: str, measured: Measured) -> list[Cell]:
 
 def _suits(attack: str, ratio: float) -> bool:
     """Whether there are enough samples: SIG and TaCT poison one class of ten, and SIG must leave some of it clean."""
-    return ratio < 0.1 or attack != "sig" and (ratio <= 0.1 or attack != "tact")
+    return ratio < 0.1 or (attack != "sig" and (ratio <= 0.1 or attack != "tact"))
 
 
 def _figure_of(measured: Measured) -> Callable[[str], Callable[[Cell], float | None]]:

@@ -123,7 +123,9 @@ def _markdown(sections: list[Section], reference: Table | None) -> str:
         parts.append(targets_markdown(section.targets, files))
         parts += [table_markdown(table) for table in section.tables]
         plot = f"![ACC and ASR against the partition rate]({_ablation_file(section)})"
-        parts.append(f"### Fig. 7: partition rates\n\n{plot if section.ablation else 'Not measured.'}\n\n{ABLATION_NOTE}\n")
+        parts.append(
+            f"### Fig. 7: partition rates\n\n{plot if section.ablation else 'Not measured.'}\n\n{ABLATION_NOTE}\n"
+        )
     if reference is not None:
         parts.append(f"## Reference\n\n{table_markdown(reference)}")
     return "\n".join(parts)
