@@ -16,17 +16,17 @@ __version__ = "0.1.0"
 
 # Name -> module; each is imported when first asked for, so that importing the package needs only torch and numpy.
 _PUBLIC = {
-    "AdvrBD": "advrbd_plugin.advrbd",
-    "AdvrBDConfig": "advrbd_plugin.config",
+    "AdvrBD": "advrbd_plugin.defense.pipeline",
+    "AdvrBDConfig": "advrbd_plugin.defense.config",
     "AdvrBDError": "advrbd_plugin.errors",
-    "AdvrBDResult": "advrbd_plugin.advrbd",
-    "BackdooredModel": "advrbd_plugin.advrbd",
+    "AdvrBDResult": "advrbd_plugin.defense.pipeline",
+    "BackdooredModel": "advrbd_plugin.defense.pipeline",
     "ImageSet": "advrbd_plugin.data.image_set",
     "ULRL": "advrbd_plugin.ulrl",
     "ULRLConfig": "advrbd_plugin.ulrl",
-    "consistency_scores": "advrbd_plugin.scoring",
-    "make_model": "advrbd_plugin.models",
-    "partition": "advrbd_plugin.partition",
+    "consistency_scores": "advrbd_plugin.defense.scoring",
+    "make_model": "advrbd_plugin.nn.models",
+    "partition": "advrbd_plugin.defense.paper",
     "ops": "advrbd_plugin.ops",
 }
 

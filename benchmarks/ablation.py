@@ -46,11 +46,11 @@ def measure(poisoned, backdoored, config) -> dict[str, float]:
     import torch
     from sklearn.metrics import roc_auc_score
 
-    from advrbd_plugin.enhancement import enhance_trigger
-    from advrbd_plugin.examination import accuse_labels, consistency_ranks
-    from advrbd_plugin.identification import identify_accused
-    from advrbd_plugin.metrics import judge_detection
-    from advrbd_plugin.training import predict
+    from advrbd_plugin.defense.enhancement import enhance_trigger
+    from advrbd_plugin.defense.examination import accuse_labels, consistency_ranks
+    from advrbd_plugin.defense.identification import identify_accused
+    from advrbd_plugin.evaluation.metrics import judge_detection
+    from advrbd_plugin.nn.training import predict
 
     samples, truth = poisoned.image_set, poisoned.poisoned
     ranks = consistency_ranks(backdoored, samples, config)

@@ -45,7 +45,7 @@ METHODS = {
 def run_attack(name: str, arguments: argparse.Namespace, train, test) -> list[dict]:
     """One row for each method. The truth is used to poison, to draw the clean samples, and for the figures only."""
     from advrbd_plugin.data.selection import draw_stratified
-    from advrbd_plugin.metrics import evaluate
+    from advrbd_plugin.evaluation.metrics import evaluate
     from advrbd_plugin.ulrl import ULRL, ULRLConfig, clean_from_poisoned
     from advrbd_plugin.ulrl.repair import LOOKS_CLEAN
 
@@ -109,7 +109,7 @@ def _epoch_seconds(model, samples, arguments: argparse.Namespace) -> float:
 
     from advrbd_plugin import AdvrBDConfig
     from advrbd_plugin.files import write_json
-    from advrbd_plugin.training import train
+    from advrbd_plugin.nn.training import train
 
     kept = Path(arguments.work) / f"epoch-seconds-{arguments.samples}.json"
     if not kept.exists():
@@ -142,10 +142,10 @@ def main() -> int:
     check_data(arguments, unpoisoned=True)
     import torch
 
+    from advrbd_plugin.cache import digest
     from advrbd_plugin.data.selection import draw_images
+    from advrbd_plugin.environment import commit
     from advrbd_plugin.files import write_json
-    from advrbd_plugin.report.environment import commit
-    from advrbd_plugin.stages import digest
     from advrbd_plugin.ulrl import ULRLConfig
 
     torch.set_num_threads(1)

@@ -49,8 +49,8 @@ OPTIONS = {
 def record_of(attack_name: str, arguments: argparse.Namespace, checkout: Path) -> str:
     """The name of the record of one attack's model, written where there is none of this very set and model."""
     from advrbd_plugin.backdoorbench.record_writer import write_record
+    from advrbd_plugin.cache import digest
     from advrbd_plugin.data.selection import draw_images
-    from advrbd_plugin.stages import digest
 
     train, test = load(arguments.data, arguments.samples, arguments.seed)
     test = draw_images(test, arguments.test_samples, seed=arguments.seed)
@@ -100,7 +100,7 @@ def main() -> int:
     arguments = parser.parse_args()
     check_data(arguments)
     from advrbd_plugin.backdoorbench.checkout import find_checkout
-    from advrbd_plugin.backdoorbench.compare import Plan, compare
+    from advrbd_plugin.evaluation.compare import Plan, compare
 
     checkout = find_checkout(arguments.backdoorbench)
     defenses = tuple(arguments.defenses.split(","))

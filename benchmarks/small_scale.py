@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from advrbd_plugin.reproduce.cell import NO_ATTACK, POISON_RATIO, TARGET_LABEL
-from advrbd_plugin.reproduce.scales import SCALES
+from advrbd_plugin.evaluation.cell import NO_ATTACK, POISON_RATIO, TARGET_LABEL
+from advrbd_plugin.evaluation.scales import SCALES
 
 WORK = "out/benchmark"
 MODEL = SCALES["small"].model
@@ -113,8 +113,8 @@ def poison(attack, train, arguments: argparse.Namespace):
 def backdoored_model(name: str, arguments: argparse.Namespace, samples):
     """The model trained on a poisoned set; found again where ``advrbd reproduce`` or a benchmark trained it."""
     from advrbd_plugin import AdvrBD
-    from advrbd_plugin.reproduce.cell import UNDEFENDED, Cell
-    from advrbd_plugin.reproduce.experiment import work_folder
+    from advrbd_plugin.evaluation.cell import UNDEFENDED, Cell
+    from advrbd_plugin.evaluation.experiment import work_folder
 
     ratio = 0.0 if name == NO_ATTACK else arguments.poison_ratio
     folder = work_folder(Cell("small", "cifar10", MODEL, name, ratio, arguments.seed, UNDEFENDED))
@@ -150,8 +150,8 @@ def _plain(value: Any) -> Any:
 
 def write_results(name: str, arguments: argparse.Namespace, rows: list[dict], table: str, **more: Any) -> None:
     """Write FOLDER/NAME.json, which with ``more`` says how the rows were made, and the table as NAME.md."""
+    from advrbd_plugin.environment import commit, hardware, versions
     from advrbd_plugin.files import write_json, write_text
-    from advrbd_plugin.report.environment import commit, hardware, versions
 
     about = {
         "command": f"python benchmarks/{_script()}",

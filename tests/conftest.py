@@ -44,3 +44,35 @@ def clone_backdoorbench(backdoorbench: Path) -> Callable[[Path], Path]:
     if not (backdoorbench / ".git").exists():
         pytest.skip(f"{backdoorbench} is no git checkout, so it cannot be cloned; get one with `{INSTALL_COMMAND}`")
     return lambda folder: install(backdoorbench, folder / "BackdoorBench")[0]
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """(train, test) of scikit-learn's digits."""
+    from advrbd_plugin.data import load_digits
+
+    return load_digits(seed=0)
+
+
+@pytest.fixture(scope="session")
+def poisoned_digits(digits):
+    from advrbd_plugin.attacks import make_attack
+
+    return make_attack("badnets", target_label=1, poison_ratio=0.05).poison(digits[0], seed=0)
+
+
+@pytest.fixture
+def make_digits_model():
+    from advrbd_plugin.nn.models import make_model
+
+    return lambda: make_model("resnet_narrow", num_classes=10, in_channels=1, image_size=16)
+
+
+@pytest.fixture
+def quick_config():
+    """Few epochs: enough to go through every stage, not to learn well."""
+    from advrbd_plugin.defense.config import AdvrBDConfig
+
+    return AdvrBDConfig(
+        epochs=2, relearn_epochs=1, enhancement_steps=3, crop_padding=1, flip=False, patch_size=8, num_masks=2
+    )

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from advrbd_plugin import doctor, ops
+from advrbd_plugin import ops
+from advrbd_plugin.cli import installation as doctor
 
 
 def by_topic() -> dict[str, doctor.Finding]:

@@ -10,21 +10,33 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "advrbd_plugin"
-# Each stage may import those before it.
+# Floors of the package: a part may import those on its own floor or below, never above.
+FLOORS = [
+    {"errors"},
+    {"files", "progress", "settings", "environment"},
+    {"ops"},
+    {"randomness"},
+    {"data"},
+    {"nn", "cache"},
+    {"defense"},
+    {"ulrl", "attacks", "baselines"},
+    {"backdoorbench"},
+    {"evaluation"},
+    {"report"},
+    {"cli"},
+]
+# The same inside the defense, in the order in which a sample set passes its stages.
 STAGES = [
-    "ops",
+    "config",
     "scoring",
-    "partition",
-    "discriminant",
-    "accusation",
-    "examination",
+    "paper",
+    "clusters",
+    "detection",
     "enhancement",
     "identification",
     "retraining",
-    "stages",
-    "advrbd",
+    "pipeline",
 ]
-EDGES = ["attacks", "backdoorbench", "cli", "doctor", "report", "reproduce"]
 # BackdoorBench's own top-level modules, which only its adapter may import.
 BACKDOORBENCH_MODULES = {"analysis", "attack", "bd_dataset", "defense", "detection_pretrain", "utils"}
 
@@ -70,19 +82,31 @@ def test_the_walk_sees_relative_and_nested_imports(tmp_path):
     assert imports_of("cli.module", file) >= {"advrbd_plugin.report.page", "advrbd_plugin.cli.x", "yaml.nodes"}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_no_stage_imports_a_later_one(stage):
-    later = set(STAGES[STAGES.index(stage) + 1 :])
-    for name, path in module_files().items():
-        if part(name) == stage:
-            assert not imported_parts(name, path) & later, path
+def floor_of(name: str) -> int:
+    return next(number for number, parts in enumerate(FLOORS) if part(name) in parts)
 
 
-def test_the_core_imports_no_edge():
+def test_every_part_has_a_floor():
+    found = {part(name) for name in module_files() if name}
+    assert found - {"__main__"} == set().union(*FLOORS)
+
+
+def test_no_part_imports_one_of_a_higher_floor():
     # The package's own __init__ offers names lazily and is judged by what it loads (below).
     for name, path in module_files().items():
-        if name and part(name) not in EDGES:
-            assert not imported_parts(name, path) & set(EDGES), path
+        if name and name != "__main__":
+            above = {other for other in imported_parts(name, path) if other.islower() and floor_of(other) > floor_of(name)}
+            assert not above, f"{path} imports {sorted(above)}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_of_the_defense_imports_a_later_one(stage):
+    later = {f"advrbd_plugin.defense.{other}" for other in STAGES[STAGES.index(stage) + 1 :]}
+    assert not imports_of(f"defense.{stage}", PACKAGE / "defense" / f"{stage}.py") & later
+
+
+def test_the_stages_are_all_of_the_defense():
+    assert {path.stem for path in (PACKAGE / "defense").glob("*.py")} - {"__init__"} == set(STAGES)
 
 
 def test_only_the_adapter_imports_backdoorbench():

@@ -1,6 +1,6 @@
 """Networks and a dataset that BackdoorBench lacks, made known to its own functions in this process alone.
 
-``generate_cls_model`` learns the networks of :mod:`advrbd_plugin.models`; the dataset functions learn ``imagenette``,
+``generate_cls_model`` learns the networks of :mod:`advrbd_plugin.nn.models`; the dataset functions learn ``imagenette``,
 and to give ``mnist`` as the toolbox's networks take it (:mod:`advrbd_plugin.backdoorbench.mnist`). So the toolbox's
 attacks, defenses and detections take them by name. No file of the checkout changes: the modules are extended just
 after they are imported, whichever script imports them.

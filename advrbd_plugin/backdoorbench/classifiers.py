@@ -12,7 +12,7 @@ from advrbd_plugin.backdoorbench.additions import IMAGENET_NORMALIZATION, instal
 from advrbd_plugin.backdoorbench.networks import NETWORKS
 from advrbd_plugin.backdoorbench.record import AttackRecord
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.models import Normalize
+from advrbd_plugin.nn.models import Normalize
 
 # Those that the toolbox's own tables use; its generate_cls_model knows some more.
 COMMON_MODELS = ("preactresnet18", "resnet18", "resnet34", "vgg19_bn", "mobilenet_v2", "mobilenet_v3_large")

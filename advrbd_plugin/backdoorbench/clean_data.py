@@ -10,9 +10,9 @@ from torch import Tensor
 
 from advrbd_plugin.backdoorbench.cifar_writer import LAYOUTS, write_cifar
 from advrbd_plugin.backdoorbench.folder_writer import FOLDER_LAYOUTS, write_folders
+from advrbd_plugin.cache import digest
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError, StorageError
-from advrbd_plugin.stages import digest
 
 WRITTEN = (*LAYOUTS, *FOLDER_LAYOUTS)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from advrbd_plugin.backdoorbench.defense_script import DefenseScript
 from advrbd_plugin.backdoorbench.log_progress import LogProgress
 from advrbd_plugin.backdoorbench.outputs import Outcome
-from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.defense.config import AdvrBDConfig
 
 
 class AdvrBDMethods(DefenseScript):
@@ -18,7 +18,7 @@ class AdvrBDMethods(DefenseScript):
 
     def run(self, train_set: ImageSet) -> Outcome:
         """Run AdvrBD; finished stages are kept, and shared by the defense and the detection."""
-        from advrbd_plugin.advrbd import AdvrBD
+        from advrbd_plugin.defense.pipeline import AdvrBD
 
         method = AdvrBD(self.new_model, self.config, device=self.device, work_dir=self.work_dir, progress=LogProgress())
         found = method.fit(train_set)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.models import MODELS, Normalize, make_model
+from advrbd_plugin.nn.models import MODELS, Normalize, make_model
 
 _SMALL, _LARGE = 32, 224
 
-# Name in the toolbox -> (name in advrbd_plugin.models, an image size that has its first layers). The toolbox calls
+# Name in the toolbox -> (name in advrbd_plugin.nn.models, an image size that has its first layers). The toolbox calls
 # generate_cls_model without the image's size, so the name must say which first layers are meant.
 NETWORKS: dict[str, tuple[str, int]] = {
     "resnet_narrow": ("resnet_narrow", _SMALL),
@@ -58,7 +58,7 @@ def to_toolbox(
     """The state dict with which the network ``name`` answers to normalised images as ``model`` does to pixel-scale ones.
 
     Args:
-        model: as :func:`advrbd_plugin.models.make_model` builds it.
+        model: as :func:`advrbd_plugin.nn.models.make_model` builds it.
         name: a key of :data:`NETWORKS`.
         mean, std: of the toolbox's transforms, per channel.
 

@@ -59,7 +59,7 @@ def write_record(
         clean_train: the training set before it, in the same order.
         clean_test: the clean test images.
         triggered_test: the victims among them with the trigger, their *true* labels and the ids of ``clean_test``.
-        model_name: as :data:`advrbd_plugin.models.MODELS` names it, or, for a
+        model_name: as :data:`advrbd_plugin.nn.models.MODELS` names it, or, for a
             :class:`~advrbd_plugin.backdoorbench.classifiers.PixelScaleClassifier`, as the toolbox does. The record
             may name it otherwise (``resnet18`` with the first layers for small images is ``resnet18_cifar``).
         model: the attacked model, for pixel-scale images; what is saved works behind the toolbox's transforms.

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from advrbd_plugin.config import AdvrBDConfig
+from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.settings import Settings as MethodSettings
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from advrbd_plugin.backdoorbench.compare import UNDEFENDED, Cell
+from advrbd_plugin.evaluation.compare import UNDEFENDED, Cell
 from advrbd_plugin.files import write_text
 
 _MISSING = "-"

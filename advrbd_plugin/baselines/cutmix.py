@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from advrbd_plugin.cache import StageStore, StoredTraining, digest, kept_training
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.nn.training import TrainingOptions, check_outputs, describe_training, repeatable, train
 from advrbd_plugin.progress import Progress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed, shuffled
 from advrbd_plugin.settings import MAX_SEED, Settings, between, one_of
-from advrbd_plugin.stages import StageStore, StoredTraining, digest, kept_training
-from advrbd_plugin.training import TrainingOptions, check_outputs, describe_training, repeatable, train
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class CutMixConfig(Settings):
         probability: share of the batches that are mixed.
         beta: the share of a picture that stays is drawn from Beta(beta, beta).
         epochs, batch_size, learning_rate, momentum, weight_decay, crop_padding, flip, mixed_precision: training, see
-            :class:`advrbd_plugin.training.TrainingOptions`.
+            :class:`advrbd_plugin.nn.training.TrainingOptions`.
     """
 
     seed: int = between(0, MAX_SEED, 0)

@@ -16,12 +16,12 @@ from torch import nn
 
 from advrbd_plugin.baselines.scan import ScanConfig, ScanResult, scan
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.features import penultimate_features
-from advrbd_plugin.identification import Verdicts
+from advrbd_plugin.defense.identification import Verdicts
+from advrbd_plugin.nn.features import penultimate_features
+from advrbd_plugin.nn.training import TrainingOptions, check_outputs, train
 from advrbd_plugin.progress import Progress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.settings import MAX_SEED, between, one_of
-from advrbd_plugin.training import TrainingOptions, check_outputs, train
 from advrbd_plugin.ulrl.config import ULRLConfig
 from advrbd_plugin.ulrl.unlearning import unlearn
 
@@ -40,7 +40,7 @@ class SCAnFTConfig(ScanConfig):
             SCAn missed brings the backdoor back.
         epochs: passes of the fine-tuning; 0 leaves it out.
         batch_size, learning_rate, momentum, weight_decay, crop_padding, flip, mixed_precision: of the fine-tuning, see
-            :class:`advrbd_plugin.training.TrainingOptions`.
+            :class:`advrbd_plugin.nn.training.TrainingOptions`.
     """
 
     seed: int = between(0, MAX_SEED, 0)

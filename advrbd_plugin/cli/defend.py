@@ -19,8 +19,8 @@ from advrbd_plugin.cli.options import (
 
 if TYPE_CHECKING:
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
-    from advrbd_plugin.config import AdvrBDConfig
     from advrbd_plugin.data import LoadedImages
+    from advrbd_plugin.defense.config import AdvrBDConfig
 
 LISTED = 10
 
@@ -43,9 +43,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, defend, write, and tell."""
-    from advrbd_plugin.advrbd import AdvrBD
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.data import load_folder, recognise
+    from advrbd_plugin.defense.pipeline import AdvrBD
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
 
     config = make_config(arguments)

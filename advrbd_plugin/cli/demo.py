@@ -60,9 +60,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load, poison, defend, judge, write, and tell."""
-    from advrbd_plugin.advrbd import AdvrBD
     from advrbd_plugin.attacks import make_attack, no_attack
     from advrbd_plugin.cli.progress import make_progress
+    from advrbd_plugin.defense.pipeline import AdvrBD
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
     from advrbd_plugin.report.demonstration import demonstration_png
 
@@ -158,7 +158,7 @@ def _what_was_done(attack: Attack | None, count: int, train: ImageSet, test: Ima
 
 
 def _judge(record: RunRecord, before: ImageSet, poisoned, test: ImageSet, attack: Attack | None) -> Demonstration:
-    from advrbd_plugin.metrics import evaluate, judge_detection
+    from advrbd_plugin.evaluation.metrics import evaluate, judge_detection
     from advrbd_plugin.report.demonstration import Demonstration
 
     result = record.result

@@ -21,7 +21,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plain text, since the packages that draw tables may be what is missing."""
-    from advrbd_plugin.doctor import examine, healthy
+    from advrbd_plugin.cli.installation import examine, healthy
 
     findings = examine()
     if arguments.json:

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Load, judge, print."""
     if (arguments.triggered is None) != (arguments.target is None):
         arguments.usage_error("--triggered and --target belong together")
-    from advrbd_plugin.metrics import evaluate
+    from advrbd_plugin.evaluation.metrics import evaluate
     from advrbd_plugin.report import load_model
 
     check_device(arguments.device)

@@ -11,8 +11,8 @@ from advrbd_plugin.cli.progress import clock_time
 from advrbd_plugin.report.text import one_line
 
 if TYPE_CHECKING:
-    from advrbd_plugin.reproduce.cell import Cell
-    from advrbd_plugin.reproduce.result import Result
+    from advrbd_plugin.evaluation.cell import Cell
+    from advrbd_plugin.evaluation.result import Result
 
 
 class PlainGrid:

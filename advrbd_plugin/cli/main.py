@@ -10,8 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 from advrbd_plugin import __version__
-from advrbd_plugin.backdoorbench import cli as backdoorbench
-from advrbd_plugin.cli import defend, demo, doctor, evaluate, repair, reproduce
+from advrbd_plugin.cli import backdoorbench, defend, demo, doctor, evaluate, repair, reproduce
 from advrbd_plugin.errors import AdvrBDError
 
 _INTERRUPTED = 130  # what shells give for a program ended by Ctrl-C

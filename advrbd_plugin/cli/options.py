@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from advrbd_plugin.errors import AdvrBDError
 
 if TYPE_CHECKING:
-    from advrbd_plugin.config import AdvrBDConfig
+    from advrbd_plugin.defense.config import AdvrBDConfig
 
 PRESETS = ("robust", "paper")
 
@@ -71,7 +71,7 @@ def make_config(arguments: argparse.Namespace, **defaults: Any) -> AdvrBDConfig:
     Raises:
         AdvrBDError: an unknown key, or a value out of its range; the line names the key.
     """
-    from advrbd_plugin.config import AdvrBDConfig
+    from advrbd_plugin.defense.config import AdvrBDConfig
 
     if arguments.config is not None:
         config, defaults = AdvrBDConfig.from_yaml(arguments.config), {}
@@ -84,7 +84,7 @@ def make_config(arguments: argparse.Namespace, **defaults: Any) -> AdvrBDConfig:
 
 def check_model(name: str) -> None:
     """Refuse an unknown network before any work is done."""
-    from advrbd_plugin.models import MODELS
+    from advrbd_plugin.nn.models import MODELS
 
     if name not in MODELS:
         raise AdvrBDError(f"--model must be one of {', '.join(sorted(MODELS))}, got {name!r}")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from advrbd_plugin.cli.options import add_device_option, check_device, positive, setting
 
 if TYPE_CHECKING:
-    from advrbd_plugin.reproduce.cell import Cell
-    from advrbd_plugin.reproduce.experiment import Options
+    from advrbd_plugin.evaluation.cell import Cell
+    from advrbd_plugin.evaluation.experiment import Options
 
 TABLES = ("II", "III", "IV", "V", "VI", "VII")
 FIGURES = ("7",)
@@ -67,8 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     """List, run or report: 0 unless a cell has no figures."""
     if arguments.report:
         return _report(arguments)
-    from advrbd_plugin.reproduce.experiment import Options
-    from advrbd_plugin.reproduce.grid import Selection, make_grid, select
+    from advrbd_plugin.evaluation.experiment import Options
+    from advrbd_plugin.evaluation.grid import Selection, make_grid, select
 
     check_device(arguments.device)
     options = Options(
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from advrbd_plugin.reproduce.report import write_report
+    from advrbd_plugin.report.evaluation import write_report
 
     for path in write_report(arguments.out, arguments.leaderboard):
         print(f"written: {path}")
@@ -96,7 +96,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _run_cells(cells: list[Cell], options: Options, arguments: argparse.Namespace) -> int:
     from advrbd_plugin.cli.grid_progress import make_grid_display
-    from advrbd_plugin.reproduce.runner import run_grid
+    from advrbd_plugin.evaluation.runner import run_grid
 
     with make_grid_display() as display:
         results = run_grid(cells, options, display, jobs=arguments.jobs, rerun=arguments.rerun)
@@ -109,8 +109,8 @@ def _run_cells(cells: list[Cell], options: Options, arguments: argparse.Namespac
 
 def _list_cells(cells: list[Cell], options: Options, arguments: argparse.Namespace) -> int:
     from advrbd_plugin.cli.progress import clock_time
-    from advrbd_plugin.reproduce.estimate import Estimate
-    from advrbd_plugin.reproduce.runner import kept_result
+    from advrbd_plugin.evaluation.estimate import Estimate
+    from advrbd_plugin.evaluation.runner import kept_result
 
     kept = {cell: None if arguments.rerun else kept_result(cell, options) for cell in cells}
     estimate = Estimate.from_results(options.out)

@@ -10,7 +10,7 @@ import torch
 
 from advrbd_plugin.attacks import PoisonedSet
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.metrics import Detection, Performance
+from advrbd_plugin.evaluation.metrics import Detection, Performance
 from advrbd_plugin.report.figures import (
     CLEAN_COLOUR,
     POISONED_COLOUR,

@@ -5,72 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import write_bytes, write_json
+from advrbd_plugin.nn.description import ModelDescription
 
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_DESCRIPTION = "model.json"
 _FORMAT = "advrbd-model"
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class ModelDescription:
-    """What is needed to build a model and to feed it.
-
-    Attributes:
-        name: one of ``advrbd_plugin.models.MODELS``.
-        class_names: in the order of the model's outputs.
-        in_channels: 1 or 3.
-        image_size: (height, width) that it was trained on.
-        mean, std: per channel, in pixel scale [0, 1]; the model's first layer normalises with them.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    in_channels: int
-    image_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def for_images(cls, name: str, image_set: ImageSet) -> ModelDescription:
-        """The model called ``name`` for these images, normalising with their own mean and standard deviation."""
-        mean, std = channel_statistics(image_set.images)
-        return cls(name, image_set.class_names, image_set.num_channels, image_set.image_size, mean, std)
-
-    def build(self) -> nn.Module:
-        """A freshly initialised model."""
-        from advrbd_plugin.models import make_model
-
-        return make_model(
-            self.name,
-            num_classes=len(self.class_names),
-            in_channels=self.in_channels,
-            image_size=self.image_size,
-            mean=self.mean,
-            std=self.std,
-        )
-
-
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of (N, C, H, W) uint8 images, in pixel scale, to four digits."""
-    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(dim=1)])
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    share = counts.double() / counts.sum(dim=1, keepdim=True)
-    mean = share @ levels
-    std = (share @ levels.square() - mean.square()).clamp(min=1e-6).sqrt()
-    return tuple(round(value, 4) for value in mean.tolist()), tuple(
-        round(max(value, 0.001), 4) for value in std.tolist()
-    )
 
 
 def save_model(folder: str | os.PathLike[str], model: nn.Module, description: ModelDescription) -> None:

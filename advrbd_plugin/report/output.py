@@ -15,8 +15,9 @@ from torch import nn
 
 from advrbd_plugin.errors import AdvrBDError, StorageError
 from advrbd_plugin.files import explain_os_error, write_bytes, write_json, write_text
+from advrbd_plugin.nn.description import ModelDescription
 from advrbd_plugin.report.figures import overview_png
-from advrbd_plugin.report.model_file import ModelDescription, save_model
+from advrbd_plugin.report.model_file import save_model
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.record import TOOL, RunRecord, finite, summarise
 from advrbd_plugin.report.tables import curves_csv, verdicts_csv

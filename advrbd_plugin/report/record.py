@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.report.environment import commit, hardware, versions
-from advrbd_plugin.report.model_file import ModelDescription
+from advrbd_plugin.environment import commit, hardware, versions
+from advrbd_plugin.nn.description import ModelDescription
 from advrbd_plugin.report.text import one_line
 
 if TYPE_CHECKING:
-    from advrbd_plugin.advrbd import AdvrBDResult
+    from advrbd_plugin.defense.pipeline import AdvrBDResult
 
 TOOL = "advrbd"
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.report.environment import commit, hardware, versions
+from advrbd_plugin.environment import commit, hardware, versions
+from advrbd_plugin.nn.description import ModelDescription
 from advrbd_plugin.report.figures import CLEAN_COLOUR, POISONED_COLOUR, draw_curves, encode, make_figure, shorten
-from advrbd_plugin.report.model_file import ModelDescription
 from advrbd_plugin.report.page import data_uri, duration
 from advrbd_plugin.report.record import TOOL, finite
 from advrbd_plugin.report.text import one_line

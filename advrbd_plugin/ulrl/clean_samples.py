@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from advrbd_plugin.config import AdvrBDConfig
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import draw, draw_images
+from advrbd_plugin.defense.config import AdvrBDConfig
+from advrbd_plugin.defense.examination import accuse_labels, consistency_ranks, scoring_work
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.examination import accuse_labels, consistency_ranks, scoring_work
 from advrbd_plugin.progress import Progress, SilentProgress
 
 _TRUSTED_SUSPICION = 0.1

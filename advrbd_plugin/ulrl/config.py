@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from advrbd_plugin.nn.training import TrainingOptions
 from advrbd_plugin.settings import MAX_SEED, Settings, between, one_of
-from advrbd_plugin.training import TrainingOptions
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class ULRLConfig(Settings):
     Attributes:
         seed: everything random derives from (seed, sample id).
         batch_size, momentum, crop_padding, flip, mixed_precision: as in
-            :class:`advrbd_plugin.training.TrainingOptions`.
+            :class:`advrbd_plugin.nn.training.TrainingOptions`.
         layers: look for suspicious neurons in ``all`` convolution and linear layers, or in the ``last`` linear one.
         unlearn_epochs: passes over the clean samples that unlearning may take.
         unlearn_accuracy: unlearning ends where the accuracy on the clean samples is at most this.
@@ -119,5 +119,5 @@ class ULRLConfig(Settings):
         }
 
     def augmentation(self, seed: int) -> TrainingOptions:
-        """What :func:`advrbd_plugin.training.augment` needs, for random numbers from ``seed``."""
+        """What :func:`advrbd_plugin.nn.training.augment` needs, for random numbers from ``seed``."""
         return TrainingOptions(epochs=1, crop_padding=self.crop_padding, flip=self.flip, seed=seed)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.enhancement import log_odds
+from advrbd_plugin.defense.enhancement import log_odds
+from advrbd_plugin.defense.scoring import frozen
+from advrbd_plugin.nn.training import as_input, augment, autocast, batches_of, count_batches, repeatable
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed, shuffled, uniform_integers
-from advrbd_plugin.scoring import frozen
-from advrbd_plugin.training import as_input, augment, autocast, batches_of, count_batches, repeatable
 from advrbd_plugin.ulrl.attraction import Change, added, unit, within_norm
 from advrbd_plugin.ulrl.config import ULRLConfig
 from advrbd_plugin.ulrl.neurons import LayerSuspicion, neuron_weight, reinitialise

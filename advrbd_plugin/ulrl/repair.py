@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advrbd_plugin.cache import StageStore, digest
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.nn.training import describe_network, predict
 from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
-from advrbd_plugin.stages import StageStore, digest
-from advrbd_plugin.training import describe_network, predict
 from advrbd_plugin.ulrl.attraction import SAMPLES_PER_HALF, Attraction, Change, added, attraction
 from advrbd_plugin.ulrl.clean_samples import check_clean_set
 from advrbd_plugin.ulrl.config import ULRLConfig

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.nn.training import as_input, augment, autocast, batches_of, repeatable
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed, shuffled
-from advrbd_plugin.training import as_input, augment, autocast, batches_of, repeatable
 from advrbd_plugin.ulrl.config import ULRLConfig
 
 _LATER_RATE = 0.1

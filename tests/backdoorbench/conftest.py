@@ -11,7 +11,7 @@ from PIL import Image
 
 from advrbd_plugin.attacks import make_attack
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.models import make_model
+from advrbd_plugin.nn.models import make_model
 
 POISONED = (1, 4)
 IMAGENETTE_WNIDS = ("n01440764", "n02102040", "n02979186", "n03000684", "n03028079")

@@ -133,7 +133,7 @@ def test_a_taken_name_is_one_line(checkout, record):
 
 def test_a_defense_of_the_toolbox_faces_the_record(checkout, record):
     run(
-        checkout, "-m", "advrbd_plugin.backdoorbench", "backdoorbench", "run", "--local-data", "defense/ft.py",
+        checkout, "-m", "advrbd_plugin.cli", "backdoorbench", "run", "--local-data", "defense/ft.py",
         "--result_file", "tact", "--yaml_path", "./config/defense/ft/cifar10.yaml", "--dataset", "cifar10",
         "--model", "resnet_narrow", "--epochs", "1", "--batch_size", "10", "--num_workers", "0", "--ratio", "0.2",
     )  # fmt: skip

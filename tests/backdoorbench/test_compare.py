@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from advrbd_plugin.backdoorbench import classifiers
-from advrbd_plugin.backdoorbench import compare as package
-from advrbd_plugin.backdoorbench.__main__ import main
-from advrbd_plugin.backdoorbench.compare import Cell, Plan, compare, judge, left_files
 from advrbd_plugin.backdoorbench.tables import layout, show, to_csv, to_latex, to_markdown, write_tables
+from advrbd_plugin.cli.main import main
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.evaluation import compare as package
+from advrbd_plugin.evaluation.compare import Cell, Plan, compare, judge, left_files
 
 GOOD = """
 import argparse, os, torch

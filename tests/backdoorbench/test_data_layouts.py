@@ -36,7 +36,7 @@ torch.save([vars(images), vars(truth), vars(test_sets(result, record))], sys.arg
 DEFEND = """
 import sys
 from pathlib import Path
-from advrbd_plugin.backdoorbench.compare import Plan, compare
+from advrbd_plugin.evaluation.compare import Plan, compare
 
 arguments = ("--num_workers", "0", "--frequency_save", "0", "--device", "cpu")
 plan = Plan(checkout=Path.cwd(), records=(sys.argv[1],), defenses=("clp",), arguments=arguments,

@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional
 
 from advrbd_plugin.backdoorbench import label_consistent
-from advrbd_plugin.backdoorbench.__main__ import main
 from advrbd_plugin.backdoorbench.label_consistent import push_away, write_images
+from advrbd_plugin.cli.main import main
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.models import make_model
+from advrbd_plugin.nn.models import make_model
 
 
 def test_images_move_away_from_their_labels_within_epsilon():

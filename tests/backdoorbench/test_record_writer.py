@@ -21,7 +21,7 @@ from advrbd_plugin.backdoorbench.record import read_record
 from advrbd_plugin.backdoorbench.record_writer import write_record
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError, StorageError
-from advrbd_plugin.models import make_model
+from advrbd_plugin.nn.models import make_model
 
 from .conftest import IN_CLASS_FOLDERS, parts_of, record_parts
 

@@ -12,7 +12,7 @@ import torch
 
 from advrbd_plugin.attacks import make_attack
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.models import make_model
+from advrbd_plugin.nn.models import make_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -37,7 +37,7 @@ def checkout(fake_checkout):
     return fake_checkout
 
 
-def run(checkout, *arguments, start=("-m", "advrbd_plugin.backdoorbench")):
+def run(checkout, *arguments, start=("-m", "advrbd_plugin.cli")):
     command = [sys.executable, *start, "backdoorbench", "run"]
     command += ["--any-version", "--backdoorbench", str(checkout), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -83,7 +83,7 @@ def test_a_scripts_own_error_keeps_its_traceback(checkout):
 
 def test_what_a_script_imports_and_is_not_installed_is_one_line(checkout):
     (checkout / "defense/painting.py").write_text("import cv2\n")
-    program = "import sys; sys.modules['cv2'] = None; from advrbd_plugin.backdoorbench.__main__ import main; "
+    program = "import sys; sys.modules['cv2'] = None; from advrbd_plugin.cli.main import main; "
     program += "sys.exit(main(sys.argv[1:]))"
     done = run(checkout, "defense/painting.py", start=("-c", program))
     last = done.stderr.strip().splitlines()[-1]

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy
 import pytest
 
-from advrbd_plugin.backdoorbench.compare import read_cell
 from advrbd_plugin.backdoorbench.script_notes import SCRIPT_NOTES, refuse_hopeless
 from advrbd_plugin.backdoorbench.scripts import planned_files
 from advrbd_plugin.backdoorbench.small_cifar10 import write_cifar10
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.evaluation.compare import read_cell
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = Path(os.environ.get("ADVRBD_BACKDOORBENCH_IMAGES", ROOT.parent / "shared/data/cifar10"))
@@ -67,7 +67,7 @@ def git_status(checkout):
 
 def advrbd(checkout, *arguments, status=0, script=None):
     """Run a command of this package, or a script of the checkout, from the checkout's root."""
-    command = [sys.executable, *([script] if script else ["-m", "advrbd_plugin.backdoorbench"]), *arguments]
+    command = [sys.executable, *([script] if script else ["-m", "advrbd_plugin.cli"]), *arguments]
     paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     settings = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, env=os.environ | settings)

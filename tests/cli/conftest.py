@@ -53,11 +53,11 @@ class InstantAdvrBD:
 @pytest.fixture
 def defense(monkeypatch):
     """Puts :class:`InstantAdvrBD` in the place of the real one, and leaves the drawing of pictures to other tests."""
-    import advrbd_plugin.advrbd
+    import advrbd_plugin.defense.pipeline
     from advrbd_plugin.report import demonstration, output
 
     defense = type("Defense", (InstantAdvrBD,), {})
-    monkeypatch.setattr(advrbd_plugin.advrbd, "AdvrBD", defense)
+    monkeypatch.setattr(advrbd_plugin.defense.pipeline, "AdvrBD", defense)
     monkeypatch.setattr(output, "overview_png", lambda record: b"picture")
     monkeypatch.setattr(output, "report_html", lambda record, summary, comparison: "page")
     monkeypatch.setattr(demonstration, "demonstration_png", lambda record, truth: b"picture")

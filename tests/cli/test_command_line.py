@@ -42,7 +42,7 @@ def test_starting_is_cheap():
 
 def test_the_presets_offered_are_those_there_are():
     from advrbd_plugin.cli import options
-    from advrbd_plugin.config import PRESETS
+    from advrbd_plugin.defense.config import PRESETS
 
     assert options.PRESETS == PRESETS
 
@@ -54,12 +54,12 @@ def test_version(capsys):
 
 
 def test_doctor_tells_what_is_there_and_what_is_not(capsys, monkeypatch):
-    import advrbd_plugin.doctor
+    import advrbd_plugin.cli.installation
 
     assert main(["doctor"]) == 0
     assert "torch" in capsys.readouterr().out
-    missing = advrbd_plugin.doctor.Finding("rich", "not installed", "missing", "pip install rich")
-    monkeypatch.setattr(advrbd_plugin.doctor, "examine", lambda: [missing])
+    missing = advrbd_plugin.cli.installation.Finding("rich", "not installed", "missing", "pip install rich")
+    monkeypatch.setattr(advrbd_plugin.cli.installation, "examine", lambda: [missing])
     assert main(["doctor"]) == 1
     assert capsys.readouterr().out.split() == ["MISSING", "rich", "not", "installed", "->", "pip", "install", "rich"]
     assert main(["doctor", "--json"]) == 1
@@ -406,7 +406,7 @@ def used_up_memory() -> RuntimeError:
 def test_used_up_memory_is_explained_with_the_commands_options(
     defense, images, tmp_path, fails, monkeypatch, make_error
 ):
-    import advrbd_plugin.metrics
+    import advrbd_plugin.evaluation.metrics
 
     def judge(*_):
         raise make_error()
@@ -417,7 +417,7 @@ def test_used_up_memory_is_explained_with_the_commands_options(
     line = fails("defend", images, "--out", out)
     assert line.startswith("the computer's memory is used up: try --set batch_size=... with a smaller number or --")
     assert (out / ".advrbd-work" / "checkpoint").exists()
-    monkeypatch.setattr(advrbd_plugin.metrics, "evaluate", judge)
+    monkeypatch.setattr(advrbd_plugin.evaluation.metrics, "evaluate", judge)
     assert fails("evaluate", out, "--clean", images) == (
         "the computer's memory is used up: give fewer images, or end other programs"
     )

@@ -15,11 +15,11 @@ from PIL import Image
 
 from advrbd_plugin.attacks import make_attack
 from advrbd_plugin.errors import AdvrBDError, StorageError
-from advrbd_plugin.metrics import Detection, Performance
+from advrbd_plugin.evaluation.metrics import Detection, Performance
+from advrbd_plugin.nn.description import channel_statistics
 from advrbd_plugin.report import OutputFolder, output
 from advrbd_plugin.report.demonstration import Demonstration, demonstration_png
 from advrbd_plugin.report.figures import draw_curves, make_figure
-from advrbd_plugin.report.model_file import channel_statistics
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.record import summarise
 from advrbd_plugin.report.tables import curves_csv

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from advrbd_plugin.accusation import Accusation, LabelEvidence
 from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.defense.detection import Accusation, LabelEvidence
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.ulrl import clean_from_poisoned, clean_samples
 

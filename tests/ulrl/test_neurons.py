@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.models import make_model
+from advrbd_plugin.nn.models import make_model
 from advrbd_plugin.ulrl.neurons import LayerSuspicion, identify, neuron_layers, reinitialise, robust_z_scores
 
 

@@ -1,0 +1,8 @@
+"""``python -m advrbd_plugin``: the ``advrbd`` command where its script is not on the path."""
+
+import sys
+
+from advrbd_plugin.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""The commands that meet BackdoorBench: register, unregister, backdoorbench install|run|data, compare.
+
+Only argparse and the standard library are imported until a command is carried out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+# The options that BackdoorBench's defenses have in common.
+PASSED_ON = (
+    "device",
+    "dataset_path",
+    "epochs",
+    "batch_size",
+    "lr",
+    "lr_scheduler",
+    "sgd_momentum",
+    "wd",
+    "ratio",
+    "index",
+    "random_seed",
+    "num_workers",
+    "pin_memory",
+    "non_blocking",
+    "prefetch",
+    "amp",
+    "frequency_save",
+)
+
+
+def add_commands(subparsers: argparse._SubParsersAction) -> None:
+    """Add the commands to a parser's subparsers. Each sets ``run``: a function from the namespace to an exit status."""
+    _add_registration(subparsers)
+    _add_toolbox(subparsers)
+    _add_compare(subparsers)
+
+
+def _add_registration(subparsers: argparse._SubParsersAction) -> None:
+    register = subparsers.add_parser(
+        "register",
+        help="add this package's defenses and attacks to a BackdoorBench checkout",
+        description="Add the scripts and configurations of this package's defenses, detections and attacks to a checkout.",
+    )
+    unregister = subparsers.add_parser("unregister", help="take exactly that away again")
+    for parser, run in ((register, _register), (unregister, _unregister)):
+        parser.add_argument("path", metavar="PATH", nargs="?", type=Path, help="the checkout (default: as found)")
+        parser.add_argument("--any-version", action="store_true", help="accept a checkout that is not v2.2")
+        parser.set_defaults(run=run)
+
+
+def _add_toolbox(subparsers: argparse._SubParsersAction) -> None:
+    toolbox = subparsers.add_parser(
+        "backdoorbench", help="get BackdoorBench, and run its scripts on today's PyTorch", description=__doc__
+    )
+    commands = toolbox.add_subparsers(dest="backdoorbench_command", required=True, metavar="COMMAND")
+
+    install = commands.add_parser("install", help="clone BackdoorBench v2.2 into the user cache")
+    install.add_argument("--source", metavar="URL_OR_PATH", help="another repository to clone from")
+    install.add_argument("--into", metavar="FOLDER", type=Path, help="another folder than the user cache")
+    install.set_defaults(run=_install)
+
+    run = commands.add_parser(
+        "run",
+        help="run a script of the checkout, unchanged, with the mends that today's libraries call for",
+        epilog="example: advrbd backdoorbench run defense/clp.py --result_file badnet --device cpu",
+    )
+    add_checkout_options(run)
+    run.add_argument(
+        "--in-script-folder",
+        action="store_true",
+        help="run in the script's own folder, as the readmes of resource/ssba and resource/label-consistent say",
+    )
+    run.add_argument("--report", metavar="FILE", type=Path, help="write time, peak memory and mends there as JSON")
+    run.add_argument("script", metavar="SCRIPT", help="for example attack/badnet.py or defense/ft.py")
+    run.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="what the script is given")
+    run.set_defaults(run=_run)
+
+    data = commands.add_parser("data", help="make a small CIFAR-10, in torchvision's layout, from class folders")
+    data.add_argument("images", metavar="IMAGES", type=Path, help="a folder that holds train.zip and test.zip")
+    data.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="for example CHECKOUT/data/cifar10")
+    data.add_argument("--train", metavar="N", type=int, default=2000, help="training images (default 2000)")
+    data.add_argument("--test", metavar="N", type=int, default=500, help="test images (default 500)")
+    data.add_argument("--seed", type=int, default=0, help="which images are drawn (default 0)")
+    data.add_argument("--overwrite", action="store_true", help="replace the CIFAR-10 that is in --out")
+    data.set_defaults(run=_data)
+
+    pushed = commands.add_parser(
+        "label-consistent",
+        help="make the images that attack/lc.py needs, with a clean model of attack/prototype.py",
+        epilog="example: advrbd backdoorbench label-consistent --result_file prototype",
+    )
+    add_checkout_options(pushed)
+    pushed.add_argument("--result_file", metavar="NAME", required=True, help="the record of attack/prototype.py")
+    pushed.add_argument("--epsilon", type=float, default=8, help="largest change of a pixel, of 255 (default 8)")
+    pushed.add_argument("--step_size", type=float, default=1.5, help="change in one step, of 255 (default 1.5)")
+    pushed.add_argument("--steps", type=int, default=100, help="steps of PGD (default 100)")
+    pushed.set_defaults(run=_label_consistent)
+
+
+def _add_compare(subparsers: argparse._SubParsersAction) -> None:
+    compare = subparsers.add_parser(
+        "compare",
+        help="run several of BackdoorBench's defenses on its records and print one table",
+        epilog="example: advrbd compare --result_file badnet --defenses ft,fp,clp,d-br,abl,advrbd --device cpu",
+    )
+    add_checkout_options(compare)
+    compare.add_argument(
+        "--result_file", metavar="NAME[,NAME...]", required=True, type=_names, help="the records, each record/NAME"
+    )
+    compare.add_argument("--defenses", metavar="NAME[,NAME...]", required=True, type=_names)
+    compare.add_argument(
+        "--for",
+        dest="arguments_for",
+        metavar="'NAME: OPTIONS'",
+        type=_name_and_options,
+        action="append",
+        default=[],
+        help="options for one defense: --for 'abl: --tuning_epochs 1 --unlearning_epochs 1'; may be repeated",
+    )
+    passed_on = compare.add_argument_group("passed on to every defense that knows them")
+    for option in PASSED_ON:
+        passed_on.add_argument(f"--{option}", metavar="VALUE")
+    compare.add_argument("--no-detection", action="store_true", help="leave out the detections (TPR and FPR)")
+    compare.add_argument("--rerun", action="store_true", help="run finished cells again, also with the same options")
+    compare.add_argument("--out", metavar="FOLDER", type=Path, help="where comparison.csv, .md and .tex go")
+    compare.set_defaults(run=_compare)
+
+
+def _name_and_options(text: str) -> tuple[str, tuple[str, ...]]:
+    name, colon, options = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"expected 'NAME: --option value', got {text!r}")
+    return name.strip(), tuple(shlex.split(options))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name for name in text.split(",") if name))
+    if not names:
+        raise argparse.ArgumentTypeError("expected one name or several with commas between them")
+    return names
+
+
+def add_checkout_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that works on a checkout."""
+    parser.add_argument("--backdoorbench", metavar="PATH", type=Path, help="the checkout (see `backdoorbench install`)")
+    parser.add_argument("--any-version", action="store_true", help="accept a checkout that is not v2.2")
+    parser.add_argument(
+        "--trust-record",
+        action="store_true",
+        help="unpickle whatever the record holds; it can run any code that its maker put there",
+    )
+    parser.add_argument(
+        "--local-data", action="store_true", help="take data/ as it is: no download and no checksum (a subset, say)"
+    )
+
+
+def _register(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.registration import register
+
+    checkout = find_checkout(arguments.path, any_version=arguments.any_version)
+    written, kept = register(checkout)
+    for name in kept:
+        print(f"kept {name}: it was changed after `advrbd register` wrote it")
+    if not written:
+        print(f"everything is registered in {checkout} already: nothing to do")
+        return 0
+    print(f"written into {checkout}:")
+    for name in written:
+        print(f"  {name}")
+    print("now, in that folder: python defense/advrbd.py --result_file NAME")
+    return 0
+
+
+def _unregister(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.registration import unregister
+
+    checkout = find_checkout(arguments.path, any_version=arguments.any_version)
+    removed, kept = unregister(checkout)
+    if not removed and not kept:
+        print(f"nothing is registered in {checkout}: nothing to do")
+    for name in removed:
+        print(f"removed {name}")
+    for name in kept:
+        print(f"kept {name}: it was changed after `advrbd register` wrote it")
+    return 0
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.checkout import COMMIT, VERSION, install
+
+    checkout, absent = install(arguments.source, arguments.into)
+    print(f"BackdoorBench {VERSION} (commit {COMMIT[:7]}, CC BY-NC 4.0) is at {checkout}")
+    if absent:
+        print(f"left out, since the source lacks their contents: {', '.join(absent)}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.run import RunOptions, run_script
+
+    checkout = find_checkout(arguments.backdoorbench, any_version=arguments.any_version)
+    report = Path(os.path.abspath(arguments.report)) if arguments.report else None
+    options = RunOptions(
+        trust_record=arguments.trust_record,
+        local_data=arguments.local_data,
+        in_script_folder=arguments.in_script_folder,
+        report=report,
+    )
+    run_script(checkout, arguments.script, arguments.arguments, options)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.tables import show, write_tables
+    from advrbd_plugin.evaluation.compare import UNDEFENDED, Plan, compare
+
+    checkout = find_checkout(arguments.backdoorbench, any_version=arguments.any_version)
+    plan = Plan(
+        checkout=checkout,
+        records=arguments.result_file,
+        defenses=arguments.defenses,
+        arguments=tuple(_passed_on(arguments)),
+        arguments_for=_by_name(arguments.arguments_for),
+        detect=not arguments.no_detection,
+        rerun=arguments.rerun,
+        trust_record=arguments.trust_record,
+        local_data=arguments.local_data,
+    )
+    out = arguments.out or checkout / "record" / (plan.records[0] if len(plan.records) == 1 else "comparison")
+    cells = compare(plan, tell=lambda line: print(line, flush=True))
+    show(cells)
+    for path in write_tables(cells, out):
+        print(f"written: {path}")
+    return 1 if all(cell.problem for cell in cells if cell.defense != UNDEFENDED) else 0
+
+
+def _by_name(given: Iterable[tuple[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
+    """The options of each defense, those of a repeated name in the order given."""
+    together: dict[str, tuple[str, ...]] = {}
+    for name, options in given:
+        together[name] = (*together.get(name, ()), *options)
+    return together
+
+
+def _passed_on(arguments: argparse.Namespace) -> Iterator[str]:
+    for option in PASSED_ON:
+        value = getattr(arguments, option)
+        if value is not None:
+            yield from (f"--{option}", value)
+
+
+def _label_consistent(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.checkout import find_checkout
+    from advrbd_plugin.backdoorbench.label_consistent import write_images
+
+    checkout = find_checkout(arguments.backdoorbench, any_version=arguments.any_version)
+    path, dataset = write_images(
+        checkout,
+        arguments.result_file,
+        epsilon=arguments.epsilon / 255,
+        step_size=arguments.step_size / 255,
+        steps=arguments.steps,
+        local_data=arguments.local_data,
+        trust_record=arguments.trust_record,
+    )
+    print(f"the images are at {path}; now:")
+    print(
+        f"advrbd backdoorbench run attack/lc.py --dataset {dataset} --attack_train_replace_imgs_path "
+        f"./{path.relative_to(checkout).as_posix()}"
+    )
+    return 0
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.backdoorbench.small_cifar10 import write_cifar10
+
+    write_cifar10(
+        arguments.images,
+        arguments.out,
+        train=arguments.train,
+        test=arguments.test,
+        seed=arguments.seed,
+        overwrite=arguments.overwrite,
+    )
+    print(f"{arguments.train} training and {arguments.test} test images are at {arguments.out}")
+    return 0

@@ -1,0 +1,1 @@
+"""AdvrBD, stage by stage; ``pipeline.py`` strings the stages together."""

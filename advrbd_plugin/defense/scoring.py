@@ -1,0 +1,191 @@
+"""How consistent a model's prediction stays under small adversarial perturbations (paper, Section V-B1, equation 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advrbd_plugin import ops
+from advrbd_plugin.nn.training import as_input, autocast, check_finite
+
+_SMALLEST_DIVERGENCE = 1e-12
+
+
+def consistency_scores(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float | Sequence[float] = 32 / 255,
+    patch_size: int | Sequence[int] = 8,
+    num_masks: int = 4,
+    reduction: str = "median",
+    seed: int = 0,
+    sample_ids: Tensor | None = None,
+    low: float | Sequence[float] = 0.0,
+    high: float | Sequence[float] = 1.0,
+    batch_size: int = 500,
+    mixed_precision: bool = True,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Higher is more likely clean: KL(f(x) || f(x + m * epsilon * sign(grad))) under random patches m.
+
+    One forward, one backward to the input alone, and one forward per mask (and patch size) for each batch. ``model`` is
+    in eval mode afterwards; its parameters and their gradients are untouched.
+
+    Args:
+        model: from (N, C, H, W) float images to (N, num_classes) logits.
+        images: (N, C, H, W) uint8, which the model gets in pixel scale [0, 1]; or floating point, which it gets as it
+            is, so that any normalisation can be used.
+        labels: (N,) int64, the labels that the samples came with.
+        epsilon, low, high: step and bounds in the units that the model gets; a number or one per channel.
+        patch_size: side of the square patch in pixels; or several, which share the forward and the backward pass.
+        num_masks: patches per sample.
+        reduction: "median", "geometric_mean" or "mean" over the masks.
+        seed, sample_ids: where the patches come from; ``sample_ids`` (N,) int64 is 0..N-1 by default.
+        batch_size: samples at once. Another size changes scores within rounding only.
+        mixed_precision: bfloat16 where it is faster.
+        on_batch: called with the number of samples done.
+
+    Returns:
+        (N,) float32 on the CPU, at least 0; (K, N) for a sequence of K patch sizes.
+
+    Raises:
+        ValueError: no such reduction, labels out of range, or an argument that :func:`advrbd_plugin.ops.perturb`
+            refuses.
+        AdvrBDError: a logit is NaN or infinite.
+    """
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    device = next(model.parameters()).device
+    if sample_ids is None:
+        sample_ids = torch.arange(len(images))
+    sizes = [patch_size] if isinstance(patch_size, Integral) else list(patch_size)
+    perturbation = {"epsilon": epsilon, "num_masks": num_masks, "seed": seed, "low": low, "high": high}
+    divergences: list[Tensor] = []  # of one batch after another, and in each of one size after another
+    pending = _Pending(None, None)
+    model.eval()
+    with frozen(model):
+        for batch in torch.arange(len(images)).split(batch_size):
+            ended, pending = _score_batch(
+                model,
+                _model_input(images[batch], device),
+                labels[batch].to(device),
+                pending,
+                sizes,
+                mixed_precision,
+                sample_ids=sample_ids[batch].to(device),
+                **perturbation,
+            )
+            divergences += ended
+            if on_batch is not None:
+                on_batch(len(batch))
+    if pending.logits is None:
+        return torch.empty(0) if isinstance(patch_size, Integral) else torch.empty(len(sizes), 0)
+    divergences.append(ops.kl_divergence(pending.logits, pending.perturbed_logits).cpu())
+    scores = [_REDUCTIONS[reduction](torch.cat(divergences[place :: len(sizes)], dim=1)) for place in range(len(sizes))]
+    return scores[0] if isinstance(patch_size, Integral) else torch.stack(scores)
+
+
+class _Pending(NamedTuple):
+    """A batch, under patches of one size, whose divergence the next launch takes."""
+
+    logits: Tensor | None  # (N, num_classes) float32
+    perturbed_logits: Tensor | None  # (num_masks, N, num_classes) float32
+
+
+def _score_batch(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    pending: _Pending,
+    sizes: Sequence[int],
+    mixed_precision: bool,
+    **perturbation: Any,
+) -> tuple[list[Tensor], _Pending]:
+    """End what is pending and do this batch, all but the divergence of its last size.
+
+    A function of its own, so that the images, their gradient and their perturbed copies are gone before the next batch
+    asks for memory.
+    """
+    logits, grad = _input_gradient(model, inputs, labels, mixed_precision)
+    ended = []
+    for patch_size in sizes:
+        step = ops.score_step(
+            pending.logits, pending.perturbed_logits, inputs, grad, patch_size=patch_size, **perturbation
+        )
+        if step.divergence is not None:
+            ended.append(step.divergence.cpu())
+        pending = _Pending(logits, _perturbed_logits(model, step.perturbed, mixed_precision))
+        del step  # and with it the perturbed copies, before those of the next size are made
+    return ended, pending
+
+
+def _model_input(images: Tensor, device: torch.device) -> Tensor:
+    if images.dtype == torch.uint8:
+        return as_input(images, device)
+    return images.to(device).contiguous(memory_format=torch.channels_last)
+
+
+def _input_gradient(model: nn.Module, inputs: Tensor, labels: Tensor, mixed_precision: bool) -> tuple[Tensor, Tensor]:
+    """Logits (N, num_classes) float32 and the gradient of the summed cross entropy with respect to ``inputs``."""
+    inputs = inputs.detach().requires_grad_(True)
+    with torch.enable_grad():
+        with autocast(inputs.device, mixed_precision):
+            logits = model(inputs)
+        logits = logits.float()
+        check_finite(logits.detach())
+        num_classes = logits.shape[1]
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+            outside = labels[(labels < 0) | (labels >= num_classes)]
+            raise ValueError(f"labels must be in [0, {num_classes - 1}], got {int(outside[0])}")
+        (grad,) = torch.autograd.grad(functional.cross_entropy(logits, labels, reduction="sum"), inputs)
+    return logits.detach(), grad
+
+
+@torch.no_grad()
+def _perturbed_logits(model: nn.Module, perturbed: Tensor, mixed_precision: bool) -> Tensor:
+    """(num_masks, N, num_classes) float32, a mask at a time, so that no more activations live than one batch needs."""
+    outputs = []
+    for images in perturbed:
+        with autocast(images.device, mixed_precision):
+            outputs.append(model(images).float())
+        check_finite(outputs[-1])
+    return torch.stack(outputs)
+
+
+@contextmanager
+def frozen(model: nn.Module):
+    """No gradient for the weights while scores are taken: they would cost as much again as the input's."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def _median(divergences: Tensor) -> Tensor:
+    """The middle value, and the mean of the middle two where their number is even."""
+    ordered = divergences.sort(dim=0).values
+    count = len(ordered)
+    return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+
+
+def _geometric_mean(divergences: Tensor) -> Tensor:
+    return divergences.clamp_min(_SMALLEST_DIVERGENCE).log().mean(dim=0).exp()
+
+
+_REDUCTIONS = {
+    "median": _median,
+    "geometric_mean": _geometric_mean,
+    "mean": lambda divergences: divergences.mean(dim=0),
+}

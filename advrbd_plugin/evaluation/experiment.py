@@ -1,0 +1,173 @@
+"""What a cell's method is given: data, attack, network, settings, and the backdoored model once it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.attacks import Attack, PoisonedSet, make_attack, no_attack
+from advrbd_plugin.data import ImageSet
+from advrbd_plugin.data.selection import draw_stratified
+from advrbd_plugin.defense.config import AdvrBDConfig
+from advrbd_plugin.defense.pipeline import AdvrBD, BackdooredModel
+from advrbd_plugin.evaluation.cell import NO_ATTACK, POISON_RATIO, TARGET_LABEL, Cell
+from advrbd_plugin.evaluation.image_store import load_images
+from advrbd_plugin.evaluation.scales import SCALES
+from advrbd_plugin.nn.description import ModelDescription
+
+# Shown to the models of the unpoisoned set, so that they have a rate of triggered images in the target class too.
+_TRIGGER_OF_NO_ATTACK = "badnets"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How cells are run, ready for JSON.
+
+    Attributes:
+        data: the folder that holds the data sets.
+        out: where the results go.
+        work: where trained models and unfinished work are kept; a folder for each attack, AdvrBD's ``work_dir``.
+        device: where to train; a GPU if there is one, by default.
+        backdoorbench: the toolbox's checkout; as ``advrbd compare`` finds it, by default.
+        settings: changes to the settings of every preset of AdvrBD.
+    """
+
+    data: str
+    out: str
+    work: str
+    device: str | None = None
+    backdoorbench: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a method gives back.
+
+    Attributes:
+        model: the defended model, for images in pixel scale [0, 1].
+        flagged: (N,) bool, the training samples called poisoned, where the method says so.
+        score: (N,) float, higher is more suspicious, where it gives one.
+        trusted: (N,) bool, the samples that were taken as clean (D_c).
+        tpr, fpr: of a detection that only its rates are known of.
+        curves: stage -> rows, one a step.
+        stage_seconds: stage -> time.
+        details: whatever else is worth keeping, ready for JSON.
+        peak_cuda_bytes: the most that processes which the method ran had allocated on the GPU.
+    """
+
+    model: nn.Module
+    flagged: Tensor | None = None
+    score: Tensor | None = None
+    trusted: Tensor | None = None
+    tpr: float | None = None
+    fpr: float | None = None
+    curves: Mapping[str, list[dict[str, float]]] = field(default_factory=dict)
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    peak_cuda_bytes: int | None = None
+
+
+class Experiment:
+    """The data and the network of one cell; everything is made when it is first asked for."""
+
+    def __init__(self, cell: Cell, options: Options) -> None:
+        self.cell, self.options = cell, options
+        self.work = Path(options.work) / work_folder(cell)
+
+    @cached_property
+    def images(self) -> tuple[ImageSet, ImageSet]:
+        """(train, test), before the attack."""
+        samples = SCALES[self.cell.scale].samples
+        return load_images(self.cell.dataset, self.options.data, samples, self.cell.seed, self.options.work)
+
+    @property
+    def clean_train(self) -> ImageSet:
+        return self.images[0]
+
+    @property
+    def test(self) -> ImageSet:
+        return self.images[1]
+
+    def draw_clean(self, share: float) -> ImageSet:
+        """True images of a share of the training set, each class in proportion, for methods that are given some.
+
+        At least two of each class, where the classes are alike in size.
+        """
+        train = self.clean_train
+        count = max(2 * train.num_classes, round(share * len(train)))
+        return train.subset(draw_stratified(train.sample_ids, train.labels, count, seed=self.cell.seed + 1))
+
+    @cached_property
+    def attack(self) -> Attack | None:
+        if self.cell.attack == NO_ATTACK:
+            return None
+        return make_attack(self.cell.attack, target_label=TARGET_LABEL, poison_ratio=self.cell.poison_ratio)
+
+    @cached_property
+    def poisoned(self) -> PoisonedSet:
+        """The training set that the defender is given, and the truth, which no method may read."""
+        train = self.clean_train
+        return no_attack(train) if self.attack is None else self.attack.poison(train, seed=self.cell.seed)
+
+    @property
+    def train_set(self) -> ImageSet:
+        return self.poisoned.image_set
+
+    @cached_property
+    def triggered(self) -> ImageSet:
+        """The attack's victims among the test images, with the trigger and their true labels.
+
+        Where nothing is poisoned they show BadNets' trigger, as the paper's tables have an ASR there too.
+        """
+        attack = self.attack or make_attack(_TRIGGER_OF_NO_ATTACK, target_label=TARGET_LABEL)
+        return attack.triggered_test_set(self.test)
+
+    @cached_property
+    def description(self) -> ModelDescription:
+        return ModelDescription.for_images(self.cell.model, self.train_set)
+
+    def make_model(self) -> nn.Module:
+        """A freshly initialised network for these images."""
+        return self.description.build()
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @cached_property
+    def first_stage(self) -> BackdooredModel:
+        """The model trained on everything: trained once for all methods, then found again."""
+        config = advrbd_config(self.cell, self.options)
+        defense = AdvrBD(self.make_model, config, device=self.options.device, work_dir=self.work)
+        return defense.train_backdoored(self.train_set)
+
+    @property
+    def backdoored(self) -> nn.Module:
+        """The backdoored model, in eval mode; not to be changed."""
+        return self.first_stage.model
+
+
+def work_folder(cell: Cell) -> str:
+    """``badnets``, ``badnets-0.01`` or ``badnets-0.01-seed1``: what is usual is left away.
+
+    One folder holds the work of all networks and data sets, whose files bear fingerprints of what they depend on.
+    """
+    ratio = "" if cell.poison_ratio in (0, POISON_RATIO) and not cell.seed else f"-{cell.poison_ratio:g}"
+    return cell.attack + ratio + (f"-seed{cell.seed}" if cell.seed else "")
+
+
+def advrbd_config(cell: Cell, options: Options, preset: str = "robust", **changes: Any) -> AdvrBDConfig:
+    """A preset with what the scale and the user say; ``changes``, the method's own, and the cell stand over them."""
+    partition = {} if cell.partition_rate is None else {"alpha": cell.partition_rate}
+    wanted = {**SCALES[cell.scale].settings, **options.settings, **changes, **partition, "seed": cell.seed}
+    return AdvrBDConfig.preset(preset).replace(**wanted)
+
+
+Run = Callable[[Experiment], Outcome]

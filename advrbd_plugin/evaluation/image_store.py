@@ -1,0 +1,56 @@
+"""A data set decoded once for all cells: thousands of pictures take longer to decode than to train on for an epoch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from advrbd_plugin.cache import StageStore, digest
+from advrbd_plugin.data import DATASETS, ImageSet, load_dataset
+from advrbd_plugin.data.datasets import PARTS, find_dataset
+
+_VERSION = 2  # of what is stored, and of how a data set is found
+
+
+def load_images(name: str, root: str, samples: int | None, seed: int, work: str) -> tuple[ImageSet, ImageSet]:
+    """(train, test) as :func:`load_dataset` gives them, from the folder ``work`` where it decoded them before.
+
+    Raises:
+        AdvrBDError: as :func:`load_dataset`.
+    """
+    state = _state_of_the_zips(name, root)
+    store, key = StageStore(Path(work) / "images"), digest(_VERSION, name, samples, seed if samples else None, state)
+    kept = store.load(name, key) if state else None
+    if kept is not None:
+        tensors, rest = kept
+        return tuple(
+            ImageSet(
+                tensors[f"{part}.images"],
+                tensors[f"{part}.labels"],
+                tuple(rest["class_names"]),
+                tensors[f"{part}.sample_ids"],
+                rest["paths"][part],
+            )
+            for part in PARTS
+        )
+    sets = tuple(loaded.image_set for loaded in load_dataset(name, root, samples=samples, seed=seed))
+    if state:
+        store.save(name, key, *_to_keep(sets))
+    return sets
+
+
+def _to_keep(sets: tuple[ImageSet, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    tensors = {
+        f"{part}.{field}": getattr(images, field)
+        for part, images in zip(PARTS, sets, strict=True)
+        for field in ("images", "labels", "sample_ids")
+    }
+    paths = {part: images.paths for part, images in zip(PARTS, sets, strict=True)}
+    return tensors, {"class_names": sets[0].class_names, "paths": paths}
+
+
+def _state_of_the_zips(name: str, root: str) -> list[Any]:
+    """Name, size and time of the zips that are read; nothing where there are folders, which are too many to ask."""
+    found = find_dataset(name, root) if name in DATASETS else None
+    states = [(path, path.stat()) for path in (found.zips if found else ())]
+    return [[str(path.resolve()), status.st_size, status.st_mtime_ns] for path, status in states]

@@ -1,0 +1,131 @@
+"""One cell in a process of its own: ``python -m advrbd_plugin.evaluation.process JSON``."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import resource
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advrbd_plugin.cache import digest
+from advrbd_plugin.environment import commit, hardware, versions
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.evaluation.cell import Cell
+from advrbd_plugin.evaluation.experiment import Experiment, Options
+from advrbd_plugin.evaluation.judge import figures_of, poison_learned, samples_of
+from advrbd_plugin.evaluation.lock import held
+from advrbd_plugin.evaluation.methods import METHODS
+from advrbd_plugin.evaluation.methods.undefended import training_configuration
+from advrbd_plugin.evaluation.result import DONE, FAILED, write_failure, write_result
+from advrbd_plugin.report.record import finite
+
+
+def request(cell: Cell, options: Options) -> str:
+    """The command line's one argument."""
+    return json.dumps({"cell": cell.to_mapping(), "options": asdict(options)})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the cell and write its result: 0 if it has figures, 1 if it was recorded as failed."""
+    signal.signal(signal.SIGTERM, _leave)
+    asked = json.loads((argv or sys.argv[1:])[0])
+    cell, options = Cell.from_mapping(asked["cell"]), Options(**asked["options"])
+    try:
+        with held(Path(options.work) / "logs" / f"{cell.file_name}.lock", wait=False) as alone:
+            if not alone:
+                raise AdvrBDError("another process is at work on this cell: wait for it, or end it")
+            write_result(options.out, cell, run_cell(cell, options))
+    except AdvrBDError as error:
+        write_failure(options.out, cell, FAILED, str(error))
+        print(f"advrbd: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_cell(cell: Cell, options: Options) -> dict[str, Any]:
+    """Run a cell's method and judge it.
+
+    Raises:
+        AdvrBDError: the data, the attack or the method does not work out; one line says why.
+    """
+    began, busy = time.perf_counter(), _cpu_seconds()
+    started = datetime.datetime.now(datetime.timezone.utc)
+    method = METHODS[cell.method]
+    experiment = Experiment(cell, options)
+    outcome = method.run(experiment)
+    seconds, cpu_seconds = time.perf_counter() - began, _cpu_seconds() - busy
+    samples = samples_of(experiment, outcome)
+    if cell.is_prerequisite:
+        samples["poison_learned"] = poison_learned(experiment)
+    return finite(
+        {
+            "status": DONE,
+            "figures": figures_of(experiment, outcome),
+            "samples": samples,
+            "details": outcome.details,
+            "attack": experiment.poisoned.parameters,
+            "data": _describe_data(experiment),
+            "configuration": method.configuration(cell, options),
+            "training": training_configuration(cell, options) if method.uses_backdoored_model else None,
+            "curves": outcome.curves,
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(seconds, 2),
+            "cpu_seconds": round(cpu_seconds, 2),
+            "stage_seconds": {stage: round(value, 2) for stage, value in outcome.stage_seconds.items()},
+            "peak_memory_bytes": _peak_memory(),
+            "peak_cuda_bytes": _peak_cuda_memory(experiment.device, outcome.peak_cuda_bytes),
+            "versions": versions(),
+            "commit": commit(),
+            "hardware": hardware(),
+        }
+    )
+
+
+def _describe_data(experiment: Experiment) -> dict[str, Any]:
+    """How much there is of what, and a fingerprint of the poisoned training set."""
+    train = experiment.train_set
+    return {
+        "train": len(train),
+        "test": len(experiment.test),
+        "triggered": len(experiment.triggered),
+        "image_size": list(train.image_size),
+        "classes": train.num_classes,
+        "fingerprint": digest(train.images, train.labels, train.sample_ids)[:16],
+    }
+
+
+def _cpu_seconds() -> float:
+    """Processor seconds of this process and of those that it ran."""
+    return sum(usage.ru_utime + usage.ru_stime for usage in _usages())
+
+
+def _peak_memory() -> int:
+    """The largest resident size that this process or one that it ran had, in bytes."""
+    return max(usage.ru_maxrss for usage in _usages()) * (1 if sys.platform == "darwin" else 1024)
+
+
+def _peak_cuda_memory(device: torch.device, of_others: int | None) -> int | None:
+    """The most that PyTorch had allocated on the GPU in this process or in one that it ran, in bytes."""
+    own = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return max((each for each in (own, of_others) if each is not None), default=None)
+
+
+def _usages() -> list[resource.struct_rusage]:
+    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+
+
+def _leave(*_: object) -> None:
+    """Unwind on SIGTERM, so that half-written files are removed."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""What is needed to build a network and to feed it: its name, its classes, the images that it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.data.image_set import ImageSet
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What is needed to build a model and to feed it.
+
+    Attributes:
+        name: one of ``advrbd_plugin.nn.models.MODELS``.
+        class_names: in the order of the model's outputs.
+        in_channels: 1 or 3.
+        image_size: (height, width) that it was trained on.
+        mean, std: per channel, in pixel scale [0, 1]; the model's first layer normalises with them.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    in_channels: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def for_images(cls, name: str, image_set: ImageSet) -> ModelDescription:
+        """The model called ``name`` for these images, normalising with their own mean and standard deviation."""
+        mean, std = channel_statistics(image_set.images)
+        return cls(name, image_set.class_names, image_set.num_channels, image_set.image_size, mean, std)
+
+    def build(self) -> nn.Module:
+        """A freshly initialised model."""
+        from advrbd_plugin.nn.models import make_model
+
+        return make_model(
+            self.name,
+            num_classes=len(self.class_names),
+            in_channels=self.in_channels,
+            image_size=self.image_size,
+            mean=self.mean,
+            std=self.std,
+        )
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of (N, C, H, W) uint8 images, in pixel scale, to four digits."""
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(dim=1)])
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    share = counts.double() / counts.sum(dim=1, keepdim=True)
+    mean = share @ levels
+    std = (share @ levels.square() - mean.square()).clamp(min=1e-6).sqrt()
+    return tuple(round(value, 4) for value in mean.tolist()), tuple(
+        round(max(value, 0.001), 4) for value in std.tolist()
+    )

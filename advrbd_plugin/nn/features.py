@@ -1,0 +1,86 @@
+"""What a classifier sees in an image: just before it decides, and on the way there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.nn.training import predict
+
+_EARLIER_MAPS = 2
+
+
+def penultimate_features(
+    model: nn.Module, images: Tensor, *, mixed_precision: bool = True, on_batch: Callable[[int], None] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The input of the model's last linear layer, whatever the architecture calls it.
+
+    Args:
+        model: from (N, C, H, W) float images in pixel scale [0, 1] to (N, num_classes) logits.
+        images: (N, C, H, W) uint8.
+        on_batch: called with the size of each batch that is done.
+
+    Returns:
+        (N, num_features) float32 features and (N, num_classes) float32 logits, both on the CPU.
+
+    Raises:
+        AdvrBDError: the model has no linear layer, or a logit is not finite.
+    """
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise AdvrBDError("the model has no linear layer, so there are no features to compare; use another model")
+    caught: list[Tensor] = []
+    hook = linear[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].flatten(1).float().cpu()))
+    try:
+        logits = predict(model, images, mixed_precision=mixed_precision, on_batch=on_batch)
+    finally:
+        hook.remove()
+    return torch.cat(caught) if caught else torch.empty(0, linear[-1].in_features), logits
+
+
+def layered_features(
+    model: nn.Module, images: Tensor, *, mixed_precision: bool = True, on_batch: Callable[[int], None] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The penultimate features beside the last feature maps at the two resolutions before.
+
+    A trigger that the last layers have mixed with the label's own features can still stand apart earlier. Feature maps
+    are averaged over their positions, and each layer is scaled to a mean standard deviation of 1, so that none drowns
+    the others. A model whose modules give no feature maps (a transformer) has its penultimate features alone.
+
+    Args, raises: as :func:`penultimate_features`.
+
+    Returns:
+        (N, num_features) float32 features and (N, num_classes) float32 logits, both on the CPU.
+    """
+    maps: dict[tuple[int, int], Tensor] = {}
+    layers: list[list[Tensor]] = []
+
+    def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: object) -> None:
+        if isinstance(output, Tensor) and output.dim() == 4:
+            size = (output.shape[2], output.shape[3])
+            maps.pop(size, None)  # the last one of a size counts, and stands where it was met
+            maps[size] = output.detach().float().mean(dim=(2, 3)).cpu()
+
+    def end_of_batch(_module: nn.Module, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        # The last map but one of those larger than a pixel: the last is averaged into the penultimate features.
+        layers.append([pooled for size, pooled in maps.items() if size != (1, 1)][-_EARLIER_MAPS - 1 : -1])
+        maps.clear()
+
+    leaves = [module for module in model.modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(keep) for module in leaves]
+    hooks.append(model.register_forward_hook(end_of_batch))
+    try:
+        features, logits = penultimate_features(model, images, mixed_precision=mixed_precision, on_batch=on_batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    earlier = [torch.cat(pooled) for pooled in zip(*layers)]
+    return torch.cat([_unit_spread(layer) for layer in [*earlier, features]], dim=1), logits
+
+
+def _unit_spread(layer: Tensor) -> Tensor:
+    spread = layer.std(dim=0, correction=0).mean() if len(layer) else layer.new_ones(())
+    return (layer - layer.mean(dim=0)) / spread.clamp_min(1e-12)

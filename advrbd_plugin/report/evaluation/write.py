@@ -1,0 +1,151 @@
+"""``report.md``, ``report.tex`` and ``report.html`` from all results in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.evaluation.result import Result, read_results
+from advrbd_plugin.evaluation.scales import SCALES
+from advrbd_plugin.files import write_bytes, write_text
+from advrbd_plugin.report.evaluation.latex import table_latex
+from advrbd_plugin.report.evaluation.leaderboard import leaderboard_table
+from advrbd_plugin.report.evaluation.markdown import table_markdown, targets_markdown
+from advrbd_plugin.report.evaluation.measured import Measured
+from advrbd_plugin.report.evaluation.paper_tables import PaperTables
+from advrbd_plugin.report.evaluation.pictures import ablation_svg, curves_svg
+from advrbd_plugin.report.evaluation.summary_tables import all_cells_tables, means_table
+from advrbd_plugin.report.evaluation.table import Table
+from advrbd_plugin.report.evaluation.targets import Target, targets_of
+from advrbd_plugin.report.page import data_uri
+
+ABLATION = "figure7"
+CURVES = "curves"
+ABLATION_NOTE = (
+    "The preset robust goes by the ranks of the consistency scores, in which the partition rate (alpha) plays no part: "
+    "its cells are equal by construction."
+)
+LEGEND = (
+    "ACC, ASR, RA, TPR, FPR, DER and the share of poison in D_c (the samples trusted as clean) are in percent. ACC: "
+    "clean test images given their true label. ASR: triggered images of other classes given the target label. "
+    "DER = (max(0, ASR drop) - max(0, ACC drop) + 1) / 2. The paper's figures (arXiv 2405.12719, "
+    "ResNet-18, full data) stand in brackets. A dash: not measured. An asterisk: a mean from which cells are missing."
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the report has of one scale.
+
+    Attributes:
+        scale: its name.
+        about: what it means, in a sentence.
+        targets: judged.
+        tables: in the order of the report.
+        ablation: the plot of Fig. 7, or ``None`` where it was not measured.
+        curves: pictures of the cells that miss a target, by the cell's name.
+    """
+
+    scale: str
+    about: str
+    targets: tuple[Target, ...]
+    tables: tuple[Table, ...]
+    ablation: bytes | None
+    curves: dict[str, bytes]
+
+
+def write_report(out: str | Path, leaderboard: str | Path | None = None) -> list[Path]:
+    """Draw all tables from the results in ``out``, and write them there.
+
+    Args:
+        out: the results' folder.
+        leaderboard: the CSV of BackdoorBench's leaderboard, for a reference table; left out where it is not there.
+
+    Returns:
+        The reports that were written.
+
+    Raises:
+        AdvrBDError: there are no results, or a file in the way is none.
+    """
+    results = list(read_results(out))
+    if not results:
+        raise AdvrBDError(f"{out} holds no results: run some cells first, for instance `advrbd reproduce --table VII`")
+    sections = [_section(scale, [each for each in results if each.cell.scale == scale]) for scale in SCALES]
+    sections = [section for section in sections if section is not None]
+    reference = None if leaderboard is None else leaderboard_table(Path(leaderboard))
+    paths = {name: Path(out) / f"report.{name}" for name in ("md", "tex", "html")}
+    for section in sections:
+        _write_pictures(Path(out), section)
+    write_text(paths["md"], _markdown(sections, reference))
+    write_text(paths["tex"], _latex(sections, reference))
+    write_text(paths["html"], _page(sections, reference))
+    return list(paths.values())
+
+
+def _section(scale: str, results: list[Result]) -> Section | None:
+    if not results:
+        return None
+    measured = Measured(results)
+    targets = tuple(targets_of(scale, measured))
+    missed = {cell: measured.results[cell] for target in targets for cell in target.cells}
+    tables = [*means_table(scale, measured), *PaperTables(scale, measured).all(), *all_cells_tables(measured)]
+    done = sum(result.is_done for result in results)
+    size = SCALES[scale].samples
+    about = (
+        f"{'All training images' if size is None else f'{size:,} training images, each class in proportion'}, "
+        f"{SCALES[scale].model} unless a table says otherwise; {done} of {len(results)} cells have their figures."
+    )
+    curves = {cell.name: curves_svg(result) for cell, result in missed.items()}
+    return Section(scale, about, targets, tuple(tables), ablation_svg(scale, measured), curves)
+
+
+def _write_pictures(out: Path, section: Section) -> None:
+    if section.ablation is not None:
+        write_bytes(out / _ablation_file(section), section.ablation)
+    for name, picture in section.curves.items():
+        write_bytes(out / _curves_file(section, name), picture)
+
+
+def _ablation_file(section: Section) -> str:
+    return f"{ABLATION}-{section.scale}.svg"
+
+
+def _curves_file(section: Section, name: str) -> str:
+    return f"{CURVES}/{section.scale}-{name.replace('/', '-')}.svg"
+
+
+def _markdown(sections: list[Section], reference: Table | None) -> str:
+    parts = ["# AdvrBD's evaluation, reproduced\n", f"{LEGEND}\n"]
+    for section in sections:
+        parts.append(f"## Scale {section.scale}\n\n{section.about}\n")
+        files = {name: _curves_file(section, name) for name in section.curves}
+        parts.append(targets_markdown(section.targets, files))
+        parts += [table_markdown(table) for table in section.tables]
+        plot = f"![ACC and ASR against the partition rate]({_ablation_file(section)})"
+        parts.append(
+            f"### Fig. 7: partition rates\n\n{plot if section.ablation else 'Not measured.'}\n\n{ABLATION_NOTE}\n"
+        )
+    if reference is not None:
+        parts.append(f"## Reference\n\n{table_markdown(reference)}")
+    return "\n".join(parts)
+
+
+def _latex(sections: list[Section], reference: Table | None) -> str:
+    tables = [table for section in sections for table in section.tables] + ([] if reference is None else [reference])
+    return "\n".join(table_latex(table) for table in tables)
+
+
+def _page(sections: list[Section], reference: Table | None) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("advrbd_plugin.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("reproduce.html").render(
+        sections=sections,
+        reference=reference,
+        legend=LEGEND,
+        ablation_note=ABLATION_NOTE,
+        svg=lambda picture: data_uri(picture, "image/svg+xml"),
+    )
