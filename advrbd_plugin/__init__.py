@@ -4,7 +4,7 @@
 >>> train_set = ImageSet(images, labels, class_names)          # uint8 (N, C, H, W), int64 (N,)
 >>> defense = AdvrBD(lambda: make_model("resnet_narrow", num_classes=10), AdvrBDConfig.preset("robust"))
 >>> result = defense.fit(train_set)
->>> result.model, result.verdicts.poisoned, result.accused_labels
+>>> result.model, result.verdicts.poisoned, result.suspected_classes
 """
 
 from __future__ import annotations

@@ -47,33 +47,38 @@ def measure(poisoned, backdoored, config) -> dict[str, float]:
     from sklearn.metrics import roc_auc_score
 
     from advrbd_plugin.defense.enhancement import enhance_trigger
-    from advrbd_plugin.defense.examination import accuse_labels, consistency_ranks
-    from advrbd_plugin.defense.identification import identify_accused
+    from advrbd_plugin.defense.examination import consistency_ranks, detect_targets
+    from advrbd_plugin.defense.identification import identify_suspected
     from advrbd_plugin.evaluation.metrics import judge_detection
     from advrbd_plugin.nn.training import predict
 
     samples, truth = poisoned.image_set, poisoned.poisoned
     ranks = consistency_ranks(backdoored, samples, config)
-    accusation = accuse_labels(backdoored, samples, ranks, config)
+    detection = detect_targets(backdoored, samples, ranks, config)
     logits = None
-    if accusation.accused_labels and config.enhancement == "trigger":
+    if detection.suspected_classes and config.enhancement == "trigger":
         enhanced, _ = enhance_trigger(
             backdoored,
             samples.images,
             samples.labels,
             samples.sample_ids,
-            accusation.suspicion,
-            accusation.projection,
-            accusation.accused_labels,
+            detection.poison_probability,
+            detection.projection,
+            detection.suspected_classes,
             config,
         )
         logits = predict(enhanced, samples.images)
     consistency = ranks.mean(dim=0)
-    verdicts = identify_accused(
-        accusation.suspicion, consistency, samples.labels, accusation.accused_labels, logits, doubt=config.doubt
+    verdicts = identify_suspected(
+        detection.poison_probability,
+        consistency,
+        samples.labels,
+        detection.suspected_classes,
+        logits,
+        abstain_threshold=config.abstain_threshold,
     )
     detection = judge_detection(truth, verdicts.poisoned, verdicts.score)
-    gains = torch.tensor([each.gain for each in accusation.evidence])
+    gains = torch.tensor([each.gain for each in detection.evidence])
     target = torch.arange(len(gains)) == TARGET_LABEL
     least_consistent = consistency.argsort()[: len(truth) // 5]
     return {

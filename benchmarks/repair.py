@@ -97,7 +97,7 @@ def run_attack(name: str, arguments: argparse.Namespace, train, test) -> list[di
         picked.clean_set,
         began,
         suspect_set=picked.suspect_set,
-        attacked_labels=picked.accused_labels,
+        attacked_labels=picked.suspected_classes,
     )
     rows[-1]["poison_among_clean"] = float(poisoned.poisoned[chosen].float().mean())
     return rows

@@ -95,7 +95,9 @@ def test_no_part_imports_one_of_a_higher_floor():
     # The package's own __init__ offers names lazily and is judged by what it loads (below).
     for name, path in module_files().items():
         if name and name != "__main__":
-            above = {other for other in imported_parts(name, path) if other.islower() and floor_of(other) > floor_of(name)}
+            above = {
+                other for other in imported_parts(name, path) if other.islower() and floor_of(other) > floor_of(name)
+            }
             assert not above, f"{path} imports {sorted(above)}"
 
 

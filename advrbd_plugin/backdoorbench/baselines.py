@@ -56,7 +56,7 @@ class SCAnFTMethods(DefenseScript):
             seconds=found.seconds,
             config=found.config,
             verdicts=found.verdicts,
-            accused_labels=found.detection.accused_labels,
+            suspected_classes=found.detection.suspected_classes,
             notes={"anomaly": [round(float(value), 3) for value in found.detection.anomaly]},
         )
 

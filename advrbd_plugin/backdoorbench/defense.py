@@ -30,5 +30,5 @@ class AdvrBDMethods(DefenseScript):
             seconds=found.seconds,
             config=found.config,
             verdicts=found.verdicts,
-            accused_labels=found.accused_labels,
+            suspected_classes=found.suspected_classes,
         )

@@ -266,7 +266,7 @@ class DefenseScript:
             return None
         counts = count_detection(truth.poisoned, outcome.verdicts.poisoned)
         write_verdicts(folder, train_set, outcome)
-        write_detection_info(folder, self.args.result_file, counts, outcome.accused_labels)
+        write_detection_info(folder, self.args.result_file, counts, outcome.suspected_classes)
         return counts
 
     def _write_summary(self, outcome: Outcome, counts: DetectionCounts | None, figures: dict[str, Any]) -> None:
@@ -275,7 +275,7 @@ class DefenseScript:
         summary = {
             "record": self.args.result_file,
             "model": self.args.model,
-            "accused_labels": [int(label) for label in outcome.accused_labels],
+            "suspected_classes": [int(label) for label in outcome.suspected_classes],
             "defended": figures["defended"],
             "undefended": figures["undefended"],
             "detection": None if counts is None else counts.to_mapping(),

@@ -34,7 +34,7 @@ class Outcome:
         config: the method's settings.
         verdicts: (N,) ``poisoned``, ``score`` and ``suggested_label`` of the training samples; ``None`` if the method
             judges no samples.
-        accused_labels: the labels that the method calls attacked.
+        suspected_classes: the labels that the method calls attacked.
         notes: more for ``summary.json``, ready for JSON.
     """
 
@@ -44,7 +44,7 @@ class Outcome:
     seconds: dict[str, float]
     config: Settings
     verdicts: Any = None
-    accused_labels: tuple[int, ...] = ()
+    suspected_classes: tuple[int, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,9 +82,9 @@ def count_detection(poisoned: Tensor, flagged: Tensor) -> DetectionCounts:
     return DetectionCounts(*(int(count.sum()) for count in counts))
 
 
-def write_detection_info(folder: Path, record: str, counts: DetectionCounts, accused: tuple[int, ...]) -> None:
+def write_detection_info(folder: Path, record: str, counts: DetectionCounts, suspected: tuple[int, ...]) -> None:
     """Write ``detection_info.csv``: one header and this run's row (the siblings append both at every run)."""
-    target = " ".join(str(int(label)) for label in accused) or "None"
+    target = " ".join(str(int(label)) for label in suspected) or "None"
     row = {"record": record, **counts.to_mapping(), "target": target}
     write_text(folder / "detection_info.csv", _table(DETECTION_COLUMNS, [row]))
 

@@ -32,7 +32,7 @@ class ULRLMethods(DefenseScript):
         else:
             picked = clean_from_poisoned(attacked, train_set, seed=self.config.seed, progress=progress)
             clean_set, suspect_set = picked.clean_set, picked.suspect_set
-            attacked_labels = picked.accused_labels
+            attacked_labels = picked.suspected_classes
         repair = ULRL(self.config, device=self.device, work_dir=self.work_dir, progress=progress)
         found = repair.repair(attacked, clean_set, suspect_set=suspect_set, attacked_labels=attacked_labels)
         return Outcome(
@@ -41,7 +41,7 @@ class ULRLMethods(DefenseScript):
             epochs=found.curves.get("relearning", []),
             seconds=found.seconds,
             config=found.config,
-            accused_labels=found.attacked_labels,
+            suspected_classes=found.attacked_labels,
             notes={
                 "verdict": found.verdict,
                 "suspicious_neurons": found.num_suspicious,

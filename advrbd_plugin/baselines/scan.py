@@ -25,7 +25,7 @@ class ScanConfig(Settings):
     """The settings; docs/baselines.md says where they come from.
 
     Attributes:
-        threshold: a label is accused whose statistic lies so many robust standard deviations above the median of all
+        threshold: a label is suspected whose statistic lies so many robust standard deviations above the median of all
             labels; exp(2) by default.
         iterations: most rounds of each EM.
         tolerance: an EM ends where nothing changes by more than this (Frobenius norm, features scaled to unit variance).
@@ -57,15 +57,15 @@ class Covariances:
 @dataclass(frozen=True, eq=False)
 class ScanResult:
     """Attributes:
-    accused_labels: in ascending order.
+    suspected_classes: in ascending order.
     anomaly: (num_classes,) float64, robust standard deviations above the median of all labels; higher is more
         suspicious.
     statistic: (num_classes,) float64, the log-likelihood ratio of two groups against one, per sample, times two.
-    poisoned: (N,) bool, the samples of the accused labels' suspicious group.
-    score: (N,) float32 in [0, 1], higher is more suspicious; from 0.5 on, and only in accused labels, poisoned.
+    poisoned: (N,) bool, the samples of the suspected labels' suspicious group.
+    score: (N,) float32 in [0, 1], higher is more suspicious; from 0.5 on, and only in suspected labels, poisoned.
     """
 
-    accused_labels: tuple[int, ...]
+    suspected_classes: tuple[int, ...]
     anomaly: Tensor
     statistic: Tensor
     poisoned: Tensor
@@ -81,7 +81,7 @@ def scan(
     num_classes: int,
     config: ScanConfig | None = None,
 ) -> ScanResult:
-    """Accuse labels, and tell the poisoned samples of an accused one.
+    """Accuse labels, and tell the poisoned samples of a suspected one.
 
     Args:
         features: (N, M) float, of the training set, from the attacked model.
@@ -115,14 +115,14 @@ def scan(
         statistic[label] = likelihood_ratio(own, groups[label], covariances, precision)
     tested = torch.tensor([label in groups for label in range(num_classes)])
     anomaly = anomaly_index(statistic, tested)
-    accused = tuple((anomaly > config.threshold).nonzero().flatten().tolist())
+    suspected = tuple((anomaly > config.threshold).nonzero().flatten().tolist())
     poisoned, score = torch.zeros(len(labels), dtype=torch.bool), torch.zeros(len(labels))
-    for label in accused:
+    for label in suspected:
         own = (labels == label).nonzero().flatten()
         clean = clean_features[clean_labels == label] - features.mean(dim=0)
         margin = groups[label].margins(features[own] - features.mean(dim=0), clean, precision)
         poisoned[own], score[own] = margin > 0, margin.sigmoid().float()
-    return ScanResult(accused, anomaly, statistic, poisoned, score)
+    return ScanResult(suspected, anomaly, statistic, poisoned, score)
 
 
 def estimate_covariances(features: Tensor, labels: Tensor, config: ScanConfig) -> Covariances:

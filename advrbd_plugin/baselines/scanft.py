@@ -83,7 +83,7 @@ class SCAnFTConfig(ScanConfig):
 @dataclass(frozen=True, eq=False)
 class SCAnFTResult:
     """Attributes:
-    model: the defended model, in eval mode; the attacked one where no label is accused.
+    model: the defended model, in eval mode; the attacked one where no label is suspected.
     detection: what SCAn found.
     verdicts: the same as verdicts on the training samples; no other label is suggested for any of them.
     curves: stage -> rows, one an epoch.

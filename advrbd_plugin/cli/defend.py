@@ -13,7 +13,7 @@ from advrbd_plugin.cli.options import (
     check_model,
     image_size,
     make_config,
-    no_accusation,
+    no_detection,
     positive,
 )
 
@@ -113,11 +113,11 @@ def _print_summary(summary: dict, out: str) -> None:
     from rich.table import Table
 
     table = Table(title="AdvrBD", show_header=False, title_justify="left")
-    accused = ", ".join(summary["accused_labels"]) or no_accusation(summary["config"]["accuse_labels"])
+    suspected = ", ".join(summary["suspected_classes"]) or no_detection(summary["config"]["detect_targets"])
     for name, value in (
         ("images", f"{summary['images']:,}"),
         ("called poisoned", f"{summary['poisoned']:,} ({summary['poisoned'] / summary['images']:.1%})"),
-        ("labels under attack", accused),
+        ("labels under attack", suspected),
         ("left out (unreadable)", f"{len(summary['left_out']):,}"),
         ("results", f"{out} (open report.html)"),
     ):

@@ -16,7 +16,7 @@ from advrbd_plugin.cli.options import (
     check_model,
     image_size,
     make_config,
-    no_accusation,
+    no_detection,
     positive,
 )
 
@@ -190,8 +190,8 @@ def _print_outcome(record: RunRecord, demonstration: Demonstration, place: str) 
         table.add_row(name, *values, style="bold" if name == "AdvrBD" else "")
     console = Console(file=sys.stdout)
     console.print(table)
-    accused = ", ".join(one_line(record.image_set.class_names[label]) for label in record.result.accused_labels)
-    accused = accused or no_accusation(record.result.config.accuse_labels)
+    suspected = ", ".join(one_line(record.image_set.class_names[label]) for label in record.result.suspected_classes)
+    suspected = suspected or no_detection(record.result.config.detect_targets)
     asr = demonstration.undefended.asr
     if asr is not None and asr < _HOLD:
         console.print(
@@ -200,7 +200,7 @@ def _print_outcome(record: RunRecord, demonstration: Demonstration, place: str) 
     for line in (
         "ACC: clean accuracy. ASR: triggered images given the target label. RA: given their true label.",
         "TPR, FPR: poisoned and clean training images flagged. AUROC: of the scores.",
-        f"Labels under attack, as AdvrBD found: {accused}. Time: {duration(sum(record.result.seconds.values()))}.",
+        f"Labels under attack, as AdvrBD found: {suspected}. Time: {duration(sum(record.result.seconds.values()))}.",
         f"Results: {place} (open report.html, look at demo.png)",
     ):
         console.print(Text(line), soft_wrap=True)

@@ -104,6 +104,6 @@ def check_device(name: str | None) -> None:
         raise AdvrBDError(f"--device {name} cannot be used: {reason}") from error
 
 
-def no_accusation(accuse_labels: bool) -> str:
-    """What stands where no label is accused."""
-    return "none" if accuse_labels else "not asked (these settings judge samples, not labels)"
+def no_detection(detect_targets: bool) -> str:
+    """What stands where no label is suspected."""
+    return "none" if detect_targets else "not asked (these settings judge samples, not labels)"

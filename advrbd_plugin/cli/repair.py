@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
                 picked = clean_from_poisoned(
                     model.to(repair.device), clean_set, arguments.samples, seed=config.seed, progress=progress
                 )
-                clean_set, suspects, attacked = picked.clean_set, picked.suspect_set, picked.accused_labels
+                clean_set, suspects, attacked = picked.clean_set, picked.suspect_set, picked.suspected_classes
                 count = 0 if suspects is None else len(suspects)
                 notes += (f"{len(clean_set):,} images were taken as clean and {count:,} as likely poisoned.",)
             result = repair.repair(model, clean_set, suspect_set=suspects, attacked_labels=attacked)

@@ -35,19 +35,19 @@ class AdvrBDConfig(Settings):
             :class:`advrbd_plugin.nn.training.TrainingOptions`.
         epsilon: perturbation step in pixel scale [0, 1].
         patch_size: side of the perturbed square in pixels; at most the image's side.
-        num_patch_sizes: with ``accuse_labels``, score with so many sizes, each half of the one before.
+        num_patch_sizes: with ``detect_targets``, score with so many sizes, each half of the one before.
         num_masks: patches per sample (the paper: 1).
         reduction: how a sample's KL divergences over the masks become one score.
         alpha: share of the samples that Algorithm 1 takes as clean, and that each round of Algorithm 2 adds; plays no
-            part with ``accuse_labels``, which goes by the ranks alone.
+            part with ``detect_targets``, which goes by the ranks alone.
         rounds: rounds of Algorithm 2 (enhancement ``unlearn``).
-        accuse_labels: ask each label whether it is attacked, and only sort the samples of those that are. Switched
+        detect_targets: ask each label whether it is attacked, and only sort the samples of those that are. Switched
             off, every sample is judged as the paper does it.
-        accusation_gain: a label is accused where two Gaussians explain its samples better than one by this much (BIC
+        detection_gain: a label is suspected where two Gaussians explain its samples better than one by this much (BIC
             per sample, in nats times two) and 30 in all, which few samples can reach by chance.
-        conviction_gain: below this gain an accusation is withdrawn if the clean model, which was trained without the
+        strong_evidence: below this gain an detection is rejected if the clean model, which was trained without the
             label's suspicious samples, gives most of them that label all the same.
-        enhancement: ``trigger`` teaches the backdoored model to keep nothing but the trigger of the accused labels;
+        enhancement: ``trigger`` teaches the backdoored model to keep nothing but the trigger of the suspected labels;
             ``unlearn`` is Algorithm 2; ``none`` leaves it out.
         enhancement_steps: batches of the enhancement ``trigger``.
         enhancement_learning_rate: of either enhancement.
@@ -55,7 +55,7 @@ class AdvrBDConfig(Settings):
             4) or ``one_minus_probability`` (-log(1 - p_label)).
         unlearn_weight: its weight against the cross entropy on D_u.
         gradient_clip: largest gradient norm of the enhancement.
-        doubt: samples of an accused label whose trigger log-odds exceed minus this are not called poisoned, but not
+        abstain_threshold: samples of a suspected label whose trigger log-odds exceed minus this are not called poisoned, but not
             trained on either.
         relearn_epochs, relearn_learning_rate: training on everything after relabelling; 0 epochs leaves it out.
     """
@@ -76,16 +76,16 @@ class AdvrBDConfig(Settings):
     reduction: str = one_of("median", "geometric_mean", "mean", default="median")
     alpha: float = between(0.001, 0.9, 0.05)
     rounds: int = between(1, 100, 10)
-    accuse_labels: bool = True
-    accusation_gain: float = between(0.0, 100.0, 0.15)
-    conviction_gain: float = between(0.0, 100.0, 1.0)
+    detect_targets: bool = True
+    detection_gain: float = between(0.0, 100.0, 0.15)
+    strong_evidence: float = between(0.0, 100.0, 1.0)
     enhancement: str = one_of("trigger", "unlearn", "none", default="trigger")
     enhancement_steps: int = between(1, 1_000_000, 200)
     enhancement_learning_rate: float = between(1e-8, 100.0, 0.02)
     unlearn_loss: str = one_of("one_minus_probability", "gradient_ascent", default="one_minus_probability")
     unlearn_weight: float = between(0.0, 1000.0, 1.0)
     gradient_clip: float = between(1e-6, 1e6, 5.0)
-    doubt: float = between(0.0, 100.0, 3.0)
+    abstain_threshold: float = between(0.0, 100.0, 3.0)
     relearn_epochs: int = between(0, 10_000, 6)
     relearn_learning_rate: float = between(1e-8, 100.0, 0.05)
 
@@ -93,13 +93,13 @@ class AdvrBDConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.accuse_labels and self.enhancement == "unlearn":
+        if self.detect_targets and self.enhancement == "unlearn":
             raise AdvrBDError(
-                "enhancement must be trigger or none where accuse_labels is true, got 'unlearn'; set accuse_labels to "
+                "enhancement must be trigger or none where detect_targets is true, got 'unlearn'; set detect_targets to "
                 "false for the paper's Algorithm 2"
             )
-        if not self.accuse_labels and self.enhancement != "unlearn":
-            raise AdvrBDError(f"enhancement must be unlearn where accuse_labels is false, got {self.enhancement!r}")
+        if not self.detect_targets and self.enhancement != "unlearn":
+            raise AdvrBDError(f"enhancement must be unlearn where detect_targets is false, got {self.enhancement!r}")
 
     def for_samples(self, count: int) -> Self:
         """The settings with the epochs that a set of ``count`` samples gets, where they are left to it."""

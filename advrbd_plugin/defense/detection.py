@@ -45,11 +45,11 @@ class LabelEvidence:
         separation: distance of the two means in standard deviations (root mean square of the two).
         share: weight of the suspicious Gaussian.
         agreement: share of the suspicious half that the model itself gives the label.
-        agreement_of_rest: the same of the other half.
+        predicted_share_of_rest: the same of the other half.
         variety: how much more varied the model's second choices are on the suspicious half than on the other
             (difference of entropy, nats). Samples that a trigger brings to a label come from many classes.
-        accused: whether the label is held to be attacked.
-        withdrawn: whether it was accused at first, and acquitted by the model trained without its suspicious samples.
+        suspected: whether the label is held to be attacked.
+        rejected: whether it was suspected at first, and rejected by the model trained without its suspicious samples.
     """
 
     label: int
@@ -58,32 +58,32 @@ class LabelEvidence:
     separation: float
     share: float
     agreement: float = 1.0
-    agreement_of_rest: float = 1.0
+    predicted_share_of_rest: float = 1.0
     variety: float = 0.0
-    accused: bool = False
-    withdrawn: bool = False
+    suspected: bool = False
+    rejected: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Accusation:
+class Detection:
     """Attributes:
-    suspicion: (N,) float32 in [0, 1]: probability of belonging to the suspicious heap of an accused label; 0 for every
+    poison_probability: (N,) float32 in [0, 1]: probability of belonging to the suspicious heap of a suspected label; 0 for every
         sample of the other labels.
     projection: (N,) float32: the discriminant, higher is more suspicious; comparable within a label only.
     evidence: one entry for each label.
     """
 
-    suspicion: Tensor
+    poison_probability: Tensor
     projection: Tensor
     evidence: tuple[LabelEvidence, ...]
 
     @property
-    def accused_labels(self) -> tuple[int, ...]:
+    def suspected_classes(self) -> tuple[int, ...]:
         """Labels found to be attacked, in ascending order."""
-        return tuple(each.label for each in self.evidence if each.accused)
+        return tuple(each.label for each in self.evidence if each.suspected)
 
 
-def accuse(features: Tensor, logits: Tensor, labels: Tensor, consistency: Tensor, *, gain: float) -> Accusation:
+def detect(features: Tensor, logits: Tensor, labels: Tensor, consistency: Tensor, *, gain: float) -> Detection:
     """Split each label's samples in two and accuse the labels that fall apart.
 
     Args:
@@ -92,11 +92,11 @@ def accuse(features: Tensor, logits: Tensor, labels: Tensor, consistency: Tensor
         labels: (N,) int64.
         consistency: (N,) or (K, N) float32, higher is more suspicious (:class:`advrbd_plugin.defense.paper.Partition`).
             Each of the K begins a discriminant of its own, and the one that splits a label best counts.
-        gain: a label of many samples is accused from this :attr:`LabelEvidence.gain` on; one of few needs more.
+        gain: a label of many samples is suspected from this :attr:`LabelEvidence.gain` on; one of few needs more.
     """
     consistency = consistency.reshape(-1, len(labels))
-    rivals, owned = second_choices(logits, labels), logits.argmax(dim=1) == labels
-    suspicion, projection = torch.zeros(len(labels)), torch.zeros(len(labels))
+    rivals, owned = runner_up_classes(logits, labels), logits.argmax(dim=1) == labels
+    poison_probability, projection = torch.zeros(len(labels)), torch.zeros(len(labels))
     evidence = []
     for label in range(logits.shape[1]):
         members = (labels == label).nonzero().flatten()
@@ -106,13 +106,13 @@ def accuse(features: Tensor, logits: Tensor, labels: Tensor, consistency: Tensor
         samples = _Label(label, whiten(features[members]), consistency[:, members], rivals[members], owned[members])
         split, found = _judge(samples, gain)
         projection[members] = split.projection
-        if found.accused:
-            suspicion[members] = split.probability
+        if found.suspected:
+            poison_probability[members] = split.probability
         evidence.append(found)
-    return Accusation(suspicion, projection, tuple(evidence))
+    return Detection(poison_probability, projection, tuple(evidence))
 
 
-def second_choices(logits: Tensor, labels: Tensor) -> Tensor:
+def runner_up_classes(logits: Tensor, labels: Tensor) -> Tensor:
     """(N,) int64: the class, other than its label, that each sample is most likely to be of.
 
     Args:
@@ -137,12 +137,12 @@ def _judge(samples: _Label, gain: float) -> tuple[Split, LabelEvidence]:
     """The split of one label's samples and what it says; by the small shares where only those accuse."""
     by_chance = _CHANCE / len(samples.whitened)
     split, found = _split(samples, _SHARES)
-    disowned = found.agreement < _DISOWNED * found.agreement_of_rest
+    disowned = found.agreement < _DISOWNED * found.predicted_share_of_rest
     if found.gain >= (_DISOWNED_GAIN if disowned else 1.0) * gain + by_chance:
-        return split, replace(found, accused=True)
+        return split, replace(found, suspected=True)
     small_split, small_found = _split(samples, _SMALL_SHARES)
     if _is_small_poison(small_found, gain + by_chance):
-        return small_split, replace(small_found, accused=True)
+        return small_split, replace(small_found, suspected=True)
     return split, found
 
 
@@ -165,7 +165,7 @@ def _split(samples: _Label, shares: Shares) -> tuple[Split, LabelEvidence]:
         separation=split.separation,
         share=split.share,
         agreement=float(samples.owned[suspicious].float().mean()) if split.parted else 1.0,
-        agreement_of_rest=float(samples.owned[~suspicious].float().mean()) if split.parted else 1.0,
+        predicted_share_of_rest=float(samples.owned[~suspicious].float().mean()) if split.parted else 1.0,
         variety=_variety(split, samples.rivals),
     )
 

@@ -90,45 +90,47 @@ def enhance_trigger(
     images: Tensor,
     labels: Tensor,
     sample_ids: Tensor,
-    suspicion: Tensor,
+    poison_probability: Tensor,
     projection: Tensor,
-    accused_labels: tuple[int, ...],
+    suspected_classes: tuple[int, ...],
     config: AdvrBDConfig,
     *,
     progress: Progress | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Algorithm 2 where the accused labels are known: D_u is their suspicious samples, D_c everything else.
+    """Algorithm 2 where the suspected labels are known: D_u is their suspicious samples, D_c everything else.
 
-    The model relearns that D_u is of its label and unlearns that anything in D_c is of an accused label (weighted as
-    -log(1 - p_label)), so that what is left of an accused label is its trigger. Of an accused label's own samples
+    The model relearns that D_u is of its label and unlearns that anything in D_c is of a suspected label (weighted as
+    -log(1 - p_label)), so that what is left of a suspected label is its trigger. Of a suspected label's own samples
     those in between, which may be either, are left out.
 
     Args:
         model: the backdoored model; it is not changed.
         images: (N, C, H, W) uint8.
         labels, sample_ids: (N,) int64.
-        suspicion, projection: of the :class:`advrbd_plugin.defense.detection.Accusation`.
-        accused_labels: at least one.
+        poison_probability, projection: of the :class:`advrbd_plugin.defense.detection.Detection`.
+        suspected_classes: at least one.
 
     Returns:
         The enhanced model, and rows of ``step``, ``loss``.
 
     Raises:
-        ValueError: no sample of an accused label has a suspicion above one half.
+        ValueError: no sample of a suspected label has a poison_probability above one half.
         AdvrBDError: the loss stops being a number.
     """
     progress = progress or SilentProgress()
     enhanced = copy.deepcopy(model)
     device = next(enhanced.parameters()).device
-    groups = _trigger_groups(labels, suspicion, projection, accused_labels)
+    groups = _trigger_groups(labels, poison_probability, projection, suspected_classes)
     if not len(groups["poisoned"]):
-        raise ValueError("no sample of an accused label has a suspicion above 0.5: there is no trigger to learn from")
+        raise ValueError(
+            "no sample of a suspected label has a poison_probability above 0.5: there is no trigger to learn from"
+        )
     streams = [
         _endless(group, sample_ids, _BATCH_PART, derive_seed(config.seed, "enhancement", name))
         for name, group in groups.items()
         if len(group)
     ]
-    accused = torch.tensor(accused_labels, device=device)
+    suspected = torch.tensor(suspected_classes, device=device)
     optimizer = torch.optim.SGD(
         enhanced.parameters(),
         lr=config.enhancement_learning_rate,
@@ -145,8 +147,8 @@ def enhance_trigger(
             is_poison = (torch.arange(len(batch)) < len(batches[0])).to(device)
             with autocast(device, config.mixed_precision):
                 logits = enhanced(as_input(images[batch], device))
-            odds = torch.stack([log_odds(logits.float(), label.expand(len(batch))) for label in accused], dim=1)
-            wanted = (labels[batch].to(device)[:, None] == accused) & is_poison[:, None]
+            odds = torch.stack([log_odds(logits.float(), label.expand(len(batch))) for label in suspected], dim=1)
+            wanted = (labels[batch].to(device)[:, None] == suspected) & is_poison[:, None]
             loss = functional.binary_cross_entropy_with_logits(odds, wanted.float())
             for group in optimizer.param_groups:
                 group["lr"] = config.enhancement_learning_rate * (1 - step / config.enhancement_steps)
@@ -176,22 +178,22 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _trigger_groups(
-    labels: Tensor, suspicion: Tensor, projection: Tensor, accused_labels: tuple[int, ...]
+    labels: Tensor, poison_probability: Tensor, projection: Tensor, suspected_classes: tuple[int, ...]
 ) -> dict[str, Tensor]:
-    """Indices of the confidently poisoned, the confidently clean of the accused labels, and all other labels'."""
-    accused = torch.isin(labels, torch.tensor(accused_labels))
-    poisoned = accused & (suspicion > _CONFIDENT)
-    trusted = torch.zeros_like(accused)
-    for label in accused_labels:
-        members = ((labels == label) & (suspicion < 1 - _CONFIDENT)).nonzero().flatten()
+    """Indices of the confidently poisoned, the confidently clean of the suspected labels, and all other labels'."""
+    suspected = torch.isin(labels, torch.tensor(suspected_classes))
+    poisoned = suspected & (poison_probability > _CONFIDENT)
+    trusted = torch.zeros_like(suspected)
+    for label in suspected_classes:
+        members = ((labels == label) & (poison_probability < 1 - _CONFIDENT)).nonzero().flatten()
         order = torch.argsort(projection[members], stable=True)
         trusted[members[order[: int(_TRUSTED_SHARE * len(members))]]] = True
     if not poisoned.any():
-        poisoned = accused & (suspicion > 0.5)
+        poisoned = suspected & (poison_probability > 0.5)
     return {
         "poisoned": poisoned.nonzero().flatten(),
         "trusted": trusted.nonzero().flatten(),
-        "other": (~accused).nonzero().flatten(),
+        "other": (~suspected).nonzero().flatten(),
     }
 
 

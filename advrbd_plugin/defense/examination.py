@@ -1,4 +1,4 @@
-"""What a backdoored model gives away about the set that it was trained on: ranks, and with them accused labels."""
+"""What a backdoored model gives away about the set that it was trained on: ranks, and with them suspected labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.detection import Accusation, accuse
+from advrbd_plugin.defense.detection import Detection, detect
 from advrbd_plugin.defense.paper import ranks
 from advrbd_plugin.defense.scoring import consistency_scores
 from advrbd_plugin.nn.features import layered_features
@@ -67,16 +67,16 @@ def _batch_size(image_size: tuple[int, int]) -> int:
     return max(16, min(500, 500 * 64 * 64 // (height * width)))
 
 
-def accuse_labels(
+def detect_targets(
     model: nn.Module,
     samples: ImageSet,
     ranks: Tensor,
     config: AdvrBDConfig,
     *,
     on_batch: Callable[[int], None] | None = None,
-) -> Accusation:
+) -> Detection:
     """Which labels are attacked, by the model's features and the ``ranks`` of :func:`consistency_ranks`."""
     features, logits = layered_features(
         model, samples.images, mixed_precision=config.mixed_precision, on_batch=on_batch
     )
-    return accuse(features, logits, samples.labels, ranks, gain=config.accusation_gain)
+    return detect(features, logits, samples.labels, ranks, gain=config.detection_gain)

@@ -10,7 +10,7 @@ from torch import Tensor
 from advrbd_plugin.defense.enhancement import log_odds
 
 _THRESHOLD = 0.5
-# A sample whose label is not accused scores its consistency rank times this, below every sample of an accused label.
+# A sample whose label is not suspected scores its consistency rank times this, below every sample of a suspected label.
 _UNACCUSED_SCALE = 0.01
 
 
@@ -21,13 +21,13 @@ class Verdicts:
     score: (N,) float32 in [0, 1], higher is more suspicious; poisoned from 0.5 on.
     suggested_label: (N,) int64: the label that a poisoned sample should have, as far as the clean model can tell; the
         label that it came with for every other sample.
-    doubtful: (N,) bool: not called poisoned, yet not trusted enough to be trained on.
+    uncertain: (N,) bool: not called poisoned, yet not trusted enough to be trained on.
     """
 
     poisoned: Tensor
     score: Tensor
     suggested_label: Tensor
-    doubtful: Tensor
+    uncertain: Tensor
 
 
 def identify_misclassified(enhanced_logits: Tensor, labels: Tensor) -> Verdicts:
@@ -47,44 +47,44 @@ def identify_misclassified(enhanced_logits: Tensor, labels: Tensor) -> Verdicts:
     return Verdicts(poisoned, score.float(), labels.clone(), torch.zeros_like(poisoned))
 
 
-def identify_accused(
-    suspicion: Tensor,
+def identify_suspected(
+    poison_probability: Tensor,
     consistency: Tensor,
     labels: Tensor,
-    accused_labels: tuple[int, ...],
+    suspected_classes: tuple[int, ...],
     enhanced_logits: Tensor | None,
     *,
-    doubt: float,
+    abstain_threshold: float,
 ) -> Verdicts:
-    """Poisoned is, within the accused labels, what its features or the enhanced model's answer give away.
+    """Poisoned is, within the suspected labels, what its features or the enhanced model's answer give away.
 
     Args:
-        suspicion: (N,) float32 in [0, 1], from the :class:`advrbd_plugin.defense.detection.Accusation`.
+        poison_probability: (N,) float32 in [0, 1], from the :class:`advrbd_plugin.defense.detection.Detection`.
         consistency: (N,) float32 in [0, 1]: orders the samples of all other labels, which are called clean.
         labels: (N,) int64.
-        accused_labels: may be empty: then every sample is clean.
+        suspected_classes: may be empty: then every sample is clean.
         enhanced_logits: (N, num_classes) float32, or ``None`` where there was no enhancement.
-        doubt: a sample with log-odds of its label above minus this is doubtful.
+        abstain_threshold: a sample with log-odds of its label above minus this is uncertain.
     """
-    accused = torch.isin(labels, torch.tensor(accused_labels, dtype=torch.int64))
-    found = suspicion.clone()
-    doubtful = torch.zeros_like(accused)
+    suspected = torch.isin(labels, torch.tensor(suspected_classes, dtype=torch.int64))
+    found = poison_probability.clone()
+    uncertain = torch.zeros_like(suspected)
     if enhanced_logits is not None:
         odds = log_odds(enhanced_logits, labels)
         found = torch.maximum(found, odds.sigmoid())
-        doubtful = accused & (odds > -doubt)
-    poisoned = accused & (found >= _THRESHOLD)
+        uncertain = suspected & (odds > -abstain_threshold)
+    poisoned = suspected & (found >= _THRESHOLD)
     lifted = _UNACCUSED_SCALE + (1 - 2 * _UNACCUSED_SCALE) * found  # one half stays one half
-    score = torch.where(accused, lifted, _UNACCUSED_SCALE * consistency)
-    return Verdicts(poisoned, score.float(), labels.clone(), doubtful & ~poisoned)
+    score = torch.where(suspected, lifted, _UNACCUSED_SCALE * consistency)
+    return Verdicts(poisoned, score.float(), labels.clone(), uncertain & ~poisoned)
 
 
-def withdraw(verdicts: Verdicts, labels: Tensor, consistency: Tensor, acquitted: tuple[int, ...]) -> Verdicts:
-    """The verdicts with every sample of the ``acquitted`` labels clean, scored like those of any other label."""
-    concerned = torch.isin(labels, torch.tensor(acquitted, dtype=torch.int64))
+def reject(verdicts: Verdicts, labels: Tensor, consistency: Tensor, rejected: tuple[int, ...]) -> Verdicts:
+    """The verdicts with every sample of the ``rejected`` labels clean, scored like those of any other label."""
+    concerned = torch.isin(labels, torch.tensor(rejected, dtype=torch.int64))
     return Verdicts(
         poisoned=verdicts.poisoned & ~concerned,
         score=torch.where(concerned, (_UNACCUSED_SCALE * consistency).float(), verdicts.score),
         suggested_label=verdicts.suggested_label,
-        doubtful=verdicts.doubtful & ~concerned,
+        uncertain=verdicts.uncertain & ~concerned,
     )

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from advrbd_plugin.cache import StageStore, StoredTraining, digest, kept_training
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.detection import Accusation, LabelEvidence
+from advrbd_plugin.defense.detection import Detection, LabelEvidence
 from advrbd_plugin.defense.enhancement import TRIGGER_BATCH_SIZE, enhance_trigger, unlearn_rounds
-from advrbd_plugin.defense.examination import accuse_labels, consistency_ranks, scoring_work
-from advrbd_plugin.defense.identification import Verdicts, identify_accused, identify_misclassified, withdraw
+from advrbd_plugin.defense.examination import consistency_ranks, detect_targets, scoring_work
+from advrbd_plugin.defense.identification import Verdicts, identify_misclassified, identify_suspected, reject
 from advrbd_plugin.defense.retraining import (
-    acquitted_labels,
     doubt_disagreement,
+    rejected_classes,
     relabel,
     relearn,
     relearning_options,
@@ -33,15 +33,15 @@ from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress, tim
 from advrbd_plugin.randomness import derive_seed
 
 # In the order in which they run; a preset leaves some of them out.
-STAGES = ("training", "scoring", "accusation", "enhancement", "retraining", "relearning")
+STAGES = ("training", "scoring", "detection", "enhancement", "retraining", "relearning")
 
 # Raised whenever the same input would give another result, so that no old stage is mixed with a new one.
 _ALGORITHM_VERSION = 7
-# Settings that the stages up to the verdicts do not read, left out of what names their result: with accuse_labels,
+# Settings that the stages up to the verdicts do not read, left out of what names their result: with detect_targets,
 # without it, and in either case.
 _UNREAD_WITH_ACCUSATION = ("alpha", "rounds", "unlearn_loss", "unlearn_weight", "gradient_clip")
-_UNREAD_AS_PAPER = ("num_patch_sizes", "accusation_gain", "enhancement_steps", "doubt")
-_READ_LATER = ("conviction_gain", "relearn_epochs", "relearn_learning_rate")
+_UNREAD_AS_PAPER = ("num_patch_sizes", "detection_gain", "enhancement_steps", "abstain_threshold")
+_READ_LATER = ("strong_evidence", "relearn_epochs", "relearn_learning_rate")
 # Training an image costs about three times as much as looking at it.
 _TRAINING_WORK = 3
 
@@ -54,9 +54,9 @@ class AdvrBDResult:
         model: the clean model, in eval mode, for images in pixel scale [0, 1].
         backdoored_model: the model trained on everything, before the defense.
         verdicts: a verdict and a score for each sample, in the order of the set that was given.
-        accused_labels: labels found to be attacked; empty where the set is called clean (always empty with
-            ``accuse_labels`` switched off).
-        evidence: what spoke for or against each label; empty with ``accuse_labels`` switched off.
+        suspected_classes: labels found to be attacked; empty where the set is called clean (always empty with
+            ``detect_targets`` switched off).
+        evidence: what spoke for or against each label; empty with ``detect_targets`` switched off.
         curves: stage -> rows, one a step.
         seconds: stage -> time, of this run alone where an earlier one was resumed.
         config: the settings.
@@ -65,7 +65,7 @@ class AdvrBDResult:
     model: nn.Module
     backdoored_model: nn.Module
     verdicts: Verdicts
-    accused_labels: tuple[int, ...]
+    suspected_classes: tuple[int, ...]
     evidence: tuple[LabelEvidence, ...]
     curves: dict[str, list[dict[str, float]]]
     seconds: dict[str, float]
@@ -134,7 +134,7 @@ class AdvrBD:
         found = self._identify(ordered, backdoored, model_key)
         curves = {"training": training_rows}
         found, witness, witness_rows = self._retrain(ordered, found, model_key)
-        # Without an accusation, training again on the same samples would give the same model.
+        # Without an detection, training again on the same samples would give the same model.
         model, verdicts = backdoored, found.verdicts
         if witness is not None:
             curves["retraining"] = witness_rows
@@ -147,7 +147,7 @@ class AdvrBD:
             model=model.eval(),
             backdoored_model=backdoored.eval(),
             verdicts=Verdicts(*(getattr(verdicts, each.name)[back] for each in dataclasses.fields(Verdicts))),
-            accused_labels=found.accused_labels,
+            suspected_classes=found.suspected_classes,
             evidence=found.evidence,
             curves=curves,
             seconds=dict(self._seconds),
@@ -207,35 +207,40 @@ class AdvrBD:
             return self._make_model().to(self.device)
 
     def _identify(self, samples: ImageSet, backdoored: nn.Module, model_key: str) -> _Found:
-        unread = _UNREAD_WITH_ACCUSATION if self.config.accuse_labels else _UNREAD_AS_PAPER
+        unread = _UNREAD_WITH_ACCUSATION if self.config.detect_targets else _UNREAD_AS_PAPER
         key = digest(model_key, self._settings_without({*unread, *_READ_LATER}), _ALGORITHM_VERSION)
         kept = self._store.load("identification", key)
         if kept is not None:
             return _Found.restore(*kept)
-        find = self._identify_accused if self.config.accuse_labels else self._identify_as_paper
+        find = self._identify_suspected if self.config.detect_targets else self._identify_as_paper
         found = find(samples, backdoored)
         self._store.save("identification", key, *found.kept())
         return found
 
-    def _identify_accused(self, samples: ImageSet, backdoored: nn.Module) -> _Found:
+    def _identify_suspected(self, samples: ImageSet, backdoored: nn.Module) -> _Found:
         config = self.config
         with self._stage("scoring"):
             ranks = consistency_ranks(backdoored, samples, config, on_batch=self._progress.advance)
-        with self._stage("accusation"):
-            accusation = accuse_labels(backdoored, samples, ranks, config, on_batch=self._progress.advance)
+        with self._stage("detection"):
+            detection = detect_targets(backdoored, samples, ranks, config, on_batch=self._progress.advance)
         consistency = ranks.mean(dim=0)
-        accused = accusation.accused_labels
-        curves = {"accusation": [_evidence_row(each) for each in accusation.evidence]}
+        suspected = detection.suspected_classes
+        curves = {"detection": [_evidence_row(each) for each in detection.evidence]}
         logits = None
-        if config.enhancement == "trigger" and (accusation.suspicion > 0.5).any():
-            logits, curves["enhancement"] = self._enhance_trigger(samples, backdoored, accusation)
-        verdicts = identify_accused(
-            accusation.suspicion, consistency, samples.labels, accused, logits, doubt=config.doubt
+        if config.enhancement == "trigger" and (detection.poison_probability > 0.5).any():
+            logits, curves["enhancement"] = self._enhance_trigger(samples, backdoored, detection)
+        verdicts = identify_suspected(
+            detection.poison_probability,
+            consistency,
+            samples.labels,
+            suspected,
+            logits,
+            abstain_threshold=config.abstain_threshold,
         )
-        return _Found(verdicts, ranks, accusation.evidence, curves)
+        return _Found(verdicts, ranks, detection.evidence, curves)
 
     def _enhance_trigger(
-        self, samples: ImageSet, backdoored: nn.Module, accusation: Accusation
+        self, samples: ImageSet, backdoored: nn.Module, detection: Detection
     ) -> tuple[Tensor, list[dict[str, float]]]:
         with self._stage("enhancement"):
             enhanced, rows = enhance_trigger(
@@ -243,9 +248,9 @@ class AdvrBD:
                 samples.images,
                 samples.labels,
                 samples.sample_ids,
-                accusation.suspicion,
-                accusation.projection,
-                accusation.accused_labels,
+                detection.poison_probability,
+                detection.projection,
+                detection.suspected_classes,
                 self.config,
                 progress=ScaledProgress(self._progress, _TRAINING_WORK),
             )
@@ -269,45 +274,45 @@ class AdvrBD:
     def _retrain(
         self, samples: ImageSet, found: _Found, model_key: str
     ) -> tuple[_Found, nn.Module | None, list[dict[str, float]]]:
-        """Train on what is trusted, take back accusations that the new model does not bear out, and so on until all
+        """Train on what is trusted, take back detections that the new model does not bear out, and so on until all
         that are left stand; with none left there is no model.
         """
         upheld: set[int] = set()
         while found.verdicts.poisoned.any():
-            doubted = tuple(sorted(set(found.overshadowed_labels(self.config.conviction_gain)) - upheld))
-            spared = found.withdraw(samples.labels, doubted)
+            doubted = tuple(sorted(set(found.overshadowed_labels(self.config.strong_evidence)) - upheld))
+            spared = found.reject(samples.labels, doubted)
             witness, rows = self._train("retraining", samples, trusted_samples(spared.verdicts), model_key)
             if doubted:
-                again = self._accused_again(samples, found, witness, doubted)
+                again = self._suspected_again(samples, found, witness, doubted)
                 upheld |= set(again)
-                found = found.withdraw(samples.labels, tuple(set(doubted) - set(again)))
+                found = found.reject(samples.labels, tuple(set(doubted) - set(again)))
                 if again:
                     continue  # the witness was trained on their suspects
-            acquitted = self._acquitted(samples, found, witness)
-            if not acquitted:
+            rejected = self._rejected(samples, found, witness)
+            if not rejected:
                 return found, witness, rows
-            found = found.withdraw(samples.labels, acquitted)
+            found = found.reject(samples.labels, rejected)
         return found, None, []
 
-    def _accused_again(
+    def _suspected_again(
         self, samples: ImageSet, found: _Found, witness: nn.Module, doubted: tuple[int, ...]
     ) -> tuple[int, ...]:
-        """The doubted labels that are accused again by a model that was trained on all of their samples.
+        """The doubted labels that are suspected again by a model that was trained on all of their samples.
 
         What parts a label by chance in one model need not part it in another; a backdoor does.
         """
         config = self.config
         asked = torch.isin(samples.labels, torch.tensor(doubted, dtype=torch.int64))
-        with self._stage("accusation"):
-            again = accuse_labels(
+        with self._stage("detection"):
+            again = detect_targets(
                 witness, samples.subset(asked), found.ranks[:, asked], config, on_batch=self._progress.advance
             )
-        return again.accused_labels
+        return again.suspected_classes
 
-    def _acquitted(self, samples: ImageSet, found: _Found, witness: nn.Module) -> tuple[int, ...]:
-        weak = [each.label for each in found.evidence if each.accused and each.gain < self.config.conviction_gain]
+    def _rejected(self, samples: ImageSet, found: _Found, witness: nn.Module) -> tuple[int, ...]:
+        weak = [each.label for each in found.evidence if each.suspected and each.gain < self.config.strong_evidence]
         precision = self.config.mixed_precision
-        return acquitted_labels(
+        return rejected_classes(
             witness, samples.images, samples.labels, found.verdicts, weak, mixed_precision=precision
         )
 
@@ -315,12 +320,12 @@ class AdvrBD:
         self, samples: ImageSet, found: _Found, model: nn.Module, model_key: str
     ) -> tuple[nn.Module, Verdicts, dict[str, list[dict[str, float]]]]:
         config, verdicts = self.config, found.verdicts
-        accused = torch.isin(samples.labels, torch.tensor(found.accused_labels, dtype=torch.int64))
+        suspected = torch.isin(samples.labels, torch.tensor(found.suspected_classes, dtype=torch.int64))
         precision = config.mixed_precision
-        doubtful = doubt_disagreement(
-            model, samples.images, samples.labels, verdicts, accused, mixed_precision=precision
+        uncertain = doubt_disagreement(
+            model, samples.images, samples.labels, verdicts, suspected, mixed_precision=precision
         )
-        verdicts = dataclasses.replace(verdicts, doubtful=doubtful)
+        verdicts = dataclasses.replace(verdicts, uncertain=uncertain)
         verdicts = relabel(model, samples.images, samples.labels, verdicts, mixed_precision=precision)
         if not config.relearn_epochs:
             return model, verdicts, {}
@@ -328,7 +333,7 @@ class AdvrBD:
             model_key,
             describe_training(model, relearning_options(config)),
             verdicts.suggested_label,
-            verdicts.doubtful,
+            verdicts.uncertain,
             *model.state_dict().values(),
         )
 
@@ -364,24 +369,24 @@ class _Found:
     curves: dict[str, list[dict[str, float]]]
 
     @property
-    def accused_labels(self) -> tuple[int, ...]:
-        return tuple(each.label for each in self.evidence if each.accused)
+    def suspected_classes(self) -> tuple[int, ...]:
+        return tuple(each.label for each in self.evidence if each.suspected)
 
-    def overshadowed_labels(self, conviction_gain: float) -> tuple[int, ...]:
-        """Accused labels with weak evidence beside one whose evidence is beyond doubt."""
-        weak = tuple(each.label for each in self.evidence if each.accused and each.gain < conviction_gain)
-        return weak if len(weak) < len(self.accused_labels) else ()
+    def overshadowed_labels(self, strong_evidence: float) -> tuple[int, ...]:
+        """Suspected labels with weak evidence beside one whose evidence is beyond doubt."""
+        weak = tuple(each.label for each in self.evidence if each.suspected and each.gain < strong_evidence)
+        return weak if len(weak) < len(self.suspected_classes) else ()
 
-    def withdraw(self, labels: Tensor, acquitted: tuple[int, ...]) -> _Found:
-        """The same with the accusation of ``acquitted`` labels taken back."""
-        if not acquitted:
+    def reject(self, labels: Tensor, rejected: tuple[int, ...]) -> _Found:
+        """The same with the detection of ``rejected`` labels taken back."""
+        if not rejected:
             return self
         evidence = tuple(
-            dataclasses.replace(each, accused=False, withdrawn=True) if each.label in acquitted else each
+            dataclasses.replace(each, suspected=False, rejected=True) if each.label in rejected else each
             for each in self.evidence
         )
-        curves = self.curves | {"accusation": [_evidence_row(each) for each in evidence]}
-        verdicts = withdraw(self.verdicts, labels, self.ranks.mean(dim=0), acquitted)
+        curves = self.curves | {"detection": [_evidence_row(each) for each in evidence]}
+        verdicts = reject(self.verdicts, labels, self.ranks.mean(dim=0), rejected)
         return _Found(verdicts, self.ranks, evidence, curves)
 
     def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -406,9 +411,9 @@ def _planned_work(count: int, config: AdvrBDConfig) -> dict[str, float]:
     """Stage -> expected work, one unit for each image looked at once."""
     training = _TRAINING_WORK * config.for_samples(count).epochs * count
     work: dict[str, float] = {"training": training}
-    if config.accuse_labels:
+    if config.detect_targets:
         work["scoring"] = scoring_work(config) * count
-        work["accusation"] = count
+        work["detection"] = count
         if config.enhancement == "trigger":
             work["enhancement"] = _TRAINING_WORK * config.enhancement_steps * TRIGGER_BATCH_SIZE + count
     else:

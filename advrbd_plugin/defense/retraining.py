@@ -22,17 +22,17 @@ def trusted_samples(verdicts: Verdicts) -> Tensor:
     Raises:
         AdvrBDError: fewer than two are left.
     """
-    trusted = (~verdicts.poisoned & ~verdicts.doubtful).nonzero().flatten()
+    trusted = (~verdicts.poisoned & ~verdicts.uncertain).nonzero().flatten()
     if len(trusted) < 2:
         raise AdvrBDError(
             f"{len(verdicts.poisoned) - len(trusted)} of {len(verdicts.poisoned)} samples were called poisoned or "
-            "doubtful, so none are left to train on: raise accusation_gain or, with accuse_labels: false, rounds or "
+            "uncertain, so none are left to train on: raise detection_gain or, with detect_targets: false, rounds or "
             "unlearn_weight"
         )
     return trusted
 
 
-def acquitted_labels(
+def rejected_classes(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -52,15 +52,15 @@ def acquitted_labels(
         labels: (N,) int64.
         doubted_labels: the labels to ask about.
     """
-    acquitted = []
+    rejected = []
     for label in doubted_labels:
         poisoned = (verdicts.poisoned & (labels == label)).nonzero().flatten()
         if not len(poisoned):
             continue
         answers = predict(model, images[poisoned], mixed_precision=mixed_precision).argmax(1)
         if (answers == label).float().mean() >= 0.5:
-            acquitted.append(label)
-    return tuple(acquitted)
+            rejected.append(label)
+    return tuple(rejected)
 
 
 def doubt_disagreement(
@@ -68,26 +68,26 @@ def doubt_disagreement(
     images: Tensor,
     labels: Tensor,
     verdicts: Verdicts,
-    accused: Tensor,
+    suspected: Tensor,
     *,
     mixed_precision: bool = True,
 ) -> Tensor:
-    """Samples of an accused label that the clean model, although trained on them, takes for something else.
+    """Samples of a suspected label that the clean model, although trained on them, takes for something else.
 
-    Among the last few poisoned samples in an accused label most are such: their trigger went unnoticed, and what the
+    Among the last few poisoned samples in a suspected label most are such: their trigger went unnoticed, and what the
     picture shows is another class.
 
     Args:
         model: the clean model.
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
-        accused: (N,) bool, the samples whose label is accused.
+        suspected: (N,) bool, the samples whose label is suspected.
 
     Returns:
-        (N,) bool: ``verdicts.doubtful`` and these.
+        (N,) bool: ``verdicts.uncertain`` and these.
     """
-    unsure = verdicts.doubtful.clone()
-    asked = (accused & ~verdicts.poisoned & ~verdicts.doubtful).nonzero().flatten()
+    unsure = verdicts.uncertain.clone()
+    asked = (suspected & ~verdicts.poisoned & ~verdicts.uncertain).nonzero().flatten()
     if len(asked):
         answers = predict(model, images[asked], mixed_precision=mixed_precision).argmax(1)
         unsure[asked] = answers != labels[asked]
@@ -99,7 +99,7 @@ def relabel(
 ) -> Verdicts:
     """Give each poisoned sample the clean model's label (paper, equation 5).
 
-    Where the clean model disagrees with most of an accused label's poisoned samples, their labels were changed by the
+    Where the clean model disagrees with most of a suspected label's poisoned samples, their labels were changed by the
     attack, and the old one is out of the question for the rest of them too. Where it agrees with most, the attack is a
     clean-label one and the labels may stand.
 
@@ -144,12 +144,12 @@ def relearn(
     progress: Progress | None = None,
     checkpoint: TrainingCheckpoint | None = None,
 ) -> list[dict[str, float]]:
-    """Train the clean model, in place, on everything that is not doubtful, with the suggested labels.
+    """Train the clean model, in place, on everything that is not uncertain, with the suggested labels.
 
     Returns:
         The rows of :func:`advrbd_plugin.nn.training.train`.
     """
-    used = (~verdicts.doubtful).nonzero().flatten()
+    used = (~verdicts.uncertain).nonzero().flatten()
     return train(
         model,
         images[used],

@@ -116,10 +116,10 @@ def draw_classes(axes: Axes, record: RunRecord, limit: int = 20) -> None:
     axes.set_yticks(places, names, parse_math=False)
     axes.invert_yaxis()
     for tick, label in zip(axes.get_yticklabels(), shown, strict=True):
-        if label in record.result.accused_labels:
+        if label in record.result.suspected_classes:
             tick.set_color(POISONED_COLOUR)
             tick.set_fontweight("bold")
-    axes.set_title("Labels" + (" (accused: red)" if record.result.accused_labels else ""), loc="left")
+    axes.set_title("Labels" + (" (suspected: red)" if record.result.suspected_classes else ""), loc="left")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, fontsize=8)
 
 
@@ -197,9 +197,11 @@ def frame_tiles(axes: Axes, rows: int, columns: int) -> None:
 
 def _headline(record: RunRecord) -> str:
     poisoned, total = int(record.result.verdicts.poisoned.sum()), len(record.image_set)
-    accused = [shorten(record.image_set.class_names[label], 30) for label in record.result.accused_labels]
+    suspected = [shorten(record.image_set.class_names[label], 30) for label in record.result.suspected_classes]
     found = f"{poisoned:,} of {total:,} samples called poisoned"
-    return (found + (f"; accused: {', '.join(accused)}" if accused else "; no label accused")).replace("$", r"\$")
+    return (found + (f"; suspected: {', '.join(suspected)}" if suspected else "; no label suspected")).replace(
+        "$", r"\$"
+    )
 
 
 def make_figure(width: float, height: float) -> Figure:

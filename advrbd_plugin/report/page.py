@@ -63,10 +63,10 @@ def _gallery(record: RunRecord) -> list[dict[str, str]]:
 
 
 def _evidence(record: RunRecord) -> list[dict[str, str]]:
-    """What spoke for and against each label, as ready texts; the accused first."""
-    names, accused = record.image_set.class_names, record.result.accused_labels
+    """What spoke for and against each label, as ready texts; the suspected first."""
+    names, suspected = record.image_set.class_names, record.result.suspected_classes
     rows = [row for rows in record.result.curves.values() if rows and figures.is_by_label(rows) for row in rows]
-    rows = sorted(rows, key=lambda row: int(row["label"]) not in accused)[:_EVIDENCE_ROWS]
+    rows = sorted(rows, key=lambda row: int(row["label"]) not in suspected)[:_EVIDENCE_ROWS]
     return [
         {
             key.replace("_", " "): one_line(names[int(value)]) if key == "label" else f"{value:.4g}"

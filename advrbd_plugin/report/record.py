@@ -51,7 +51,7 @@ class RunRecord:
 
 
 def summarise(record: RunRecord) -> dict[str, Any]:
-    """``summary.json``: counts, accused labels, settings, and what the run was made with."""
+    """``summary.json``: counts, suspected labels, settings, and what the run was made with."""
     image_set, result = record.image_set, record.result
     poisoned = result.verdicts.poisoned
     flagged = torch.bincount(image_set.labels[poisoned], minlength=image_set.num_classes).tolist()
@@ -62,7 +62,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "images": len(image_set),
         "poisoned": int(poisoned.sum()),
         "clean": int((~poisoned).sum()),
-        "accused_labels": [names[label] for label in result.accused_labels],
+        "suspected_classes": [names[label] for label in result.suspected_classes],
         "classes": {
             name: {"images": count, "poisoned": bad}
             for name, count, bad in zip(names, image_set.class_counts().tolist(), flagged, strict=True)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import draw, draw_images
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.examination import accuse_labels, consistency_ranks, scoring_work
+from advrbd_plugin.defense.examination import consistency_ranks, detect_targets, scoring_work
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.progress import Progress, SilentProgress
 
 _TRUSTED_SUSPICION = 0.1
 _POISONED_SUSPICION = 0.9
-# Among a label's samples that nothing speaks against, this share with the least suspicion is drawn from.
+# Among a label's samples that nothing speaks against, this share with the least poison_probability is drawn from.
 _TRUSTED_SHARE = 0.5
 # A repair is to cost a few epochs, so a sample gets one patch of each size, and half of a set is looked at whose labels
 # stay large enough to be judged.
@@ -31,13 +31,13 @@ class CleanSamples:
 
     Attributes:
         clean_set: samples taken as clean, equally many of each label.
-        suspect_set: samples of accused labels that are likely poisoned; ``None`` where no label is accused.
-        accused_labels: labels found to be attacked, in ascending order.
+        suspect_set: samples of suspected labels that are likely poisoned; ``None`` where no label is suspected.
+        suspected_classes: labels found to be attacked, in ascending order.
     """
 
     clean_set: ImageSet
     suspect_set: ImageSet | None
-    accused_labels: tuple[int, ...]
+    suspected_classes: tuple[int, ...]
 
 
 def picking_config(seed: int) -> AdvrBDConfig:
@@ -56,7 +56,7 @@ def clean_from_poisoned(
 ) -> CleanSamples:
     """Take clean samples from what the victim has: a partition of the untrusted set by the backdoored model itself.
 
-    The stages are AdvrBD's: consistency scores, their ranks, the accusation of labels. Samples are then drawn at
+    The stages are AdvrBD's: consistency scores, their ranks, the detection of labels. Samples are then drawn at
     random, as many of each label, from the less suspicious half of those that are trusted.
 
     Args:
@@ -79,18 +79,18 @@ def clean_from_poisoned(
     progress.plan({"scoring": (scoring_work(config) + 1) * len(train_set)})
     progress.start("scoring")
     ranks = consistency_ranks(model, train_set, config, on_batch=progress.advance)
-    accusation = accuse_labels(model, train_set, ranks, config, on_batch=progress.advance)
+    detection = detect_targets(model, train_set, ranks, config, on_batch=progress.advance)
     consistency = ranks.mean(dim=0)
     progress.finish()
-    accused = torch.isin(train_set.labels, torch.tensor(accusation.accused_labels, dtype=torch.int64))
-    order = torch.where(accused, accusation.projection, consistency)
-    trusted = _trusted(train_set.labels, accusation.suspicion, order, train_set.num_classes)
+    suspected = torch.isin(train_set.labels, torch.tensor(detection.suspected_classes, dtype=torch.int64))
+    order = torch.where(suspected, detection.projection, consistency)
+    trusted = _trusted(train_set.labels, detection.poison_probability, order, train_set.num_classes)
     chosen = _balanced(train_set, trusted, count, config.seed)
-    suspects = accused & (accusation.suspicion > _POISONED_SUSPICION)
+    suspects = suspected & (detection.poison_probability > _POISONED_SUSPICION)
     return CleanSamples(
         clean_set=train_set.subset(chosen),
         suspect_set=train_set.subset(suspects) if suspects.any() else None,
-        accused_labels=accusation.accused_labels,
+        suspected_classes=detection.suspected_classes,
     )
 
 
@@ -110,11 +110,11 @@ def check_clean_set(clean_set: ImageSet, num_outputs: int) -> None:
         raise AdvrBDError(f"there is no clean sample of the class {names}{more}: give at least one of each class")
 
 
-def _trusted(labels: Tensor, suspicion: Tensor, order: Tensor, num_classes: int) -> Tensor:
+def _trusted(labels: Tensor, poison_probability: Tensor, order: Tensor, num_classes: int) -> Tensor:
     """(N,) bool: of each label the less suspicious half, by ``order``, of the samples that nothing speaks against."""
     trusted = torch.zeros_like(labels, dtype=torch.bool)
     for label in range(num_classes):
-        members = ((labels == label) & (suspicion < _TRUSTED_SUSPICION)).nonzero().flatten()
+        members = ((labels == label) & (poison_probability < _TRUSTED_SUSPICION)).nonzero().flatten()
         least_suspicious_first = members[torch.argsort(order[members], stable=True)]
         trusted[least_suspicious_first[: max(1, round(_TRUSTED_SHARE * len(members)))]] = True
     return trusted

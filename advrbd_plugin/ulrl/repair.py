@@ -130,7 +130,7 @@ class ULRL:
             evidence, adversaries = self._search(original, clean_set, key)
             attacked_labels = tuple(sorted({label for each in adversaries for label in each.labels}))
             curves["attraction"] = [
-                {"label": label, "accused": int(label in attacked_labels)}
+                {"label": label, "suspected": int(label in attacked_labels)}
                 | {kind: float(values[label]) for kind, values in evidence.items()}
                 for label in range(clean_set.num_classes)
             ]
@@ -160,25 +160,25 @@ class ULRL:
     ) -> tuple[dict[str, Tensor], tuple[Adversary, ...]]:
         """How far each label stands out, and how to be led to those that do."""
         config, evidence, roads, adversaries = self.config, {}, [], []
-        accused = torch.zeros(clean_set.num_classes, dtype=torch.bool)
+        suspected = torch.zeros(clean_set.num_classes, dtype=torch.bool)
         if config.attraction:
             evidence["attraction"] = _excess(self._attraction(model, clean_set, key))
-            accused |= evidence["attraction"] > config.thresholds["attraction"]
+            suspected |= evidence["attraction"] > config.thresholds["attraction"]
         for kind in KINDS if config.patterns else ():
             found = self._patterns(model, clean_set, kind, key)
             evidence[kind] = found.excess
             standing_out = found.excess > config.thresholds[kind]
             roads.append(found.patterns[standing_out].flatten(0, 1))
-            accused |= standing_out
-        if accused.any():
+            suspected |= standing_out
+        if suspected.any():
             known = torch.cat(roads) if roads else torch.zeros(0)
-            adversaries.append(Adversary(_labels(accused), known=known if len(known) else None))
+            adversaries.append(Adversary(_labels(suspected), known=known if len(known) else None))
         if config.warps:
             warps = self._warps(model, clean_set, key)
             evidence["warp"] = _excess(warps)
-            accused = evidence["warp"] > config.thresholds["warp"]
-            if accused.any():
-                adversaries.append(Adversary(_labels(accused), warped=True, known=warps.roads[accused]))
+            suspected = evidence["warp"] > config.thresholds["warp"]
+            if suspected.any():
+                adversaries.append(Adversary(_labels(suspected), warped=True, known=warps.roads[suspected]))
         return evidence, tuple(adversaries)
 
     def _attraction(self, model: nn.Module, clean_set: ImageSet, key: str) -> Attraction:
@@ -331,8 +331,8 @@ def _excess(found: Attraction) -> Tensor:
     return found.probability - found.probability.quantile(0.5)
 
 
-def _labels(accused: Tensor) -> tuple[int, ...]:
-    return tuple(accused.nonzero().flatten().tolist())
+def _labels(suspected: Tensor) -> tuple[int, ...]:
+    return tuple(suspected.nonzero().flatten().tolist())
 
 
 def check_weights(model: nn.Module) -> None:

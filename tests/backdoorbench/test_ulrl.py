@@ -65,7 +65,7 @@ def test_a_repair_with_clean_samples(attacked, clean_set, monkeypatch):
     monkeypatch.setattr(ULRLMethods, "clean_samples", lambda self: clean_set)
     outcome = run(make(*QUICK, "--attraction_threshold", "0", "--attraction_radius", "5"), None)
     assert outcome.backdoored_model is attacked and outcome.verdicts is None
-    assert outcome.accused_labels and outcome.notes["verdict"] == "suspicious neurons found"
+    assert outcome.suspected_classes and outcome.notes["verdict"] == "suspicious neurons found"
     assert (outcome.notes["clean_samples"], outcome.notes["clean_from_poisoned"]) == (12, False)
     assert len(outcome.epochs) == 2 and {"loss", "accuracy"} <= set(outcome.epochs[0])
     assert not torch.equal(outcome.model[-1].weight, attacked[-1].weight)
@@ -74,17 +74,17 @@ def test_a_repair_with_clean_samples(attacked, clean_set, monkeypatch):
 def test_a_model_that_looks_clean_comes_back_as_it_was(attacked, clean_set, monkeypatch):
     monkeypatch.setattr(ULRLMethods, "clean_samples", lambda self: clean_set)
     outcome = run(make(*QUICK, "--attraction_threshold", "1"), None)
-    assert outcome.notes["verdict"] == "looks clean" and outcome.epochs == [] and outcome.accused_labels == ()
+    assert outcome.notes["verdict"] == "looks clean" and outcome.epochs == [] and outcome.suspected_classes == ()
     assert torch.equal(outcome.model[-1].weight, attacked[-1].weight)
 
 
-@pytest.mark.parametrize("accused", [(2,), ()])
-def test_a_repair_without_clean_samples(attacked, clean_set, monkeypatch, accused):
-    suspects = clean_set.subset(torch.tensor([2, 5])) if accused else None
-    picked = CleanSamples(clean_set, suspects, accused)
+@pytest.mark.parametrize("suspected", [(2,), ()])
+def test_a_repair_without_clean_samples(attacked, clean_set, monkeypatch, suspected):
+    suspects = clean_set.subset(torch.tensor([2, 5])) if suspected else None
+    picked = CleanSamples(clean_set, suspects, suspected)
     monkeypatch.setattr(ulrl, "clean_from_poisoned", lambda *_, **__: picked)
     outcome = run(make(*QUICK, "--clean_from_poisoned", "--attraction_threshold", "0"), clean_set)
-    assert outcome.accused_labels == accused and outcome.notes["clean_from_poisoned"]
-    # The accusation stands for the search, also where it accuses nobody.
+    assert outcome.suspected_classes == suspected and outcome.notes["clean_from_poisoned"]
+    # The detection stands for the search, also where it accuses nobody.
     assert "attraction" not in outcome.seconds
-    assert outcome.notes["verdict"] == ("suspicious neurons found" if accused else "looks clean")
+    assert outcome.notes["verdict"] == ("suspicious neurons found" if suspected else "looks clean")

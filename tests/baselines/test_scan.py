@@ -39,11 +39,11 @@ def planted(seed, *, label=4, source=7, count=15):
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_label_with_two_groups_is_accused_and_its_smaller_group_is_found(seed):
+def test_a_label_with_two_groups_is_suspected_and_its_smaller_group_is_found(seed):
     features, labels, poisoned = planted(seed)
     clean, clean_labels = samples(100 + seed, per_label=10)
     found = scan(features, labels, clean, clean_labels, num_classes=LABELS)
-    assert found.accused_labels == (4,)
+    assert found.suspected_classes == (4,)
     assert float(found.poisoned[poisoned].double().mean()) > 0.95
     assert float(found.poisoned[~poisoned].double().mean()) < 0.01
     assert torch.equal(found.poisoned, found.score > 0.5)
@@ -53,16 +53,16 @@ def test_more_poison_than_clean_samples_is_still_poison():
     features, labels, poisoned = planted(1, count=40)
     clean, clean_labels = samples(101, per_label=10)
     found = scan(features, labels, clean, clean_labels, num_classes=LABELS)
-    assert found.accused_labels == (4,)
+    assert found.suspected_classes == (4,)
     assert float(found.poisoned[poisoned].double().mean()) > 0.95
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_labels_of_one_group_are_not_accused(seed):
+def test_labels_of_one_group_are_not_suspected(seed):
     features, labels = samples(seed)
     clean, clean_labels = samples(100 + seed, per_label=10)
     found = scan(features, labels, clean, clean_labels, num_classes=LABELS)
-    assert found.accused_labels == () and not bool(found.poisoned.any()) and float(found.score.max()) == 0
+    assert found.suspected_classes == () and not bool(found.poisoned.any()) and float(found.score.max()) == 0
 
 
 def test_the_covariances_are_estimated():
@@ -139,7 +139,7 @@ def test_scanft_unlearns_what_it_finds_and_leaves_the_attacked_model_alone():
     before = attacked.linear.bias.detach().clone()
     train_set = as_images(features, labels)
     result = scanft(attacked, train_set, as_images(clean, clean_labels), config=QUICK)
-    assert result.detection.accused_labels == (4,)
+    assert result.detection.suspected_classes == (4,)
     assert float(result.verdicts.poisoned[poisoned].double().mean()) > 0.9
     assert torch.equal(attacked.linear.bias, before) and set(result.curves) == {"unlearning", "fine-tuning"}
     rows = result.curves["unlearning"]

@@ -43,7 +43,7 @@ class InstantAdvrBD:
             verdicts=SimpleNamespace(
                 poisoned=poisoned, score=poisoned.float() + 0.25, suggested_label=train_set.labels.clone()
             ),
-            accused_labels=(1,),
+            suspected_classes=(1,),
             curves={"train": [{"loss": 1.0}, {"loss": 0.5}]},
             seconds={"train": 0.1},
             config=self.config,

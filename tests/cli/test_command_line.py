@@ -73,7 +73,7 @@ def test_defend_writes_everything_and_evaluate_reads_it(defense, images, tmp_pat
     assert {path.name for path in out.iterdir()} == RESULTS
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["images"], summary["poisoned"], summary["seed"]) == (24, 3, 3)
-    assert summary["config"]["epochs"] == 2 and summary["accused_labels"] == ["dog"]
+    assert summary["config"]["epochs"] == 2 and summary["suspected_classes"] == ["dog"]
     assert summary["left_out"] == [{"path": "cat/broken.png", "reason": "not an image"}]
     rows = list(csv.DictReader((out / "verdicts.csv").open()))
     assert len(rows) == 24 and rows[0] == {

@@ -12,7 +12,7 @@ from advrbd_plugin.cache import digest
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import pipeline as advrbd
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.detection import Accusation, LabelEvidence
+from advrbd_plugin.defense.detection import Detection, LabelEvidence
 from advrbd_plugin.defense.pipeline import STAGES, AdvrBD
 from advrbd_plugin.defense.retraining import relearn
 from advrbd_plugin.errors import AdvrBDError
@@ -20,7 +20,7 @@ from advrbd_plugin.evaluation.metrics import evaluate, judge_detection
 from advrbd_plugin.nn.models import make_model
 from advrbd_plugin.nn.training import TrainingOptions, train
 
-PAPER = {"accuse_labels": False, "enhancement": "unlearn", "rounds": 2, "num_masks": 1, "reduction": "mean"}
+PAPER = {"detect_targets": False, "enhancement": "unlearn", "rounds": 2, "num_masks": 1, "reduction": "mean"}
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,14 @@ def test_the_defense_cleans_badnets_digits(robust, digits, poisoned_digits):
     detection = judge_detection(poisoned_digits.poisoned, robust.verdicts.poisoned, robust.verdicts.score)
     assert undefended.asr > 0.8
     assert defended.asr <= 0.05 and defended.acc >= undefended.acc - 0.03
-    assert robust.accused_labels == (1,)
+    assert robust.suspected_classes == (1,)
     assert detection.tpr >= 0.9 and detection.fpr <= 0.05 and detection.auroc > 0.97
 
 
 def test_a_result_tells_what_was_done(robust, poisoned_digits):
-    assert tuple(robust.curves) == ("training", "accusation", "enhancement", "retraining", "relearning")
+    assert tuple(robust.curves) == ("training", "detection", "enhancement", "retraining", "relearning")
     assert set(robust.seconds) == set(STAGES)
-    assert len(robust.curves["accusation"]) == 10
+    assert len(robust.curves["detection"]) == 10
     verdicts, labels = robust.verdicts, poisoned_digits.image_set.labels
     assert torch.equal(verdicts.suggested_label[~verdicts.poisoned], labels[~verdicts.poisoned])
     assert (verdicts.score[verdicts.poisoned] >= 0.5).all() and (verdicts.score[~verdicts.poisoned] < 0.5).all()
@@ -64,7 +64,7 @@ def same(first, second):
 @pytest.mark.parametrize("settings", [{}, PAPER], ids=["robust", "paper"])
 def test_order_and_truth_play_no_part(poisoned_digits, make_digits_model, quick_config, settings):
     """The truth about poison is no input; shuffled, it changes nothing, and neither does the order of the samples."""
-    config = quick_config.replace(accusation_gain=0.0, **settings)
+    config = quick_config.replace(detection_gain=0.0, **settings)
     whole = poisoned_digits.image_set.subset(torch.arange(400))
     first = AdvrBD(make_digits_model, config).fit(whole)
     order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
@@ -83,7 +83,7 @@ def test_epochs_left_to_the_set_are_those_of_the_whole_set_in_every_training(
     monkeypatch.setattr("advrbd_plugin.defense.config._EPOCHS", 1)
     monkeypatch.setattr("advrbd_plugin.defense.config._BATCHES", 14)
     samples = poisoned_digits.image_set.subset(torch.arange(400))  # 7 batches, fewer without the suspects
-    config = quick_config.replace(epochs=0, accusation_gain=0.0, conviction_gain=0.0)
+    config = quick_config.replace(epochs=0, detection_gain=0.0, strong_evidence=0.0)
     result = AdvrBD(make_digits_model, config).fit(samples)
     assert result.verdicts.poisoned.any() and result.config.epochs == 2
     assert len(result.curves["training"]) == len(result.curves["retraining"]) == 2
@@ -117,7 +117,7 @@ class KilledAt:
 
 @pytest.mark.parametrize("stage", ["training", "enhancement", "retraining", "relearning"])
 def test_a_killed_run_resumes_to_the_same_result(poisoned_digits, make_digits_model, quick_config, tmp_path, stage):
-    config = quick_config.replace(accusation_gain=0.0, conviction_gain=0.0)
+    config = quick_config.replace(detection_gain=0.0, strong_evidence=0.0)
     samples = poisoned_digits.image_set.subset(torch.arange(400))
     whole = AdvrBD(make_digits_model, config).fit(samples)
     with pytest.raises(Killed):
@@ -154,11 +154,9 @@ class Counted:
         pass
 
 
-def test_the_partition_rate_plays_no_part_with_an_accusation(
-    poisoned_digits, make_digits_model, quick_config, tmp_path
-):
+def test_the_partition_rate_plays_no_part_with_an_detection(poisoned_digits, make_digits_model, quick_config, tmp_path):
     """Cells of the grid that differ in alpha alone find each other's stages."""
-    config = quick_config.replace(accusation_gain=0.0, conviction_gain=0.0)
+    config = quick_config.replace(detection_gain=0.0, strong_evidence=0.0)
     samples = poisoned_digits.image_set.subset(torch.arange(400))
     first = AdvrBD(make_digits_model, config.replace(alpha=0.02), work_dir=tmp_path).fit(samples)
     assert first.verdicts.poisoned.any() and "relearning" in first.curves
@@ -193,10 +191,10 @@ class WatchedConfig(AdvrBDConfig):
 def test_what_names_a_stages_result_leaves_out_no_setting_that_it_reads(
     poisoned_digits, make_digits_model, quick_config, settings
 ):
-    config = WatchedConfig(**quick_config.replace(accusation_gain=0.0, **settings).to_mapping())
+    config = WatchedConfig(**quick_config.replace(detection_gain=0.0, **settings).to_mapping())
     defense = AdvrBD(make_digits_model, config, device="cpu")
     samples, model = poisoned_digits.image_set.subset(torch.arange(400)), make_digits_model().eval()
-    identify = defense._identify_as_paper if settings else defense._identify_accused
+    identify = defense._identify_as_paper if settings else defense._identify_suspected
     WatchedConfig.read.clear()
     verdicts = identify(samples, model).verdicts
     read = set(WatchedConfig.read)
@@ -225,10 +223,10 @@ def test_the_first_stage_alone_is_that_of_the_whole(poisoned_digits, make_digits
         AdvrBD(make_digits_model, quick_config).train_backdoored(samples.subset(torch.arange(1)))
 
 
-def test_without_an_accusation_the_set_is_clean_and_the_model_stays(poisoned_digits, make_digits_model, quick_config):
+def test_without_an_detection_the_set_is_clean_and_the_model_stays(poisoned_digits, make_digits_model, quick_config):
     samples = poisoned_digits.image_set.subset(torch.arange(200))
-    result = AdvrBD(make_digits_model, quick_config.replace(accusation_gain=100.0)).fit(samples)
-    assert result.accused_labels == () and not result.verdicts.poisoned.any()
+    result = AdvrBD(make_digits_model, quick_config.replace(detection_gain=100.0)).fit(samples)
+    assert result.suspected_classes == () and not result.verdicts.poisoned.any()
     assert result.model is result.backdoored_model
 
 
@@ -280,43 +278,44 @@ def test_a_model_that_gives_no_numbers_is_refused(poisoned_digits, make_digits_m
 
 @pytest.fixture
 def strong_and_weak(monkeypatch):
-    """Makes the first model accuse label 1 with strong evidence and half of label 4 with weak; gives a switch for what a
+    """Makes the first model detect label 1 with strong evidence and half of label 4 with weak; gives a switch for what a
     second model says of label 4."""
     examined = []
 
-    def accuse(model, samples, ranks, config, *, on_batch=None):
+    def detect(model, samples, ranks, config, *, on_batch=None):
         examined.append(sorted(samples.labels.unique().tolist()))
         assert ranks.shape == (len(ranks), len(samples))
-        accused = (1, 4) if len(examined) == 1 else accuse.again
-        suspicion = torch.zeros(len(samples))
-        for label in accused:
+        suspected = (1, 4) if len(examined) == 1 else detect.again
+        poison_probability = torch.zeros(len(samples))
+        for label in suspected:
             members = (samples.labels == label).nonzero().flatten()
-            suspicion[members[: len(members) // 2]] = 0.99
+            poison_probability[members[: len(members) // 2]] = 0.99
         gains = {1: 1.5, 4: 0.2}
         evidence = [
-            LabelEvidence(label, 100, gains.get(label, 0.0), 3.0, 0.5, accused=label in accused) for label in range(10)
+            LabelEvidence(label, 100, gains.get(label, 0.0), 3.0, 0.5, suspected=label in suspected)
+            for label in range(10)
         ]
-        return Accusation(suspicion, suspicion.clone(), tuple(evidence))
+        return Detection(poison_probability, poison_probability.clone(), tuple(evidence))
 
-    accuse.again, accuse.examined = (), examined
-    monkeypatch.setattr(advrbd, "accuse_labels", accuse)
-    return accuse
+    detect.again, detect.examined = (), examined
+    monkeypatch.setattr(advrbd, "detect_targets", detect)
+    return detect
 
 
-def test_a_weak_accusation_beside_a_strong_one_is_withdrawn_unless_a_second_model_upholds_it(
+def test_a_weak_detection_beside_a_strong_one_is_withdrawn_unless_a_second_model_upholds_it(
     strong_and_weak, poisoned_digits, make_digits_model, quick_config
 ):
     samples = poisoned_digits.image_set
-    withdrawn = AdvrBD(make_digits_model, quick_config).fit(samples)
+    rejected = AdvrBD(make_digits_model, quick_config).fit(samples)
     assert strong_and_weak.examined == [list(range(10)), [4]]  # the second time the doubted label alone
-    assert withdrawn.accused_labels == (1,) and withdrawn.evidence[4].withdrawn
-    assert not withdrawn.verdicts.poisoned[samples.labels == 4].any()
-    assert withdrawn.verdicts.poisoned[samples.labels == 1].any()
+    assert rejected.suspected_classes == (1,) and rejected.evidence[4].rejected
+    assert not rejected.verdicts.poisoned[samples.labels == 4].any()
+    assert rejected.verdicts.poisoned[samples.labels == 1].any()
 
     strong_and_weak.examined.clear()
     strong_and_weak.again = (4,)
-    config = quick_config.replace(conviction_gain=1.0)
+    config = quick_config.replace(strong_evidence=1.0)
     upheld = AdvrBD(make_digits_model, config).fit(samples)
     assert strong_and_weak.examined == [list(range(10)), [4]]
     # After two epochs the clean model knows no digit, so it acquits nobody by recognising them.
-    assert upheld.accused_labels == (1, 4) and upheld.verdicts.poisoned[samples.labels == 4].any()
+    assert upheld.suspected_classes == (1, 4) and upheld.verdicts.poisoned[samples.labels == 4].any()

@@ -11,7 +11,7 @@ def test_defaults_are_the_robust_preset():
 
 def test_paper_preset_is_the_paper():
     config = AdvrBDConfig.preset("paper")
-    assert (config.num_masks, config.accuse_labels, config.enhancement) == (1, False, "unlearn")
+    assert (config.num_masks, config.detect_targets, config.enhancement) == (1, False, "unlearn")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -60,7 +60,7 @@ def test_fractions_and_exponents_are_numbers():
         ({"reduction": "max"}, "reduction must be one of median, geometric_mean, mean, got 'max'"),
         ({"epsilonn": 0.1}, "unknown key 'epsilonn'; did you mean epsilon?"),
         ({"preset": "best"}, "preset must be one of robust, paper, got 'best'"),
-        ({"enhancement": "unlearn"}, "enhancement must be trigger or none where accuse_labels is true"),
+        ({"enhancement": "unlearn"}, "enhancement must be trigger or none where detect_targets is true"),
     ],
 )
 def test_errors_name_key_value_and_what_is_allowed(changes, line):

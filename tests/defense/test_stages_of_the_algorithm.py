@@ -7,11 +7,11 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import examination
 from advrbd_plugin.defense.clusters import Shares, discriminate, held_out_gain, sharpen, whiten
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.detection import accuse, second_choices
+from advrbd_plugin.defense.detection import detect, runner_up_classes
 from advrbd_plugin.defense.enhancement import enhance_trigger, log_odds, unlearn_rounds
-from advrbd_plugin.defense.identification import Verdicts, identify_accused, identify_misclassified, withdraw
+from advrbd_plugin.defense.identification import Verdicts, identify_misclassified, identify_suspected, reject
 from advrbd_plugin.defense.paper import partition
-from advrbd_plugin.defense.retraining import acquitted_labels, doubt_disagreement, relabel, trusted_samples
+from advrbd_plugin.defense.retraining import doubt_disagreement, rejected_classes, relabel, trusted_samples
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.features import layered_features, penultimate_features
 from advrbd_plugin.nn.models import make_model
@@ -51,57 +51,59 @@ def answers(labels, poisoned, num_classes):
     return logits
 
 
-def accuse_one(features, poisoned, ranks, gain):
+def detect_one(features, poisoned, ranks, gain):
     """One label of six, all of whose samples are given."""
     labels = torch.zeros(len(features), dtype=torch.int64)
-    return accuse(features, answers(labels, poisoned, 6), labels, ranks, gain=gain)
+    return detect(features, answers(labels, poisoned, 6), labels, ranks, gain=gain)
 
 
-def test_an_attacked_label_is_accused_and_an_easy_one_is_not():
+def test_an_attacked_label_is_suspected_and_an_easy_one_is_not():
     attacked, poisoned, attacked_rank = heaps(0.3, 25.0)
     clean, none, clean_rank = heaps(0.0, 0.0, seed=1)
     labels = torch.cat([torch.zeros(600), torch.ones(600)]).long()
     # Label 1's samples are all more consistent than label 0's: ease alone must not accuse.
     consistency = torch.cat([attacked_rank / 2, 0.5 + clean_rank / 2])
     logits = answers(labels, torch.cat([poisoned, none]), 3)
-    found = accuse(torch.cat([attacked, clean]), logits, labels, consistency, gain=0.15)
-    assert found.accused_labels == (0,)
+    found = detect(torch.cat([attacked, clean]), logits, labels, consistency, gain=0.15)
+    assert found.suspected_classes == (0,)
     assert found.evidence[0].gain > 0.8 > 0.1 > found.evidence[1].gain
-    assert (found.evidence[2].samples, found.evidence[2].accused) == (0, False)
-    flagged = found.suspicion[:600] > 0.5
+    assert (found.evidence[2].samples, found.evidence[2].suspected) == (0, False)
+    flagged = found.poison_probability[:600] > 0.5
     assert (flagged == poisoned).float().mean() > 0.99
-    assert found.suspicion[600:].max() == 0
+    assert found.poison_probability[600:].max() == 0
 
 
 def test_suspicion_never_falls_with_the_projection():
     features, poisoned, rank = heaps(0.3, 12.0)
-    found = accuse_one(features, poisoned, rank, gain=0.0)
-    by_projection = found.suspicion[found.projection.argsort()]
+    found = detect_one(features, poisoned, rank, gain=0.0)
+    by_projection = found.poison_probability[found.projection.argsort()]
     assert (by_projection.diff() >= 0).all() and by_projection[-1] > 0.99
 
 
 def test_too_few_samples_accuse_nobody():
     features, poisoned, rank = heaps(0.3, 25.0, count=30)
-    assert accuse_one(features, poisoned, rank, gain=0.0).accused_labels == ()
+    assert detect_one(features, poisoned, rank, gain=0.0).suspected_classes == ()
 
 
 def test_the_start_that_splits_best_counts():
     features, poisoned, rank = heaps(0.3, 12.0)
     misleading = torch.rand(600, generator=torch.Generator().manual_seed(3))
-    found = accuse_one(features, poisoned, torch.stack([misleading, rank, misleading.flip(0)]), gain=0.15)
-    assert found.accused_labels == (0,)
-    assert ((found.suspicion > 0.5) == poisoned).float().mean() > 0.98
+    found = detect_one(features, poisoned, torch.stack([misleading, rank, misleading.flip(0)]), gain=0.15)
+    assert found.suspected_classes == (0,)
+    assert ((found.poison_probability > 0.5) == poisoned).float().mean() > 0.98
 
 
 def test_the_half_with_the_more_varied_rivals_is_the_suspicious_one():
     features, poisoned, _ = heaps(0.3, 25.0)
     inverted = torch.rand(600, generator=torch.Generator().manual_seed(5)) + 2.0 * (~poisoned)
-    found = accuse_one(features, poisoned, inverted, gain=0.15)
-    assert ((found.suspicion > 0.5) == poisoned).float().mean() > 0.98
+    found = detect_one(features, poisoned, inverted, gain=0.15)
+    assert ((found.poison_probability > 0.5) == poisoned).float().mean() > 0.98
     assert found.evidence[0].share == pytest.approx(float(poisoned.float().mean()), abs=0.02)
     assert found.evidence[0].variety > 1.0
-    undecided = accuse_one(features, torch.zeros_like(poisoned), inverted, gain=0.15)
-    assert ((undecided.suspicion > 0.5) == ~poisoned).float().mean() > 0.98  # by its ranks, where rivals are alike
+    undecided = detect_one(features, torch.zeros_like(poisoned), inverted, gain=0.15)
+    assert (
+        (undecided.poison_probability > 0.5) == ~poisoned
+    ).float().mean() > 0.98  # by its ranks, where rivals are alike
 
 
 def test_poison_that_comes_from_one_class_is_not_taken_for_the_clean_half():
@@ -112,42 +114,44 @@ def test_poison_that_comes_from_one_class_is_not_taken_for_the_clean_half():
     rivals = torch.where(often, common, torch.randint(1, 6, (600,), generator=generator))
     logits = torch.zeros(600, 6).scatter(1, rivals[:, None], 1.0)
     logits[:, 0] = 5.0
-    found = accuse(features, logits, torch.zeros(600, dtype=torch.int64), rank, gain=0.15)
+    found = detect(features, logits, torch.zeros(600, dtype=torch.int64), rank, gain=0.15)
     assert -0.7 < found.evidence[0].variety < -0.3
-    assert ((found.suspicion > 0.5) == poisoned).float().mean() > 0.98
+    assert ((found.poison_probability > 0.5) == poisoned).float().mean() > 0.98
 
 
-def test_a_small_part_is_accused():
+def test_a_small_part_is_suspected():
     features, poisoned, _ = heaps(0.06, 25.0)
     rank = (torch.rand(600, generator=torch.Generator().manual_seed(7)) + 0.3 * poisoned).argsort().argsort() / 599
-    found = accuse_one(features, poisoned, rank, gain=0.15)
-    assert found.accused_labels == (0,) and found.evidence[0].share == pytest.approx(0.06, abs=0.02)
-    assert ((found.suspicion > 0.5) == poisoned).float().mean() > 0.98
+    found = detect_one(features, poisoned, rank, gain=0.15)
+    assert found.suspected_classes == (0,) and found.evidence[0].share == pytest.approx(0.06, abs=0.02)
+    assert ((found.poison_probability > 0.5) == poisoned).float().mean() > 0.98
 
 
 def test_few_samples_need_a_larger_gain():
     features, poisoned, rank = heaps(0.35, 15.0, count=90)
-    found = accuse_one(features, poisoned, rank, gain=0.15)
-    assert 0.15 < found.evidence[0].gain < 0.48 and found.accused_labels == ()
+    found = detect_one(features, poisoned, rank, gain=0.15)
+    assert 0.15 < found.evidence[0].gain < 0.48 and found.suspected_classes == ()
     features, poisoned, rank = heaps(0.35, 10.0)
-    found = accuse_one(features, poisoned, rank, gain=0.15)
-    assert 0.2 < found.evidence[0].gain < 0.48 and found.accused_labels == (0,)
+    found = detect_one(features, poisoned, rank, gain=0.15)
+    assert 0.2 < found.evidence[0].gain < 0.48 and found.suspected_classes == (0,)
 
 
 @pytest.mark.parametrize(
-    ("distance", "disowned", "accused"),
+    ("distance", "disowned", "suspected"),
     [
         *[(8.25, "none", ()), (8.25, "poisoned", (0,)), (8.25, "all", ())],
         (8.0, "poisoned", ()),  # a gain of 0.05, as 600 samples may have by chance
     ],
 )
-def test_samples_that_the_model_disowns_need_hardly_a_gain_unless_it_disowns_the_rest_too(distance, disowned, accused):
+def test_samples_that_the_model_disowns_need_hardly_a_gain_unless_it_disowns_the_rest_too(
+    distance, disowned, suspected
+):
     features, poisoned, rank = heaps(0.35, distance)
     logits = answers(torch.zeros(600, dtype=torch.int64), poisoned, 6)
     lost = {"none": torch.zeros_like(poisoned), "poisoned": poisoned, "all": torch.ones_like(poisoned)}[disowned]
     logits[lost, 0] = 0.0
-    found = accuse(features, logits, torch.zeros(600, dtype=torch.int64), rank, gain=0.15)
-    assert 0.04 < found.evidence[0].gain < 0.1 and found.accused_labels == accused
+    found = detect(features, logits, torch.zeros(600, dtype=torch.int64), rank, gain=0.15)
+    assert 0.04 < found.evidence[0].gain < 0.1 and found.suspected_classes == suspected
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -161,7 +165,7 @@ def test_a_gain_counts_only_on_samples_that_did_not_teach_it(seed):
 
 def test_second_choices_leave_the_label_out():
     logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [0.0, 0.0, 9.0]])
-    assert second_choices(logits, torch.tensor([0, 1, 1])).tolist() == [1, 0, 2]
+    assert runner_up_classes(logits, torch.tensor([0, 1, 1])).tolist() == [1, 0, 2]
 
 
 def test_features_are_what_the_last_linear_layer_gets(poisoned_digits, make_digits_model):
@@ -220,25 +224,25 @@ def test_misclassified_by_the_enhanced_model_is_clean():
     assert verdicts.score[0] > verdicts.score[2] > 0.5 > verdicts.score[1]
 
 
-def test_only_accused_labels_hold_poison():
-    suspicion = torch.tensor([0.9, 0.1, 0.1, 0.0])
+def test_only_suspected_labels_hold_poison():
+    poison_probability = torch.tensor([0.9, 0.1, 0.1, 0.0])
     consistency = torch.tensor([0.0, 0.5, 0.2, 1.0])
     labels = torch.tensor([1, 1, 1, 0])
     logits = torch.tensor([[0.0, -9.0], [0.0, 4.0], [0.0, -1.0], [9.0, 0.0]])
-    verdicts = identify_accused(suspicion, consistency, labels, (1,), logits, doubt=3.0)
-    # By its features; by the enhanced model; doubtful; of a label that nobody accuses.
+    verdicts = identify_suspected(poison_probability, consistency, labels, (1,), logits, abstain_threshold=3.0)
+    # By its features; by the enhanced model; uncertain; of a label that nobody accuses.
     assert verdicts.poisoned.tolist() == [True, True, False, False]
-    assert verdicts.doubtful.tolist() == [False, False, True, False]
+    assert verdicts.uncertain.tolist() == [False, False, True, False]
     assert verdicts.score[3] == pytest.approx(0.01)
-    nobody = identify_accused(suspicion, consistency, labels, (), None, doubt=3.0)
+    nobody = identify_suspected(poison_probability, consistency, labels, (), None, abstain_threshold=3.0)
     assert not nobody.poisoned.any() and nobody.score.argsort().tolist() == consistency.argsort().tolist()
 
 
-def test_a_withdrawn_accusation_leaves_its_label_clean():
+def test_a_withdrawn_detection_leaves_its_label_clean():
     verdicts = Verdicts(
         torch.tensor([True, True]), torch.tensor([0.9, 0.8]), torch.tensor([1, 2]), torch.zeros(2, dtype=torch.bool)
     )
-    left = withdraw(verdicts, torch.tensor([1, 2]), torch.tensor([0.5, 0.5]), (1,))
+    left = reject(verdicts, torch.tensor([1, 2]), torch.tensor([0.5, 0.5]), (1,))
     assert left.poisoned.tolist() == [False, True]
     assert left.score.tolist() == pytest.approx([0.005, 0.8])
 
@@ -283,16 +287,16 @@ def test_relabelling_lets_a_clean_label_attacks_labels_stand():
 def test_acquittal_needs_a_majority():
     labels = torch.tensor([1, 1, 1, 2, 2])
     verdicts = verdicts_for([True] * 5, labels)
-    assert acquitted_labels(Colour(), coloured(1, 1, 0, 0, 0), labels, verdicts, [1, 2]) == (1,)
-    assert acquitted_labels(Colour(), coloured(1, 1, 0, 0, 0), labels, verdicts, []) == ()
+    assert rejected_classes(Colour(), coloured(1, 1, 0, 0, 0), labels, verdicts, [1, 2]) == (1,)
+    assert rejected_classes(Colour(), coloured(1, 1, 0, 0, 0), labels, verdicts, []) == ()
 
 
-def test_disagreement_raises_doubt_in_accused_labels_only():
+def test_disagreement_raises_doubt_in_suspected_labels_only():
     labels = torch.tensor([1, 1, 0])
-    doubtful = doubt_disagreement(
+    uncertain = doubt_disagreement(
         Colour(), coloured(0, 1, 2), labels, verdicts_for([False] * 3, labels), torch.tensor([True, True, False])
     )
-    assert doubtful.tolist() == [True, False, False]
+    assert uncertain.tolist() == [True, False, False]
 
 
 def test_nothing_left_to_train_on_is_said():
@@ -305,12 +309,12 @@ def test_trigger_enhancement_keeps_the_trigger_alone(poisoned_digits, make_digit
     """Even a fresh network learns to answer to the trigger, and to nothing else of that label."""
     samples, poisoned = poisoned_digits.image_set, poisoned_digits.poisoned
     target = samples.labels == 1
-    suspicion = (poisoned & target).float()
+    poison_probability = (poisoned & target).float()
     config = quick_config.replace(enhancement_steps=60, enhancement_learning_rate=0.05)
     model = make_digits_model()
     before = [parameter.clone() for parameter in model.parameters()]
     enhanced, rows = enhance_trigger(
-        model, samples.images, samples.labels, samples.sample_ids, suspicion, suspicion, (1,), config
+        model, samples.images, samples.labels, samples.sample_ids, poison_probability, poison_probability, (1,), config
     )
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters()))
     with torch.no_grad():
@@ -355,7 +359,7 @@ def test_large_images_are_scored_in_smaller_batches(size, batch_size, monkeypatc
 def test_algorithm_2_grows_its_clean_part(poisoned_digits, make_digits_model, quick_config, loss):
     samples = poisoned_digits.image_set.subset(torch.arange(300))
     config = quick_config.replace(
-        accuse_labels=False,
+        detect_targets=False,
         enhancement="unlearn",
         unlearn_loss=loss,
         rounds=3,

@@ -52,8 +52,8 @@ def make_record() -> RunRecord:
         model=nn.Sequential(nn.Flatten(), nn.Linear(768, 4)),
         backdoored_model=nn.Sequential(nn.Flatten(), nn.Linear(768, 4)),
         verdicts=verdicts,
-        accused_labels=(1,),
-        curves={"train": rows, "enhance": [{"loss": float("nan"), "kept": 0.4}], "nothing": [], "accusation": evidence},
+        suspected_classes=(1,),
+        curves={"train": rows, "enhance": [{"loss": float("nan"), "kept": 0.4}], "nothing": [], "detection": evidence},
         seconds={"train": 61.5, "enhance": 3.25},
         config=FakeConfig(preset="robust", seed=7, epsilon=32 / 255),
     )

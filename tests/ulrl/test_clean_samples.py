@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.defense.detection import Accusation, LabelEvidence
+from advrbd_plugin.defense.detection import Detection, LabelEvidence
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.ulrl import clean_from_poisoned, clean_samples
 
@@ -20,23 +20,23 @@ def untrusted():
 
 @pytest.fixture
 def scores(monkeypatch):
-    """Lets label 1 be accused, samples 15 to 19 being suspicious, and high positions be consistent."""
-    suspicion = torch.zeros(20)
-    suspicion[15:] = 0.99
-    evidence = tuple(LabelEvidence(label, 10, 1.0, 2.0, 0.5, accused=label == 1) for label in range(2))
-    found = {"suspicion": suspicion, "evidence": evidence}
+    """Lets label 1 be suspected, samples 15 to 19 being suspicious, and high positions be consistent."""
+    poison_probability = torch.zeros(20)
+    poison_probability[15:] = 0.99
+    evidence = tuple(LabelEvidence(label, 10, 1.0, 2.0, 0.5, suspected=label == 1) for label in range(2))
+    found = {"poison_probability": poison_probability, "evidence": evidence}
 
-    def accuse_labels(model, samples, ranks, config, *, on_batch):
-        return Accusation(found["suspicion"], torch.arange(20.0), found["evidence"])
+    def detect_targets(model, samples, ranks, config, *, on_batch):
+        return Detection(found["poison_probability"], torch.arange(20.0), found["evidence"])
 
     monkeypatch.setattr(clean_samples, "consistency_ranks", lambda *_, **__: (torch.arange(20.0) / 19)[None])
-    monkeypatch.setattr(clean_samples, "accuse_labels", accuse_labels)
+    monkeypatch.setattr(clean_samples, "detect_targets", detect_targets)
     return found
 
 
 def test_samples_come_balanced_from_the_less_suspicious_half(untrusted, scores):
     picked = clean_from_poisoned(None, untrusted, 4)
-    assert picked.accused_labels == (1,)
+    assert picked.suspected_classes == (1,)
     assert picked.clean_set.class_counts().tolist() == [2, 2]
     chosen = picked.clean_set.sample_ids.tolist()
     assert all(sample < 5 or 10 <= sample < 12 for sample in chosen)  # half of 10, and half of the 5 trusted
@@ -47,15 +47,15 @@ def test_the_rarest_label_bounds_how_many_are_taken(untrusted, scores):
     assert clean_from_poisoned(None, untrusted, 100).clean_set.class_counts().tolist() == [2, 2]
 
 
-def test_without_an_accusation_nobody_is_suspect(untrusted, scores):
-    scores["suspicion"] = torch.zeros(20)
+def test_without_an_detection_nobody_is_suspect(untrusted, scores):
+    scores["poison_probability"] = torch.zeros(20)
     scores["evidence"] = ()
     picked = clean_from_poisoned(None, untrusted, 4)
-    assert (picked.accused_labels, picked.suspect_set) == ((), None)
+    assert (picked.suspected_classes, picked.suspect_set) == ((), None)
 
 
 def test_a_label_without_a_trusted_sample_is_named(untrusted, scores):
-    scores["suspicion"] = torch.where(untrusted.labels == 1, 1.0, 0.0)
+    scores["poison_probability"] = torch.where(untrusted.labels == 1, 1.0, 0.0)
     with pytest.raises(AdvrBDError, match="no sample of the class 'one' can be trusted"):
         clean_from_poisoned(None, untrusted, 4)
 

@@ -124,7 +124,7 @@ def test_relearning_follows_known_warps(striped_set):
     assert not torch.equal(states[0], states[1]) and torch.equal(states[1], states[2])
 
 
-def test_a_warp_is_found_beside_another_accusation(striped_set):
+def test_a_warp_is_found_beside_another_detection(striped_set):
     """Attraction accuses all labels at a threshold of 0 and an added perturbation; the warp is searched all the same."""
     config = ULRLConfig(
         batch_size=12,

@@ -21,11 +21,11 @@ def run(experiment: Experiment, preset: str, **changes: Any) -> Outcome:
         model=result.model,
         flagged=verdicts.poisoned,
         score=verdicts.score,
-        trusted=~verdicts.poisoned & ~verdicts.doubtful,
+        trusted=~verdicts.poisoned & ~verdicts.uncertain,
         curves=result.curves,
         stage_seconds=result.seconds,
         details={
-            "accused_labels": list(result.accused_labels),
+            "suspected_classes": list(result.suspected_classes),
             "evidence": [asdict(each) for each in result.evidence],
         },
     )

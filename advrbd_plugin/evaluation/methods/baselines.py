@@ -46,7 +46,7 @@ def run_scanft(experiment: Experiment) -> Outcome:
         trusted=~result.verdicts.poisoned,
         curves=result.curves,
         stage_seconds=result.seconds,
-        details={"accused_labels": list(result.detection.accused_labels), "clean_samples": len(clean)},
+        details={"suspected_classes": list(result.detection.suspected_classes), "clean_samples": len(clean)},
     )
 
 

@@ -34,7 +34,7 @@ def run_without(experiment: Experiment) -> Outcome:
         experiment.backdoored,
         picked.clean_set,
         suspect_set=picked.suspect_set,
-        attacked_labels=picked.accused_labels,
+        attacked_labels=picked.suspected_classes,
     )
     return _outcome(result, len(picked.clean_set))
 
