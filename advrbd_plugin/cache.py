@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advrbd_plugin.errors import StorageError
 from advrbd_plugin.files import atomic_file
-from advrbd_plugin.nn.training import TrainingCheckpoint
 
 _META_KEY = "advrbd"
 
@@ -88,41 +86,3 @@ class StageStore:
     def _path(self, stage: str, key: str) -> Path:
         assert self._root is not None
         return self._root / f"{stage}-{key[:16]}.safetensors"
-
-
-class StoredTraining(TrainingCheckpoint):
-    """A training's epochs in a :class:`StageStore`."""
-
-    def __init__(self, store: StageStore, stage: str, key: str) -> None:
-        self._store, self._stage, self._key = store, f"{stage}-unfinished", key
-
-    def load(self) -> tuple[int, dict[str, Tensor]] | None:
-        found = self._store.load(self._stage, self._key)
-        return None if found is None else (int(found[1]), found[0])
-
-    def save(self, epochs_done: int, tensors: dict[str, Tensor]) -> None:
-        self._store.save(self._stage, self._key, tensors, epochs_done)
-
-    def remove(self) -> None:
-        """Forget the epochs, once the training's result is kept."""
-        self._store.remove(self._stage, self._key)
-
-
-def kept_training(
-    store: StageStore,
-    stage: str,
-    key: str,
-    model: nn.Module,
-    work: Callable[[StoredTraining], list[dict[str, float]]],
-) -> list[dict[str, float]]:
-    """Run ``work``, which trains ``model`` and gives its rows, or load what it gave before."""
-    kept = store.load(stage, key)
-    if kept is not None:
-        model.load_state_dict(kept[0])
-        model.to(memory_format=torch.channels_last).eval()
-        return kept[1]
-    checkpoint = StoredTraining(store, stage, key)
-    rows = work(checkpoint)
-    store.save(stage, key, model.state_dict(), rows)
-    checkpoint.remove()
-    return rows

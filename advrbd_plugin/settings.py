@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from advrbd_plugin.errors import AdvrBDError
 
 if TYPE_CHECKING:
     from typing import Self
+
+PartT = TypeVar("PartT", bound="Settings")
 
 MAX_SEED = 2**63 - 1
 
@@ -30,14 +33,17 @@ def one_of(*names: str, default: str) -> Any:
     return field(default=default, metadata={"names": names})
 
 
+@dataclass(frozen=True)
 class Settings:
     """Base of the frozen dataclasses whose fields are made with :func:`between`, :func:`one_of` or a ``bool``.
 
     ``preset_files`` names the file in ``configs/`` of each preset; the first preset is the default and equals the
-    fields' defaults.
+    fields' defaults. ``renamed`` maps names that keys had before to those that they have now; the old ones are still
+    read, with a one-line warning.
     """
 
     preset_files: ClassVar[Mapping[str, str]] = {}
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
@@ -101,12 +107,29 @@ class Settings:
             AdvrBDError: as :meth:`from_mapping`.
         """
         names = [each.name for each in dataclasses.fields(self)]
+        changes = self._by_current_names(changes)
         for key in changes:
             if key not in names:
                 close = difflib.get_close_matches(str(key), names, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(names)}"
                 raise AdvrBDError(f"unknown key {key!r}; {hint}")
         return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def _by_current_names(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
+        for old, new in cls.renamed.items():
+            if old in changes and new in changes:
+                raise AdvrBDError(f"{old} is the former name of {new}: give only {new}")
+            if old in changes:
+                warnings.warn(f"the key {old} is now called {new}", UserWarning, stacklevel=3)
+        return {cls.renamed.get(key, key): value for key, value in changes.items()}
+
+    def part(self, kind: type[PartT]) -> PartT:
+        """The fields that ``kind``, one of this class's bases, declares: the settings of one stage.
+
+        A stage that is handed its part cannot read what does not belong to it, so the part names the stage's result.
+        """
+        return kind(**{each.name: getattr(self, each.name) for each in dataclasses.fields(kind)})
 
     def to_mapping(self) -> dict[str, Any]:
         """Every setting by name, ready for YAML and JSON."""

@@ -46,49 +46,30 @@ def measure(poisoned, backdoored, config) -> dict[str, float]:
     import torch
     from sklearn.metrics import roc_auc_score
 
-    from advrbd_plugin.defense.enhancement import enhance_trigger
-    from advrbd_plugin.defense.examination import consistency_ranks, detect_targets
-    from advrbd_plugin.defense.identification import identify_suspected
+    from advrbd_plugin.defense.detection import detect_targets
+    from advrbd_plugin.defense.enhancement import enhance
+    from advrbd_plugin.defense.identification import identify
+    from advrbd_plugin.defense.scoring import score_samples
     from advrbd_plugin.evaluation.metrics import judge_detection
-    from advrbd_plugin.nn.training import predict
 
     samples, truth = poisoned.image_set, poisoned.poisoned
-    ranks = consistency_ranks(backdoored, samples, config)
-    detection = detect_targets(backdoored, samples, ranks, config)
-    logits = None
-    if detection.suspected_classes and config.enhancement == "trigger":
-        enhanced, _ = enhance_trigger(
-            backdoored,
-            samples.images,
-            samples.labels,
-            samples.sample_ids,
-            detection.poison_probability,
-            detection.projection,
-            detection.suspected_classes,
-            config,
-        )
-        logits = predict(enhanced, samples.images)
-    consistency = ranks.mean(dim=0)
-    verdicts = identify_suspected(
-        detection.poison_probability,
-        consistency,
-        samples.labels,
-        detection.suspected_classes,
-        logits,
-        abstain_threshold=config.abstain_threshold,
-    )
-    detection = judge_detection(truth, verdicts.poisoned, verdicts.score)
+    scores = score_samples(backdoored, samples, config)
+    detection = detect_targets(backdoored, samples, scores, config)
+    wanted = detection.suspected_classes and config.enhancement == "trigger"
+    enhancement = enhance(backdoored, samples, detection, config) if wanted else None
+    verdicts = identify(detection, scores, samples.labels, enhancement, config)
     gains = torch.tensor([each.gain for each in detection.evidence])
+    judged = judge_detection(truth, verdicts.poisoned, verdicts.score)
     target = torch.arange(len(gains)) == TARGET_LABEL
-    least_consistent = consistency.argsort()[: len(truth) // 5]
+    least_consistent = scores.consistency.argsort()[: len(truth) // 5]
     return {
-        "auroc_of_ranks": float(roc_auc_score(truth, consistency)),
+        "auroc_of_ranks": float(roc_auc_score(truth, scores.consistency)),
         "poison_in_top_20": float(truth[least_consistent].float().mean()),
         "gain_of_target": float(gains[target]),
         "largest_other_gain": float(gains[~target].max()),
-        "tpr": detection.tpr,
-        "fpr": detection.fpr,
-        "auroc": detection.auroc,
+        "tpr": judged.tpr,
+        "fpr": judged.fpr,
+        "auroc": judged.auroc,
     }
 
 

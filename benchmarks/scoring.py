@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advrbd_plugin import consistency_scores, make_model
-from advrbd_plugin.nn.training import as_input, autocast
+from advrbd_plugin.nn.inference import as_input, autocast
 
 BATCH = 500
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}

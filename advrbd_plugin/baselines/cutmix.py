@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from advrbd_plugin.cache import StageStore, StoredTraining, digest, kept_training
+from advrbd_plugin.cache import StageStore, digest
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.nn.training import TrainingOptions, check_outputs, describe_training, repeatable, train
+from advrbd_plugin.nn.checkpoints import StoredTraining, cached_training
+from advrbd_plugin.nn.inference import check_outputs
+from advrbd_plugin.nn.repeatable import repeatable
+from advrbd_plugin.nn.training import TrainingOptions, describe_training, train
 from advrbd_plugin.progress import Progress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed, shuffled
 from advrbd_plugin.settings import MAX_SEED, Settings, between, one_of
@@ -134,7 +137,7 @@ def train_cutmix(
         )
 
     with timed_stage(progress, "cutmix", seconds):
-        rows = kept_training(StageStore(work_dir), "cutmix", key, model, work)
+        rows = cached_training(StageStore(work_dir), "cutmix", key, model, work)
     return CutMixResult(model, rows, seconds, config)
 
 

@@ -18,7 +18,8 @@ from advrbd_plugin.baselines.scan import ScanConfig, ScanResult, scan
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.identification import Verdicts
 from advrbd_plugin.nn.features import penultimate_features
-from advrbd_plugin.nn.training import TrainingOptions, check_outputs, train
+from advrbd_plugin.nn.inference import check_outputs
+from advrbd_plugin.nn.training import TrainingOptions, train
 from advrbd_plugin.progress import Progress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.settings import MAX_SEED, between, one_of

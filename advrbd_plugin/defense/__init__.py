@@ -1,1 +1,8 @@
-"""AdvrBD, stage by stage; ``pipeline.py`` strings the stages together."""
+"""AdvrBD, stage by stage; :mod:`advrbd_plugin.defense.pipeline` strings the stages together.
+
+ImageSet -> BackdooredModel -> Scores -> Detection -> Enhancement -> Verdicts -> AdvrBDResult
+"""
+
+from advrbd_plugin.defense.version import ALGORITHM_VERSION
+
+__all__ = ["ALGORITHM_VERSION"]

@@ -1,4 +1,4 @@
-"""Two heaps in the features of one label's samples, found by a linear discriminant that teaches itself."""
+"""Two clusters in the features of one class's samples, found by a linear discriminant that trains itself."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SHRINKAGE = 0.05
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares of a label's samples that a discriminant is taught as (clean, suspicious).
+    """Shares of a class's samples that a discriminant is fitted to as (clean, suspicious).
 
     Attributes:
         first: by the ranks that it begins with.
-        later: by its own answer.
+        later: by its own projection.
     """
 
     first: tuple[float, float]
@@ -32,12 +32,12 @@ class Shares:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One label's samples in two heaps.
+    """One class's samples in two clusters.
 
     Attributes:
-        direction: (dims,) float64 in the whitened features, towards the suspicious heap.
+        direction: (dims,) float64 in the whitened features, towards the suspicious cluster.
         projection: (N,) float32 along it, higher is more suspicious.
-        probability: (N,) float32 in [0, 1] of belonging to the suspicious heap; never falls with the projection.
+        probability: (N,) float32 in [0, 1] of belonging to the suspicious cluster; never falls with the projection.
         gain: how much better two Gaussians explain the projection than one (difference of BIC per sample).
         separation: distance of the two means in standard deviations (root mean square of the two).
         share: weight of the suspicious Gaussian.
@@ -56,8 +56,8 @@ class Split:
         return self.probability > 0.5
 
     @property
-    def parted(self) -> bool:
-        """Whether either heap has enough samples to teach with."""
+    def has_two_clusters(self) -> bool:
+        """Whether either cluster has enough samples to fit a discriminant to."""
         return 2 <= int(self.suspicious.sum()) <= len(self.suspicious) - 2
 
 
@@ -71,26 +71,26 @@ def whiten(features: Tensor) -> Tensor:
 
 
 def discriminate(whitened: Tensor, consistency: Tensor, shares: Shares) -> Split:
-    """Begin with ranks, go on with the discriminant's own answer: the better of the first and the last split.
+    """Fit a discriminant to ranks, then to its own projection: the better of the first and the last split.
 
-    The first is the better one where the suspicious heap is far from the share that is taught.
+    The first is the better one where the suspicious cluster is far from the share that is fitted.
 
     Args:
         whitened: (N, dims) float64, from :func:`whiten`.
         consistency: (N,) float32, higher is more suspicious.
-        shares: how many samples teach it.
+        shares: how many samples it is fitted to.
     """
-    first = _taught(whitened, consistency, shares.first)
+    first = _fit(whitened, consistency, shares.first)
     direction = first
     for _ in range(_LATER_ROUNDS):
-        direction = _taught(whitened, whitened @ direction, shares.later)
+        direction = _fit(whitened, whitened @ direction, shares.later)
     return max((split_along(whitened, each) for each in (first, direction)), key=lambda split: split.gain)
 
 
 def sharpen(whitened: Tensor, split: Split) -> Split:
-    """The split taught by its own two heaps as long as they part further."""
+    """Fit the discriminant to its own two clusters as long as that separates them further."""
     for _ in range(_SHARPENING_ROUNDS):
-        if not split.parted:
+        if not split.has_two_clusters:
             break
         suspicious = split.suspicious
         following = split_along(whitened, _fisher(whitened[~suspicious], whitened[suspicious]))
@@ -101,20 +101,20 @@ def sharpen(whitened: Tensor, split: Split) -> Split:
 
 
 def held_out_gain(whitened: Tensor, consistency: Tensor, shares: Shares) -> float:
-    """The gain on samples that did not teach: each quarter is judged along a direction that the others found.
+    """The gain on held-out samples: each quarter is split along a direction that was fitted to the others.
 
-    Any direction found in many dimensions parts the samples that it was found with a little.
+    Any direction found in many dimensions separates the samples that it was fitted to a little.
     """
     fold = torch.arange(len(whitened)) % _FOLDS
     gains = []
     for held_out in (fold == each for each in range(_FOLDS)):
-        taught = sharpen(whitened[~held_out], discriminate(whitened[~held_out], consistency[~held_out], shares))
-        gains.append(split_along(whitened[held_out], taught.direction).gain)
+        fitted = sharpen(whitened[~held_out], discriminate(whitened[~held_out], consistency[~held_out], shares))
+        gains.append(split_along(whitened[held_out], fitted.direction).gain)
     return sum(gains) / _FOLDS
 
 
-def turned(whitened: Tensor, split: Split) -> Split:
-    """The same heaps with the other one suspicious."""
+def swapped(whitened: Tensor, split: Split) -> Split:
+    """The same clusters with the other one suspicious."""
     return split_along(whitened, -split.direction)
 
 
@@ -140,7 +140,8 @@ def split_along(whitened: Tensor, direction: Tensor) -> Split:
     )
 
 
-def _taught(whitened: Tensor, order_by: Tensor, shares: tuple[float, float]) -> Tensor:
+def _fit(whitened: Tensor, order_by: Tensor, shares: tuple[float, float]) -> Tensor:
+    """The direction from the samples that come first to those that come last."""
     order = torch.argsort(order_by, stable=True)
     clean, suspicious = (max(2, int(share * len(order))) for share in shares)
     return _fisher(whitened[order[:clean]], whitened[order[-suspicious:]])

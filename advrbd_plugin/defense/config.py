@@ -1,4 +1,8 @@
-"""Every setting of AdvrBD, validated once."""
+"""Every setting of AdvrBD, validated once: a frozen dataclass for each stage, and all of them together.
+
+The keys are flat, as in the YAML files, on the command line and in BackdoorBench. :meth:`Settings.part` cuts one
+stage's settings out of the whole; its digest is a part of the stage's cache key.
+"""
 
 from __future__ import annotations
 
@@ -17,50 +21,34 @@ if TYPE_CHECKING:
 
 PRESETS = ("robust", "paper")
 
-# Trainings whose epochs are left to the set: a backdoor that is not learned cannot be seen, and a small set teaches it
-# in few batches an epoch.
+# Where epochs is 0: a backdoor that was not learned cannot be seen, and a small set has few batches an epoch.
 _EPOCHS, _MOST_EPOCHS = 20, 200
 _BATCHES = 3000
 
 
 @dataclass(frozen=True)
-class AdvrBDConfig(Settings):
-    """The settings of one run; the defaults are the preset ``robust``. docs/choices.md gives the reason of each.
+class StageConfig(Settings):
+    """What all stages share.
 
     Attributes:
         seed: everything random derives from (seed, sample id).
-        epochs: passes of each training over the data; 0 takes 20, and for a small set as many as make 3,000 batches
-            of the whole set, up to 200.
-        batch_size, learning_rate, momentum, weight_decay, crop_padding, flip, mixed_precision: training, see
-            :class:`advrbd_plugin.nn.training.TrainingOptions`.
-        epsilon: perturbation step in pixel scale [0, 1].
-        patch_size: side of the perturbed square in pixels; at most the image's side.
-        num_patch_sizes: with ``detect_targets``, score with so many sizes, each half of the one before.
-        num_masks: patches per sample (the paper: 1).
-        reduction: how a sample's KL divergences over the masks become one score.
-        alpha: share of the samples that Algorithm 1 takes as clean, and that each round of Algorithm 2 adds; plays no
-            part with ``detect_targets``, which goes by the ranks alone.
-        rounds: rounds of Algorithm 2 (enhancement ``unlearn``).
-        detect_targets: ask each label whether it is attacked, and only sort the samples of those that are. Switched
-            off, every sample is judged as the paper does it.
-        detection_gain: a label is suspected where two Gaussians explain its samples better than one by this much (BIC
-            per sample, in nats times two) and 30 in all, which few samples can reach by chance.
-        strong_evidence: below this gain an detection is rejected if the clean model, which was trained without the
-            label's suspicious samples, gives most of them that label all the same.
-        enhancement: ``trigger`` teaches the backdoored model to keep nothing but the trigger of the suspected labels;
-            ``unlearn`` is Algorithm 2; ``none`` leaves it out.
-        enhancement_steps: batches of the enhancement ``trigger``.
-        enhancement_learning_rate: of either enhancement.
-        unlearn_loss: what is minimised on D_c in ``unlearn``: ``gradient_ascent`` (minus the cross entropy, equation
-            4) or ``one_minus_probability`` (-log(1 - p_label)).
-        unlearn_weight: its weight against the cross entropy on D_u.
-        gradient_clip: largest gradient norm of the enhancement.
-        abstain_threshold: samples of a suspected label whose trigger log-odds exceed minus this are not called poisoned, but not
-            trained on either.
-        relearn_epochs, relearn_learning_rate: training on everything after relabelling; 0 epochs leaves it out.
+        mixed_precision: bfloat16 where the device multiplies it in hardware.
     """
 
     seed: int = between(0, MAX_SEED, 0)
+    mixed_precision: bool = True
+
+
+@dataclass(frozen=True)
+class TrainingConfig(StageConfig):
+    """How each network is trained; see :class:`advrbd_plugin.nn.training.TrainingOptions`.
+
+    Attributes:
+        epochs: passes over the data; 0 takes 20, and for a small set as many as make 3,000 batches, up to 200.
+        batch_size, learning_rate, momentum, weight_decay: of SGD.
+        crop_padding, flip: random crops (padding in pixels) and horizontal flips.
+    """
+
     epochs: int = between(0, 10_000, 0)
     batch_size: int = between(2, 65_536, 64)
     learning_rate: float = between(1e-8, 100.0, 0.1)
@@ -68,28 +56,128 @@ class AdvrBDConfig(Settings):
     weight_decay: float = between(0.0, 1.0, 5e-4)
     crop_padding: int = between(0, 64, 4)
     flip: bool = True
-    mixed_precision: bool = True
+
+    def for_samples(self, count: int) -> Self:
+        """The settings with the epochs that a set of ``count`` samples gets, where ``epochs`` is 0."""
+        if self.epochs:
+            return self
+        batches_of_an_epoch = max(1, math.ceil(count / self.batch_size))
+        return self.replace(epochs=min(_MOST_EPOCHS, max(_EPOCHS, math.ceil(_BATCHES / batches_of_an_epoch))))
+
+    def training(self, seed: int, **changes: Any) -> TrainingOptions:
+        """The recipe of one training whose random numbers come from ``seed``."""
+        return dataclasses.replace(TrainingOptions.of(self, seed=seed), **changes)
+
+
+@dataclass(frozen=True)
+class ScoringConfig(StageConfig):
+    """Consistency scores (paper, Section V-B1, equation 3).
+
+    Attributes:
+        epsilon: perturbation step in pixel scale [0, 1].
+        patch_size: side of the perturbed square in pixels; at most the image's side.
+        num_patch_sizes: score with so many sizes, each half of the one before (the paper: 1).
+        num_masks: patches per sample (the paper: 1).
+        reduction: how a sample's KL divergences over the masks become one score.
+    """
+
     epsilon: float = between(0.0, 1.0, 32 / 255)
     patch_size: int = between(1, 4096, 16)
     num_patch_sizes: int = between(1, 12, 3)
     num_masks: int = between(1, 4096, 4)
     reduction: str = one_of("median", "geometric_mean", "mean", default="median")
-    alpha: float = between(0.001, 0.9, 0.05)
-    rounds: int = between(1, 100, 10)
-    detect_targets: bool = True
+
+
+@dataclass(frozen=True)
+class DetectionConfig(StageConfig):
+    """Which classes are targets of an attack.
+
+    Attributes:
+        detection_gain: a class is suspected where two Gaussians explain its samples better than one by this much (BIC
+            per sample, in nats times two) and 30 in all, which few samples can reach by chance.
+    """
+
     detection_gain: float = between(0.0, 100.0, 0.15)
-    strong_evidence: float = between(0.0, 100.0, 1.0)
-    enhancement: str = one_of("trigger", "unlearn", "none", default="trigger")
+
+
+@dataclass(frozen=True)
+class EnhancementConfig(TrainingConfig):
+    """Attributes:
+    enhancement_steps: batches of the enhancement ``trigger``.
+    enhancement_learning_rate: of either enhancement.
+    """
+
     enhancement_steps: int = between(1, 1_000_000, 200)
     enhancement_learning_rate: float = between(1e-8, 100.0, 0.02)
+
+
+@dataclass(frozen=True)
+class PaperConfig(EnhancementConfig, ScoringConfig):
+    """Algorithms 1 and 2.
+
+    Attributes:
+        alpha: share of the samples that Algorithm 1 takes as clean, and that each round of Algorithm 2 adds.
+        rounds: rounds of Algorithm 2.
+        unlearn_loss: what is minimised on D_c: ``gradient_ascent`` (minus the cross entropy, equation 4) or
+            ``one_minus_probability`` (-log(1 - p_label)).
+        unlearn_weight: its weight against the cross entropy on D_u.
+        gradient_clip: largest gradient norm.
+    """
+
+    alpha: float = between(0.001, 0.9, 0.05)
+    rounds: int = between(1, 100, 10)
     unlearn_loss: str = one_of("one_minus_probability", "gradient_ascent", default="one_minus_probability")
     unlearn_weight: float = between(0.0, 1000.0, 1.0)
     gradient_clip: float = between(1e-6, 1e6, 5.0)
+
+
+@dataclass(frozen=True)
+class IdentificationConfig(StageConfig):
+    """Attributes:
+    abstain_threshold: a sample of a suspected class whose trigger log-odds exceed minus this is not called poisoned,
+        but not trained on either.
+    """
+
     abstain_threshold: float = between(0.0, 100.0, 3.0)
+
+
+@dataclass(frozen=True)
+class RetrainingConfig(TrainingConfig):
+    """Attributes:
+    strong_evidence: a class suspected with a lower gain than this is examined once more, by a retrained model.
+    relearn_epochs, relearn_learning_rate: training on everything after relabelling; 0 epochs leaves it out.
+    """
+
+    strong_evidence: float = between(0.0, 100.0, 1.0)
     relearn_epochs: int = between(0, 10_000, 6)
     relearn_learning_rate: float = between(1e-8, 100.0, 0.05)
 
+
+@dataclass(frozen=True)
+class AdvrBDConfig(PaperConfig, RetrainingConfig, IdentificationConfig, DetectionConfig):
+    """The settings of one run; the defaults are the preset ``robust``. docs/choices.md gives the reason of each.
+
+    Attributes:
+        detect_targets: find the target classes first, and sort only the samples of those. Switched off, every sample
+            is judged as in the paper; alpha, rounds and the unlearn settings play a part only then.
+        enhancement: ``trigger`` teaches the backdoored model to keep nothing but the trigger of the suspected classes;
+            ``unlearn`` is Algorithm 2; ``none`` leaves it out.
+
+    The attributes of the stages are documented there: :class:`TrainingConfig`, :class:`ScoringConfig`,
+    :class:`DetectionConfig`, :class:`EnhancementConfig`, :class:`PaperConfig`, :class:`IdentificationConfig` and
+    :class:`RetrainingConfig`.
+    """
+
+    detect_targets: bool = True
+    enhancement: str = one_of("trigger", "unlearn", "none", default="trigger")
+
     preset_files: ClassVar[Mapping[str, str]] = {name: f"{name}.yaml" for name in PRESETS}
+    renamed: ClassVar[Mapping[str, str]] = {
+        "accuse_labels": "detect_targets",
+        "accusation_gain": "detection_gain",
+        "conviction_gain": "strong_evidence",
+        "doubt": "abstain_threshold",
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,14 +188,3 @@ class AdvrBDConfig(Settings):
             )
         if not self.detect_targets and self.enhancement != "unlearn":
             raise AdvrBDError(f"enhancement must be unlearn where detect_targets is false, got {self.enhancement!r}")
-
-    def for_samples(self, count: int) -> Self:
-        """The settings with the epochs that a set of ``count`` samples gets, where they are left to it."""
-        if self.epochs:
-            return self
-        batches_of_an_epoch = max(1, math.ceil(count / self.batch_size))
-        return self.replace(epochs=min(_MOST_EPOCHS, max(_EPOCHS, math.ceil(_BATCHES / batches_of_an_epoch))))
-
-    def training(self, seed: int, **changes: Any) -> TrainingOptions:
-        """The recipe of one training whose random numbers come from ``seed``."""
-        return dataclasses.replace(TrainingOptions.of(self, seed=seed), **changes)

@@ -1,55 +1,63 @@
-"""Which labels are attacked, and which of their samples carry the trigger. (Ours: the paper judges all at once.)
+"""Which classes are targets of an attack, and which of their samples carry the trigger. (Ours: the paper judges all
+samples at once.)
 
-The consistency ranks name a few likely clean and a few likely poisoned samples of each label. A linear discriminant of
-the backdoored model's features, begun with those and taught by its own answers, carries the distinction to the rest.
-On an attacked label it finds two separate heaps; on a label that is simply easy, one heap cut in the middle. Which ranks
-begin best differs from attack to attack, so several begin, and the best split is what a label is judged by.
+The consistency ranks name a few likely clean and a few likely poisoned samples of each class. A linear discriminant of
+the backdoored model's features is fitted to those, then to its own projection, and so reaches the other samples. In a
+target class it finds two separate clusters; in a class that is simply easy, one cluster cut in the middle. The patch
+size whose ranks begin best differs from attack to attack, so each size begins a split, and the best split counts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from advrbd_plugin.defense.clusters import Shares, Split, discriminate, held_out_gain, sharpen, turned, whiten
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.defense.clusters import Shares, Split, discriminate, held_out_gain, sharpen, swapped, whiten
+from advrbd_plugin.defense.config import DetectionConfig
+from advrbd_plugin.defense.scoring import Scores
+from advrbd_plugin.nn.features import layered_features
 
 _MIN_SAMPLES = 40
 _SHARES = Shares(first=(0.30, 0.15), later=(0.40, 0.20))
-# For poison that is a small part of its label. The outermost samples of any label stand a little apart, so this asks
-# for more: twice the gain, and a part that is small indeed (a quarter and more is what tails were seen to make).
+# For poison that is a small part of its class. The outermost samples of any class stand a little apart, so this asks
+# for more: twice the gain, and a small cluster (tails of clean classes make a quarter and more).
 _SMALL_SHARES = Shares(first=(0.30, 0.05), later=(0.50, 0.07))
 _SMALL_GAIN = 2.0
 _SMALL = 0.2
-# So much more varied is the half that is not called suspicious only where the two were taken for one another; poison
-# that comes from one class is less varied than the rest, but not by so much.
-_MORE_VARIED = 0.7
-# Samples to which the model itself gives another label than it gives the rest are wrongly labelled, where they stand
-# apart at all: halves of clean labels that it hardly knows do not.
-_DISOWNED = 0.5
-_DISOWNED_GAIN = 0.1
-# Two Gaussians explain a label's samples better by chance, too: by so much in all (difference of BIC), many or few.
+# Where the runner-up classes of the cluster that is not suspicious have this much more entropy (nats), the two clusters
+# were swapped. Poison that comes from one class has less entropy than the rest, but not by so much.
+_SWAPPED_ENTROPY_GAP = 0.7
+# A cluster to which the model itself gives another label than to the rest is wrongly labelled, if it stands apart at
+# all: it needs a tenth of the gain. Clusters of clean classes that the model hardly knows do not stand apart.
+_MOSTLY_NOT_PREDICTED = 0.5
+_NOT_PREDICTED_GAIN = 0.1
+# Two Gaussians explain a class's samples better by chance, too: by so much in all (difference of BIC), many or few.
 _CHANCE = 30.0
 
 
 @dataclass(frozen=True)
 class LabelEvidence:
-    """What speaks for an attack on one label.
+    """What speaks for an attack on one class.
 
     Attributes:
-        label: the label.
-        samples: how many samples carry it.
+        label: the class.
+        samples: how many samples carry its label.
         gain: how much better two Gaussians explain them than one (difference of BIC per sample), along directions
-            found on other samples of the label.
+            fitted to other samples of the class.
         separation: distance of the two means in standard deviations (root mean square of the two).
         share: weight of the suspicious Gaussian.
-        agreement: share of the suspicious half that the model itself gives the label.
-        predicted_share_of_rest: the same of the other half.
-        variety: how much more varied the model's second choices are on the suspicious half than on the other
-            (difference of entropy, nats). Samples that a trigger brings to a label come from many classes.
-        suspected: whether the label is held to be attacked.
-        rejected: whether it was suspected at first, and rejected by the model trained without its suspicious samples.
+        predicted_share: share of the suspicious cluster that the model predicts as the class.
+        predicted_share_of_rest: the same of the other cluster.
+        entropy_gap: entropy (nats) of the model's runner-up classes in the suspicious cluster less that in the other.
+            Samples that a trigger brings to a class come from many classes.
+        suspected: whether the class is taken for a target.
+        rejected: whether it was suspected at first, and a model retrained without its poisoned samples did not confirm
+            it.
     """
 
     label: int
@@ -57,45 +65,110 @@ class LabelEvidence:
     gain: float
     separation: float
     share: float
-    agreement: float = 1.0
+    predicted_share: float = 1.0
     predicted_share_of_rest: float = 1.0
-    variety: float = 0.0
+    entropy_gap: float = 0.0
     suspected: bool = False
     rejected: bool = False
+
+    def to_row(self) -> dict[str, float]:
+        """Numbers alone, for tables and curves."""
+        return {name: int(value) if isinstance(value, bool) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Detection:
     """Attributes:
-    poison_probability: (N,) float32 in [0, 1]: probability of belonging to the suspicious heap of a suspected label; 0 for every
-        sample of the other labels.
-    projection: (N,) float32: the discriminant, higher is more suspicious; comparable within a label only.
-    evidence: one entry for each label.
+    poison_probability: (N,) float32 in [0, 1]: probability of belonging to the suspicious cluster of a suspected class;
+        0 for every sample of the other classes.
+    projection: (N,) float32: the discriminant, higher is more suspicious; comparable within a class only.
+    evidence: one entry for each class; none where classes were not examined.
     """
 
     poison_probability: Tensor
     projection: Tensor
     evidence: tuple[LabelEvidence, ...]
 
+    @classmethod
+    def none(cls, count: int) -> Detection:
+        """Of ``count`` samples whose classes were not examined."""
+        return cls(torch.zeros(count), torch.zeros(count), ())
+
     @property
     def suspected_classes(self) -> tuple[int, ...]:
-        """Labels found to be attacked, in ascending order."""
+        """Classes taken for targets, in ascending order."""
         return tuple(each.label for each in self.evidence if each.suspected)
+
+    def weak_classes(self, strong_evidence: float) -> tuple[int, ...]:
+        """Suspected classes whose gain is below ``strong_evidence``."""
+        return tuple(each.label for each in self.evidence if each.suspected and each.gain < strong_evidence)
+
+    def weak_beside_strong(self, strong_evidence: float) -> tuple[int, ...]:
+        """The weak classes, if there is a strong one: what spreads from a strong trigger looks like a weak one."""
+        weak = self.weak_classes(strong_evidence)
+        return weak if len(weak) < len(self.suspected_classes) else ()
+
+    def reject(self, classes: tuple[int, ...]) -> Detection:
+        """The same with ``classes`` no longer suspected."""
+        return replace(
+            self,
+            evidence=tuple(
+                replace(each, suspected=False, rejected=True) if each.label in classes else each
+                for each in self.evidence
+            ),
+        )
+
+    def to_stored(self) -> tuple[dict[str, Tensor], Any]:
+        tensors = {"poison_probability": self.poison_probability, "projection": self.projection}
+        return tensors, [asdict(each) for each in self.evidence]
+
+    @classmethod
+    def from_stored(cls, tensors: dict[str, Tensor], rest: Any) -> Detection:
+        return cls(**tensors, evidence=tuple(LabelEvidence(**each) for each in rest))
+
+
+Detector = Callable[[nn.Module, ImageSet, Scores, DetectionConfig, Callable[[int], None] | None], Detection]
+"""From a model, samples, their scores, the settings and ``on_batch`` to what :func:`detect_targets` gives."""
+
+
+def detect_targets(
+    model: nn.Module,
+    samples: ImageSet,
+    scores: Scores,
+    config: DetectionConfig,
+    on_batch: Callable[[int], None] | None = None,
+) -> Detection:
+    """Find the target classes by the model's features and the samples' consistency.
+
+    Args:
+        model: takes images in pixel scale [0, 1].
+        samples: the whole training set, or all samples of some of its classes.
+        scores: theirs.
+        config: the settings.
+        on_batch: called with the size of each batch that is done.
+
+    Raises:
+        AdvrBDError: the model has no linear layer, or a logit is not finite.
+    """
+    features, logits = layered_features(
+        model, samples.images, mixed_precision=config.mixed_precision, on_batch=on_batch
+    )
+    return detect(features, logits, samples.labels, scores.ranks, gain=config.detection_gain)
 
 
 def detect(features: Tensor, logits: Tensor, labels: Tensor, consistency: Tensor, *, gain: float) -> Detection:
-    """Split each label's samples in two and accuse the labels that fall apart.
+    """Split each class's samples in two clusters and suspect the classes whose clusters are separate.
 
     Args:
         features: (N, num_features) float32, see :mod:`advrbd_plugin.nn.features`.
         logits: (N, num_classes) float32, the model's own.
         labels: (N,) int64.
-        consistency: (N,) or (K, N) float32, higher is more suspicious (:class:`advrbd_plugin.defense.paper.Partition`).
-            Each of the K begins a discriminant of its own, and the one that splits a label best counts.
-        gain: a label of many samples is suspected from this :attr:`LabelEvidence.gain` on; one of few needs more.
+        consistency: (N,) or (K, N) float32, higher is more suspicious (:class:`advrbd_plugin.defense.scoring.Scores`).
+            Each of the K gives a candidate split, and the one that separates a class best counts.
+        gain: a class of many samples is suspected from this :attr:`LabelEvidence.gain` on; one of few needs more.
     """
     consistency = consistency.reshape(-1, len(labels))
-    rivals, owned = runner_up_classes(logits, labels), logits.argmax(dim=1) == labels
+    runner_up, predicted = runner_up_classes(logits, labels), logits.argmax(dim=1) == labels
     poison_probability, projection = torch.zeros(len(labels)), torch.zeros(len(labels))
     evidence = []
     for label in range(logits.shape[1]):
@@ -103,7 +176,9 @@ def detect(features: Tensor, logits: Tensor, labels: Tensor, consistency: Tensor
         if len(members) < _MIN_SAMPLES:
             evidence.append(LabelEvidence(label, len(members), 0.0, 0.0, 0.0))
             continue
-        samples = _Label(label, whiten(features[members]), consistency[:, members], rivals[members], owned[members])
+        samples = _Class(
+            label, whiten(features[members]), consistency[:, members], runner_up[members], predicted[members]
+        )
         split, found = _judge(samples, gain)
         projection[members] = split.projection
         if found.suspected:
@@ -123,22 +198,22 @@ def runner_up_classes(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Label:
-    """The samples of one label."""
+class _Class:
+    """The samples of one class."""
 
     label: int
     whitened: Tensor  # (N, dims) float64
     consistency: Tensor  # (K, N) float32
-    rivals: Tensor  # (N,) int64
-    owned: Tensor  # (N,) bool, the model itself gives them the label
+    runner_up: Tensor  # (N,) int64
+    predicted: Tensor  # (N,) bool, the model itself gives them the label
 
 
-def _judge(samples: _Label, gain: float) -> tuple[Split, LabelEvidence]:
-    """The split of one label's samples and what it says; by the small shares where only those accuse."""
+def _judge(samples: _Class, gain: float) -> tuple[Split, LabelEvidence]:
+    """The split of one class's samples and its evidence; by the small shares where only those suspect it."""
     by_chance = _CHANCE / len(samples.whitened)
     split, found = _split(samples, _SHARES)
-    disowned = found.agreement < _DISOWNED * found.predicted_share_of_rest
-    if found.gain >= (_DISOWNED_GAIN if disowned else 1.0) * gain + by_chance:
+    not_predicted = found.predicted_share < _MOSTLY_NOT_PREDICTED * found.predicted_share_of_rest
+    if found.gain >= (_NOT_PREDICTED_GAIN if not_predicted else 1.0) * gain + by_chance:
         return split, replace(found, suspected=True)
     small_split, small_found = _split(samples, _SMALL_SHARES)
     if _is_small_poison(small_found, gain + by_chance):
@@ -150,32 +225,32 @@ def _is_small_poison(found: LabelEvidence, gain: float) -> bool:
     return found.gain >= _SMALL_GAIN * gain and found.share <= _SMALL
 
 
-def _split(samples: _Label, shares: Shares) -> tuple[Split, LabelEvidence]:
-    begun = [discriminate(samples.whitened, start, shares) for start in samples.consistency]
-    best = max(range(len(begun)), key=lambda start: begun[start].gain)
-    split = sharpen(samples.whitened, begun[best])
-    if _variety(split, samples.rivals) < -_MORE_VARIED:
-        # The ranks took the wrong half for poisoned, as they do where most of a label is.
-        split = turned(samples.whitened, split)
-    suspicious = split.suspicious
+def _split(samples: _Class, shares: Shares) -> tuple[Split, LabelEvidence]:
+    candidates = [discriminate(samples.whitened, ranks, shares) for ranks in samples.consistency]
+    best = max(range(len(candidates)), key=lambda candidate: candidates[candidate].gain)
+    split = sharpen(samples.whitened, candidates[best])
+    if _entropy_gap(split, samples.runner_up) < -_SWAPPED_ENTROPY_GAP:
+        # The ranks took the wrong cluster for poisoned, as they do where most of a class is.
+        split = swapped(samples.whitened, split)
+    suspicious, two = split.suspicious, split.has_two_clusters
     return split, LabelEvidence(
         label=samples.label,
         samples=len(samples.whitened),
         gain=held_out_gain(samples.whitened, samples.consistency[best], shares),
         separation=split.separation,
         share=split.share,
-        agreement=float(samples.owned[suspicious].float().mean()) if split.parted else 1.0,
-        predicted_share_of_rest=float(samples.owned[~suspicious].float().mean()) if split.parted else 1.0,
-        variety=_variety(split, samples.rivals),
+        predicted_share=float(samples.predicted[suspicious].float().mean()) if two else 1.0,
+        predicted_share_of_rest=float(samples.predicted[~suspicious].float().mean()) if two else 1.0,
+        entropy_gap=_entropy_gap(split, samples.runner_up),
     )
 
 
-def _variety(split: Split, rivals: Tensor) -> float:
+def _entropy_gap(split: Split, runner_up: Tensor) -> float:
     suspicious = split.suspicious
-    return _entropy(rivals[suspicious]) - _entropy(rivals[~suspicious]) if split.parted else 0.0
+    return _entropy(runner_up[suspicious]) - _entropy(runner_up[~suspicious]) if split.has_two_clusters else 0.0
 
 
-def _entropy(values: Tensor) -> float:
-    """Of the distribution of small whole numbers, in nats."""
-    counts = torch.bincount(values).float()
+def _entropy(classes: Tensor) -> float:
+    """Of the distribution of (N,) class indices, in nats."""
+    counts = torch.bincount(classes).float()
     return float(torch.distributions.Categorical(probs=counts / counts.sum()).entropy())

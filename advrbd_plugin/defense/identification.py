@@ -1,17 +1,21 @@
-"""Which samples are poisoned, from what the enhanced model makes of them (paper, Section V-B3)."""
+"""Which samples are poisoned, from what the enhanced model predicts for them (paper, Section V-B3)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from advrbd_plugin.defense.enhancement import log_odds
+from advrbd_plugin.defense.config import IdentificationConfig
+from advrbd_plugin.defense.detection import Detection
+from advrbd_plugin.defense.enhancement import Enhancement
+from advrbd_plugin.defense.scoring import Scores
+from advrbd_plugin.nn.inference import log_odds
 
 _THRESHOLD = 0.5
-# A sample whose label is not suspected scores its consistency rank times this, below every sample of a suspected label.
-_UNACCUSED_SCALE = 0.01
+# A sample whose class is not suspected scores its consistency rank times this, below every sample of a suspected class.
+_NOT_SUSPECTED_SCALE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +32,44 @@ class Verdicts:
     score: Tensor
     suggested_label: Tensor
     uncertain: Tensor
+
+    @property
+    def trusted(self) -> Tensor:
+        """(N,) bool: neither poisoned nor uncertain."""
+        return ~self.poisoned & ~self.uncertain
+
+    def of(self, indices: Tensor) -> Verdicts:
+        """Those of the samples at ``indices``."""
+        return Verdicts(*(getattr(self, each.name)[indices] for each in fields(self)))
+
+
+def identify(
+    detection: Detection,
+    scores: Scores,
+    labels: Tensor,
+    enhancement: Enhancement | None,
+    config: IdentificationConfig,
+) -> Verdicts:
+    """Poisoned is, within the suspected classes, what its features or the enhanced model's prediction give away.
+
+    Args:
+        detection: may suspect no class: then every sample is clean.
+        scores: order the samples of all other classes, which are called clean.
+        labels: (N,) int64.
+        enhancement: ``None`` where there was none.
+        config: the settings.
+    """
+    suspected = torch.isin(labels, torch.tensor(detection.suspected_classes, dtype=torch.int64))
+    found = detection.poison_probability.clone()
+    uncertain = torch.zeros_like(suspected)
+    if enhancement is not None:
+        odds = log_odds(enhancement.logits, labels)
+        found = torch.maximum(found, odds.sigmoid())
+        uncertain = suspected & (odds > -config.abstain_threshold)
+    poisoned = suspected & (found >= _THRESHOLD)
+    lifted = _NOT_SUSPECTED_SCALE + (1 - 2 * _NOT_SUSPECTED_SCALE) * found  # one half stays one half
+    score = torch.where(suspected, lifted, _NOT_SUSPECTED_SCALE * scores.consistency)
+    return Verdicts(poisoned, score.float(), labels.clone(), uncertain & ~poisoned)
 
 
 def identify_misclassified(enhanced_logits: Tensor, labels: Tensor) -> Verdicts:
@@ -47,44 +89,39 @@ def identify_misclassified(enhanced_logits: Tensor, labels: Tensor) -> Verdicts:
     return Verdicts(poisoned, score.float(), labels.clone(), torch.zeros_like(poisoned))
 
 
-def identify_suspected(
-    poison_probability: Tensor,
-    consistency: Tensor,
-    labels: Tensor,
-    suspected_classes: tuple[int, ...],
-    enhanced_logits: Tensor | None,
-    *,
-    abstain_threshold: float,
-) -> Verdicts:
-    """Poisoned is, within the suspected labels, what its features or the enhanced model's answer give away.
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What the stages before retraining know of a set.
 
-    Args:
-        poison_probability: (N,) float32 in [0, 1], from the :class:`advrbd_plugin.defense.detection.Detection`.
-        consistency: (N,) float32 in [0, 1]: orders the samples of all other labels, which are called clean.
-        labels: (N,) int64.
-        suspected_classes: may be empty: then every sample is clean.
-        enhanced_logits: (N, num_classes) float32, or ``None`` where there was no enhancement.
-        abstain_threshold: a sample with log-odds of its label above minus this is uncertain.
+    Attributes:
+        scores, detection, enhancement, verdicts: of these stages.
     """
-    suspected = torch.isin(labels, torch.tensor(suspected_classes, dtype=torch.int64))
-    found = poison_probability.clone()
-    uncertain = torch.zeros_like(suspected)
-    if enhanced_logits is not None:
-        odds = log_odds(enhanced_logits, labels)
-        found = torch.maximum(found, odds.sigmoid())
-        uncertain = suspected & (odds > -abstain_threshold)
-    poisoned = suspected & (found >= _THRESHOLD)
-    lifted = _UNACCUSED_SCALE + (1 - 2 * _UNACCUSED_SCALE) * found  # one half stays one half
-    score = torch.where(suspected, lifted, _UNACCUSED_SCALE * consistency)
-    return Verdicts(poisoned, score.float(), labels.clone(), uncertain & ~poisoned)
 
+    scores: Scores
+    detection: Detection
+    enhancement: Enhancement | None
+    verdicts: Verdicts
 
-def reject(verdicts: Verdicts, labels: Tensor, consistency: Tensor, rejected: tuple[int, ...]) -> Verdicts:
-    """The verdicts with every sample of the ``rejected`` labels clean, scored like those of any other label."""
-    concerned = torch.isin(labels, torch.tensor(rejected, dtype=torch.int64))
-    return Verdicts(
-        poisoned=verdicts.poisoned & ~concerned,
-        score=torch.where(concerned, (_UNACCUSED_SCALE * consistency).float(), verdicts.score),
-        suggested_label=verdicts.suggested_label,
-        uncertain=verdicts.uncertain & ~concerned,
-    )
+    def curves(self) -> dict[str, list[dict[str, float]]]:
+        """Stage -> rows: the evidence of each class, and the enhancement's training."""
+        evidence = [each.to_row() for each in self.detection.evidence]
+        return {"detection": evidence, "enhancement": self.enhancement.rows if self.enhancement else []}
+
+    def reject(self, labels: Tensor, classes: tuple[int, ...]) -> Findings:
+        """The same with ``classes`` no longer suspected: their samples clean, scored like those of any other class.
+
+        Args:
+            labels: (N,) int64.
+            classes: suspected ones.
+        """
+        if not classes:
+            return self
+        concerned = torch.isin(labels, torch.tensor(classes, dtype=torch.int64))
+        clean_score = (_NOT_SUSPECTED_SCALE * self.scores.consistency).float()
+        verdicts = Verdicts(
+            poisoned=self.verdicts.poisoned & ~concerned,
+            score=torch.where(concerned, clean_score, self.verdicts.score),
+            suggested_label=self.verdicts.suggested_label,
+            uncertain=self.verdicts.uncertain & ~concerned,
+        )
+        return Findings(self.scores, self.detection.reject(classes), self.enhancement, verdicts)

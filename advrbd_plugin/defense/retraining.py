@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from advrbd_plugin.defense.config import AdvrBDConfig
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.defense.config import RetrainingConfig
 from advrbd_plugin.defense.identification import Verdicts
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.nn.training import TrainingCheckpoint, TrainingOptions, predict, train
+from advrbd_plugin.nn.checkpoints import TrainingCheckpoint
+from advrbd_plugin.nn.inference import predict
+from advrbd_plugin.nn.training import TrainingOptions, train
 from advrbd_plugin.progress import Progress
 from advrbd_plugin.randomness import derive_seed
+
+_MAJORITY = 0.5
 
 
 def trusted_samples(verdicts: Verdicts) -> Tensor:
@@ -22,7 +27,7 @@ def trusted_samples(verdicts: Verdicts) -> Tensor:
     Raises:
         AdvrBDError: fewer than two are left.
     """
-    trusted = (~verdicts.poisoned & ~verdicts.uncertain).nonzero().flatten()
+    trusted = verdicts.trusted.nonzero().flatten()
     if len(trusted) < 2:
         raise AdvrBDError(
             f"{len(verdicts.poisoned) - len(trusted)} of {len(verdicts.poisoned)} samples were called poisoned or "
@@ -32,81 +37,69 @@ def trusted_samples(verdicts: Verdicts) -> Tensor:
     return trusted
 
 
-def rejected_classes(
+def unconfirmed_classes(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    samples: ImageSet,
     verdicts: Verdicts,
-    doubted_labels: Sequence[int],
+    classes: Sequence[int],
     *,
     mixed_precision: bool = True,
 ) -> tuple[int, ...]:
-    """Labels most of whose poisoned samples the clean model, which never saw them, gives that very label.
+    """The classes most of whose poisoned samples are predicted as that class by a model that never saw them.
 
-    A label whose samples come in two kinds by nature looks like this. So does a clean-label attack with a weak trigger,
-    which is why only labels with weak evidence should be asked about.
-
-    Args:
-        model: the clean model.
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64.
-        doubted_labels: the labels to ask about.
-    """
-    rejected = []
-    for label in doubted_labels:
-        poisoned = (verdicts.poisoned & (labels == label)).nonzero().flatten()
-        if not len(poisoned):
-            continue
-        answers = predict(model, images[poisoned], mixed_precision=mixed_precision).argmax(1)
-        if (answers == label).float().mean() >= 0.5:
-            rejected.append(label)
-    return tuple(rejected)
-
-
-def doubt_disagreement(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    verdicts: Verdicts,
-    suspected: Tensor,
-    *,
-    mixed_precision: bool = True,
-) -> Tensor:
-    """Samples of a suspected label that the clean model, although trained on them, takes for something else.
-
-    Among the last few poisoned samples in a suspected label most are such: their trigger went unnoticed, and what the
-    picture shows is another class.
+    A class whose samples come in two kinds by nature looks like this. So does a clean-label attack with a weak trigger,
+    which is why only classes with weak evidence should be asked about.
 
     Args:
-        model: the clean model.
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64.
-        suspected: (N,) bool, the samples whose label is suspected.
-
-    Returns:
-        (N,) bool: ``verdicts.uncertain`` and these.
+        model: the retrained model.
+        samples: the training set.
+        verdicts: on it.
+        classes: those to ask about.
     """
-    unsure = verdicts.uncertain.clone()
-    asked = (suspected & ~verdicts.poisoned & ~verdicts.uncertain).nonzero().flatten()
-    if len(asked):
-        answers = predict(model, images[asked], mixed_precision=mixed_precision).argmax(1)
-        unsure[asked] = answers != labels[asked]
-    return unsure
+    unconfirmed = []
+    for label in classes:
+        poisoned = (verdicts.poisoned & (samples.labels == label)).nonzero().flatten()
+        if len(poisoned):
+            predicted = predict(model, samples.images[poisoned], mixed_precision=mixed_precision).argmax(1)
+            if (predicted == label).float().mean() >= _MAJORITY:
+                unconfirmed.append(label)
+    return tuple(unconfirmed)
 
 
-def relabel(
-    model: nn.Module, images: Tensor, labels: Tensor, verdicts: Verdicts, *, mixed_precision: bool = True
+def abstain_on_disagreement(
+    model: nn.Module, samples: ImageSet, verdicts: Verdicts, suspected: Sequence[int], *, mixed_precision: bool = True
 ) -> Verdicts:
+    """Call samples of a suspected class uncertain that the clean model, although trained on them, predicts otherwise.
+
+    Most of the last few poisoned samples of a suspected class are such: their trigger went unnoticed, and the picture
+    shows another class.
+
+    Args:
+        model: the clean model.
+        samples: the training set.
+        verdicts: on it.
+        suspected: the suspected classes.
+    """
+    uncertain = verdicts.uncertain.clone()
+    of_suspected = torch.isin(samples.labels, torch.tensor(list(suspected), dtype=torch.int64))
+    asked = (of_suspected & verdicts.trusted).nonzero().flatten()
+    if len(asked):
+        predicted = predict(model, samples.images[asked], mixed_precision=mixed_precision).argmax(1)
+        uncertain[asked] = predicted != samples.labels[asked]
+    return replace(verdicts, uncertain=uncertain)
+
+
+def relabel(model: nn.Module, samples: ImageSet, verdicts: Verdicts, *, mixed_precision: bool = True) -> Verdicts:
     """Give each poisoned sample the clean model's label (paper, equation 5).
 
-    Where the clean model disagrees with most of a suspected label's poisoned samples, their labels were changed by the
-    attack, and the old one is out of the question for the rest of them too. Where it agrees with most, the attack is a
-    clean-label one and the labels may stand.
+    Where the clean model disagrees with most of a suspected class's poisoned samples, the attack changed their labels,
+    and none of them may keep its label. Where it agrees with most, the attack is a clean-label one and the labels may
+    stand.
 
     Args:
         model: the clean model.
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64.
+        samples: the training set.
+        verdicts: on it.
 
     Returns:
         The verdicts with ``suggested_label`` filled.
@@ -114,18 +107,18 @@ def relabel(
     poisoned = verdicts.poisoned.nonzero().flatten()
     suggested = verdicts.suggested_label.clone()
     if len(poisoned):
-        logits = predict(model, images[poisoned], mixed_precision=mixed_precision)
-        given = labels[poisoned]
+        logits = predict(model, samples.images[poisoned], mixed_precision=mixed_precision)
+        given = samples.labels[poisoned]
         for label in given.unique().tolist():
             members = given == label
             agrees = logits[members].argmax(1) == label
-            if agrees.float().mean() < 0.5:
+            if agrees.float().mean() < _MAJORITY:
                 logits[members, label] = -torch.inf
         suggested[poisoned] = logits.argmax(1)
-    return dataclasses.replace(verdicts, suggested_label=suggested)
+    return replace(verdicts, suggested_label=suggested)
 
 
-def relearning_options(config: AdvrBDConfig) -> TrainingOptions:
+def relearning_options(config: RetrainingConfig) -> TrainingOptions:
     """The recipe of :func:`relearn`."""
     return config.training(
         derive_seed(config.seed, "relearning"),
@@ -136,10 +129,9 @@ def relearning_options(config: AdvrBDConfig) -> TrainingOptions:
 
 def relearn(
     model: nn.Module,
-    images: Tensor,
-    sample_ids: Tensor,
+    samples: ImageSet,
     verdicts: Verdicts,
-    config: AdvrBDConfig,
+    options: TrainingOptions,
     *,
     progress: Progress | None = None,
     checkpoint: TrainingCheckpoint | None = None,
@@ -152,10 +144,10 @@ def relearn(
     used = (~verdicts.uncertain).nonzero().flatten()
     return train(
         model,
-        images[used],
+        samples.images[used],
         verdicts.suggested_label[used],
-        sample_ids[used],
-        relearning_options(config),
+        samples.sample_ids[used],
+        options,
         stage="relearning",
         progress=progress,
         checkpoint=checkpoint,

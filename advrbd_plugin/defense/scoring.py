@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -12,9 +12,106 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advrbd_plugin import ops
-from advrbd_plugin.nn.training import as_input, autocast, check_finite
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.defense.config import ScoringConfig
+from advrbd_plugin.nn.inference import as_input, autocast, check_finite, frozen
+from advrbd_plugin.randomness import derive_seed
 
 _SMALLEST_DIVERGENCE = 1e-12
+# Larger images are scored fewer at a time: the backward pass keeps every layer's output of a batch.
+_BATCH_SIZE, _SMALLEST_BATCH, _BATCH_PIXELS = 500, 16, 500 * 64 * 64
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What :func:`score_samples` gives.
+
+    Attributes:
+        ranks: (K, N) float32 in [0, 1], for each of K patch sizes: 1 is the most consistent sample, hence the most
+            suspicious.
+    """
+
+    ranks: Tensor
+
+    @property
+    def consistency(self) -> Tensor:
+        """(N,) float32 in [0, 1], the mean of the ranks; higher is more suspicious."""
+        return self.ranks.mean(dim=0)
+
+    def of(self, chosen: Tensor) -> Scores:
+        """Those of some samples, chosen by index or by a (N,) bool."""
+        return Scores(self.ranks[:, chosen])
+
+    def to_stored(self) -> tuple[dict[str, Tensor], None]:
+        return {"ranks": self.ranks}, None
+
+    @classmethod
+    def from_stored(cls, tensors: dict[str, Tensor], _rest: None) -> Scores:
+        return cls(**tensors)
+
+
+def score_samples(
+    model: nn.Module, samples: ImageSet, config: ScoringConfig, *, on_batch: Callable[[int], None] | None = None
+) -> Scores:
+    """Score a set with several patch sizes; a patch size suits some triggers and not others.
+
+    Args:
+        model: takes images in pixel scale [0, 1].
+        samples: the training set.
+        config: the settings.
+        on_batch: told of the work done, see :func:`scoring_work`.
+
+    Raises:
+        AdvrBDError: a logit is not finite.
+    """
+    height, width = samples.image_size
+    scores = consistency_scores(
+        model,
+        samples.images,
+        samples.labels,
+        epsilon=config.epsilon,
+        patch_size=patch_sizes(config),
+        num_masks=config.num_masks,
+        reduction=config.reduction,
+        seed=derive_seed(config.seed, "patches"),
+        sample_ids=samples.sample_ids,
+        batch_size=max(_SMALLEST_BATCH, min(_BATCH_SIZE, _BATCH_PIXELS // (height * width))),
+        mixed_precision=config.mixed_precision,
+        on_batch=None if on_batch is None else lambda done: on_batch(scoring_work(config) * done),
+    )
+    return Scores(torch.stack([consistency_ranks(each) for each in scores]))
+
+
+def patch_sizes(config: ScoringConfig) -> list[int]:
+    """The sides of the patches in pixels: ``patch_size``, half of it, and so on, none below 1 or twice the same."""
+    sizes = [config.patch_size // 2**halvings for halvings in range(config.num_patch_sizes)]
+    return list(dict.fromkeys(max(1, size) for size in sizes))
+
+
+def scoring_work(config: ScoringConfig) -> int:
+    """Passes over the set that :func:`score_samples` costs."""
+    return 2 + len(patch_sizes(config)) * config.num_masks
+
+
+def consistency_ranks(scores: Tensor) -> Tensor:
+    """(N,) float32 in [0, 1]: 1 for the most consistent sample (the lowest score), hence the most suspicious.
+
+    Args:
+        scores: (N,) float, from :func:`consistency_scores`.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    ranks = torch.empty(len(scores))
+    ranks[least_consistent_first(scores)] = torch.arange(len(scores), dtype=torch.float32) / max(1, len(scores) - 1)
+    return ranks
+
+
+def least_consistent_first(scores: Tensor) -> Tensor:
+    """(N,) int64 indices in the order of falling scores. Raises ValueError if a score is NaN."""
+    if torch.isnan(scores).any():
+        raise ValueError(f"scores must not be NaN, got {int(torch.isnan(scores).sum())} of them")
+    return torch.argsort(scores, descending=True, stable=True)
 
 
 def consistency_scores(
@@ -158,19 +255,6 @@ def _perturbed_logits(model: nn.Module, perturbed: Tensor, mixed_precision: bool
             outputs.append(model(images).float())
         check_finite(outputs[-1])
     return torch.stack(outputs)
-
-
-@contextmanager
-def frozen(model: nn.Module):
-    """No gradient for the weights while scores are taken: they would cost as much again as the input's."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in learning:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
 
 
 def _median(divergences: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from advrbd_plugin.evaluation.cell import TARGET_LABEL
 from advrbd_plugin.evaluation.experiment import Experiment, Outcome
 from advrbd_plugin.evaluation.metrics import evaluate, judge_detection
-from advrbd_plugin.nn.training import predict
+from advrbd_plugin.nn.inference import predict
 
 _BINS = 40
 

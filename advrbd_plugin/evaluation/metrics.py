@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.nn.training import predict
+from advrbd_plugin.nn.inference import predict
 
 
 @dataclass(frozen=True)

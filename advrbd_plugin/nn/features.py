@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.nn.training import predict
+from advrbd_plugin.nn.inference import predict
 
 _EARLIER_MAPS = 2
 

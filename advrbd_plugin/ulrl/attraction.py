@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import draw
-from advrbd_plugin.defense.scoring import frozen
-from advrbd_plugin.nn.training import as_input, autocast
+from advrbd_plugin.nn.inference import as_input, autocast, frozen
 
 # A change is found, and judged, on at most so many samples each.
 SAMPLES_PER_HALF = 100

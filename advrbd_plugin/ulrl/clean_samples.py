@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import draw, draw_images
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.examination import consistency_ranks, detect_targets, scoring_work
+from advrbd_plugin.defense.detection import detect_targets
+from advrbd_plugin.defense.scoring import score_samples, scoring_work
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.progress import Progress, SilentProgress
 
@@ -78,12 +79,11 @@ def clean_from_poisoned(
         config = config.replace(patch_size=max(1, min(train_set.image_size) // 4))
     progress.plan({"scoring": (scoring_work(config) + 1) * len(train_set)})
     progress.start("scoring")
-    ranks = consistency_ranks(model, train_set, config, on_batch=progress.advance)
-    detection = detect_targets(model, train_set, ranks, config, on_batch=progress.advance)
-    consistency = ranks.mean(dim=0)
+    scores = score_samples(model, train_set, config, on_batch=progress.advance)
+    detection = detect_targets(model, train_set, scores, config, progress.advance)
     progress.finish()
     suspected = torch.isin(train_set.labels, torch.tensor(detection.suspected_classes, dtype=torch.int64))
-    order = torch.where(suspected, detection.projection, consistency)
+    order = torch.where(suspected, detection.projection, scores.consistency)
     trusted = _trusted(train_set.labels, detection.poison_probability, order, train_set.num_classes)
     chosen = _balanced(train_set, trusted, count, config.seed)
     suspects = suspected & (detection.poison_probability > _POISONED_SUSPICION)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.nn.training import as_input, autocast
+from advrbd_plugin.nn.inference import as_input, autocast
 from advrbd_plugin.ulrl.config import ULRLConfig
 
 KINDS = ("wave", "square")

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.defense.enhancement import log_odds
-from advrbd_plugin.defense.scoring import frozen
-from advrbd_plugin.nn.training import as_input, augment, autocast, batches_of, count_batches, repeatable
+from advrbd_plugin.nn.augmentation import augment
+from advrbd_plugin.nn.batches import batches_of, count_batches
+from advrbd_plugin.nn.inference import as_input, autocast, frozen, log_odds
+from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed, shuffled, uniform_integers
 from advrbd_plugin.ulrl.attraction import Change, added, unit, within_norm

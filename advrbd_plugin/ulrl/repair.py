@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from advrbd_plugin.cache import StageStore, digest
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.nn.training import describe_network, predict
+from advrbd_plugin.nn.inference import predict
+from advrbd_plugin.nn.training import describe_network
 from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
 from advrbd_plugin.ulrl.attraction import SAMPLES_PER_HALF, Attraction, Change, added, attraction

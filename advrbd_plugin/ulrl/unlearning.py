@@ -11,7 +11,10 @@ from torch.nn import functional
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.nn.training import as_input, augment, autocast, batches_of, repeatable
+from advrbd_plugin.nn.augmentation import augment
+from advrbd_plugin.nn.batches import batches_of
+from advrbd_plugin.nn.inference import as_input, autocast
+from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed, shuffled
 from advrbd_plugin.ulrl.config import ULRLConfig

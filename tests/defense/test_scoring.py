@@ -4,6 +4,9 @@ from torch import nn
 from torch.nn import functional
 
 from advrbd_plugin import ops
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.defense import scoring
+from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.scoring import consistency_scores
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.models import make_model
@@ -152,3 +155,17 @@ def test_several_patch_sizes_share_their_passes_and_give_the_scores_of_each(mode
     each = [consistency_scores(model, images, labels, patch_size=size, **settings) for size in (4, 2)]
     assert torch.equal(both, torch.stack(each))
     assert consistency_scores(model, images[:0], labels[:0], patch_size=(4, 2)).shape == (2, 0)
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(32, 500), (64, 500), (128, 125), (224, 40), (2000, 16)])
+def test_large_images_are_scored_in_smaller_batches(size, batch_size, monkeypatch):
+    asked = []
+
+    def score(model, images, labels, **settings):
+        asked.append(settings["batch_size"])
+        return torch.zeros(3, len(images))
+
+    monkeypatch.setattr(scoring, "consistency_scores", score)
+    samples = ImageSet(torch.zeros(2, 1, size, size, dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
+    scoring.score_samples(None, samples, AdvrBDConfig())
+    assert asked == [batch_size]

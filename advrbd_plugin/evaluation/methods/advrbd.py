@@ -21,7 +21,7 @@ def run(experiment: Experiment, preset: str, **changes: Any) -> Outcome:
         model=result.model,
         flagged=verdicts.poisoned,
         score=verdicts.score,
-        trusted=~verdicts.poisoned & ~verdicts.uncertain,
+        trusted=verdicts.trusted,
         curves=result.curves,
         stage_seconds=result.seconds,
         details={

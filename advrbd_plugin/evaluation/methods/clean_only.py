@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from advrbd_plugin.cache import StageStore, StoredTraining, digest
+from advrbd_plugin.cache import StageStore, digest
 from advrbd_plugin.evaluation.experiment import Experiment, Outcome, advrbd_config
 from advrbd_plugin.evaluation.methods.base import Method
 from advrbd_plugin.evaluation.methods.undefended import training_configuration
-from advrbd_plugin.nn.training import describe_training, repeatable, train
+from advrbd_plugin.nn.checkpoints import StoredTraining
+from advrbd_plugin.nn.repeatable import repeatable
+from advrbd_plugin.nn.training import describe_training, train
 from advrbd_plugin.randomness import derive_seed
 
 

@@ -1,7 +1,6 @@
 """The whole defense on small sets."""
 
 import dataclasses
-from typing import ClassVar
 
 import pytest
 import torch
@@ -10,24 +9,51 @@ from torch import nn
 from advrbd_plugin.attacks import make_attack
 from advrbd_plugin.cache import digest
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.defense import pipeline as advrbd
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import Detection, LabelEvidence
-from advrbd_plugin.defense.pipeline import STAGES, AdvrBD
-from advrbd_plugin.defense.retraining import relearn
+from advrbd_plugin.defense.pipeline import AdvrBD
+from advrbd_plugin.defense.planning import STAGES
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation.metrics import evaluate, judge_detection
 from advrbd_plugin.nn.models import make_model
-from advrbd_plugin.nn.training import TrainingOptions, train
+from advrbd_plugin.nn.training import train
 
 PAPER = {"detect_targets": False, "enhancement": "unlearn", "rounds": 2, "num_masks": 1, "reduction": "mean"}
 
 
 @pytest.fixture(scope="module")
 def robust(digits, poisoned_digits):
-    config = AdvrBDConfig(epochs=20, flip=False, crop_padding=1)
+    """In float32, which all processors round alike but for the order of sums."""
+    config = AdvrBDConfig(epochs=20, flip=False, crop_padding=1, mixed_precision=False)
     defense = AdvrBD(lambda: make_model("resnet_narrow", num_classes=10, in_channels=1, image_size=16), config)
     return defense.fit(poisoned_digits.image_set)
+
+
+@pytest.fixture
+def quick_config(quick_config):
+    return quick_config.replace(mixed_precision=False)
+
+
+def detector(gains, again=()):
+    """A detector that suspects the classes of ``gains`` with that evidence, whatever the model has learned: every third
+    of their samples carries the trigger. Asked once more, it suspects ``again`` alone.
+    """
+
+    def detect(model, samples, scores, config, on_batch=None):
+        detect.examined.append(sorted(samples.labels.unique().tolist()))
+        if on_batch is not None:
+            on_batch(len(samples))
+        assert scores.ranks.shape == (len(scores.ranks), len(samples))
+        suspected = tuple(gains) if len(detect.examined) == 1 else again
+        carries = torch.isin(samples.labels, torch.tensor(suspected, dtype=torch.int64)) & (samples.sample_ids % 3 == 0)
+        evidence = [
+            LabelEvidence(label, 100, gains.get(label, 0.0), 3.0, 0.5, suspected=label in suspected)
+            for label in range(10)
+        ]
+        return Detection(0.99 * carries, 0.99 * carries, tuple(evidence))
+
+    detect.examined = []
+    return detect
 
 
 def test_the_defense_cleans_badnets_digits(robust, digits, poisoned_digits):
@@ -46,6 +72,7 @@ def test_a_result_tells_what_was_done(robust, poisoned_digits):
     assert tuple(robust.curves) == ("training", "detection", "enhancement", "retraining", "relearning")
     assert set(robust.seconds) == set(STAGES)
     assert len(robust.curves["detection"]) == 10
+    assert robust.accused_labels == robust.suspected_classes
     verdicts, labels = robust.verdicts, poisoned_digits.image_set.labels
     assert torch.equal(verdicts.suggested_label[~verdicts.poisoned], labels[~verdicts.poisoned])
     assert (verdicts.score[verdicts.poisoned] >= 0.5).all() and (verdicts.score[~verdicts.poisoned] < 0.5).all()
@@ -64,14 +91,15 @@ def same(first, second):
 @pytest.mark.parametrize("settings", [{}, PAPER], ids=["robust", "paper"])
 def test_order_and_truth_play_no_part(poisoned_digits, make_digits_model, quick_config, settings):
     """The truth about poison is no input; shuffled, it changes nothing, and neither does the order of the samples."""
-    config = quick_config.replace(detection_gain=0.0, **settings)
+    config = quick_config.replace(**settings)
     whole = poisoned_digits.image_set.subset(torch.arange(400))
-    first = AdvrBD(make_digits_model, config).fit(whole)
+    first = AdvrBD(make_digits_model, config, detector=detector({1: 2.0})).fit(whole)
     order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
     shuffled_truth = dataclasses.replace(
         poisoned_digits, poisoned=poisoned_digits.poisoned[torch.randperm(len(poisoned_digits.poisoned))]
     )
-    second = AdvrBD(make_digits_model, config).fit(shuffled_truth.image_set.subset(order))
+    second = AdvrBD(make_digits_model, config, detector=detector({1: 2.0})).fit(shuffled_truth.image_set.subset(order))
+    assert settings or first.verdicts.poisoned.any()
     assert digest(*first.model.state_dict().values()) == digest(*second.model.state_dict().values())
     assert torch.equal(first.verdicts.score[order], second.verdicts.score)
     assert torch.equal(first.verdicts.poisoned[order], second.verdicts.poisoned)
@@ -82,10 +110,10 @@ def test_epochs_left_to_the_set_are_those_of_the_whole_set_in_every_training(
 ):
     monkeypatch.setattr("advrbd_plugin.defense.config._EPOCHS", 1)
     monkeypatch.setattr("advrbd_plugin.defense.config._BATCHES", 14)
-    samples = poisoned_digits.image_set.subset(torch.arange(400))  # 7 batches, fewer without the suspects
-    config = quick_config.replace(epochs=0, detection_gain=0.0, strong_evidence=0.0)
-    result = AdvrBD(make_digits_model, config).fit(samples)
-    assert result.verdicts.poisoned.any() and result.config.epochs == 2
+    samples = poisoned_digits.image_set.subset(torch.arange(400))  # 7 batches, fewer without the poisoned ones
+    config = quick_config.replace(epochs=0)
+    result = AdvrBD(make_digits_model, config, detector=detector({1: 2.0, 2: 2.0, 3: 2.0, 4: 2.0})).fit(samples)
+    assert int(result.verdicts.poisoned.sum()) > 16 and result.config.epochs == 2
     assert len(result.curves["training"]) == len(result.curves["retraining"]) == 2
     with pytest.raises(ValueError, match="epochs must be at least 1"):
         train(make_digits_model(), samples.images, samples.labels, samples.sample_ids, config.training(0))
@@ -115,15 +143,21 @@ class KilledAt:
         pass
 
 
-@pytest.mark.parametrize("stage", ["training", "enhancement", "retraining", "relearning"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_run_resumes_to_the_same_result(poisoned_digits, make_digits_model, quick_config, tmp_path, stage):
-    config = quick_config.replace(detection_gain=0.0, strong_evidence=0.0)
-    samples = poisoned_digits.image_set.subset(torch.arange(400))
-    whole = AdvrBD(make_digits_model, config).fit(samples)
+    samples, found = poisoned_digits.image_set.subset(torch.arange(400)), detector({1: 2.0})
+
+    def defense(**more):
+        found.examined.clear()
+        return AdvrBD(make_digits_model, quick_config, detector=found, **more)
+
+    whole = defense().fit(samples)
+    assert whole.verdicts.poisoned.any() and set(whole.seconds) == set(STAGES)
     with pytest.raises(Killed):
-        AdvrBD(make_digits_model, config, work_dir=tmp_path, progress=KilledAt(stage)).fit(samples)
-    assert same(whole, AdvrBD(make_digits_model, config, work_dir=tmp_path).fit(samples))
-    assert same(whole, AdvrBD(make_digits_model, config, work_dir=tmp_path).fit(samples))
+        defense(work_dir=tmp_path, progress=KilledAt(stage)).fit(samples)
+    assert same(whole, defense(work_dir=tmp_path).fit(samples))
+    assert same(whole, defense(work_dir=tmp_path).fit(samples))
+    assert found.examined == []  # the second time everything was found in the folder
 
 
 def test_other_settings_do_not_reuse_what_depends_on_them(poisoned_digits, make_digits_model, quick_config, tmp_path):
@@ -154,19 +188,24 @@ class Counted:
         pass
 
 
-def test_the_partition_rate_plays_no_part_with_an_detection(poisoned_digits, make_digits_model, quick_config, tmp_path):
+def test_the_partition_rate_plays_no_part_where_targets_are_detected(
+    poisoned_digits, make_digits_model, quick_config, tmp_path
+):
     """Cells of the grid that differ in alpha alone find each other's stages."""
-    config = quick_config.replace(detection_gain=0.0, strong_evidence=0.0)
     samples = poisoned_digits.image_set.subset(torch.arange(400))
-    first = AdvrBD(make_digits_model, config.replace(alpha=0.02), work_dir=tmp_path).fit(samples)
+
+    def fit(progress=None, **changes):
+        config = quick_config.replace(**changes)
+        found = detector({1: 2.0})
+        return AdvrBD(make_digits_model, config, work_dir=tmp_path, progress=progress, detector=found).fit(samples)
+
+    first = fit(alpha=0.02)
     assert first.verdicts.poisoned.any() and "relearning" in first.curves
-    kept = sorted(tmp_path.iterdir())
-    other, counted = config.replace(alpha=0.2, rounds=3), Counted()
-    found = AdvrBD(make_digits_model, other, work_dir=tmp_path, progress=counted).fit(samples)
+    cached, counted = sorted(tmp_path.iterdir()), Counted()
+    found = fit(counted, alpha=0.2, rounds=3)
     assert same(first, found) and found.config.alpha == 0.2
     assert counted.done == {} and set(found.seconds) == {"training", "retraining", "relearning"}
-    assert sorted(tmp_path.iterdir()) == kept
-    assert same(first, AdvrBD(make_digits_model, other).fit(samples))
+    assert sorted(tmp_path.iterdir()) == cached
 
 
 def test_the_partition_rate_of_the_paper_is_no_other_rates(poisoned_digits, make_digits_model, quick_config, tmp_path):
@@ -177,35 +216,45 @@ def test_the_partition_rate_of_the_paper_is_no_other_rates(poisoned_digits, make
         assert result.curves["enhancement"][0]["clean_share"] == pytest.approx(alpha)
 
 
-class WatchedConfig(AdvrBDConfig):
-    """Notes which settings are read."""
+def other_value(config, key):
+    """Another allowed value of a setting, small enough to train with."""
+    value = getattr(config, key)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        names = next(each for each in dataclasses.fields(config) if each.name == key).metadata["names"]
+        return next(name for name in names if name != value)
+    return value + 1 if isinstance(value, int) else value * 0.9
 
-    read: ClassVar[set[str]] = set()
 
-    def __getattribute__(self, name):
-        type(self).read.add(name)
-        return super().__getattribute__(name)
+# Stage -> the settings that it reads first: changed, it and what follows are computed anew, and nothing before it.
+READ_BY = {
+    "training": ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "crop_padding", "flip"),
+    "scoring": ("epsilon", "patch_size", "num_patch_sizes", "num_masks", "reduction"),
+    "detection": ("detection_gain",),
+    "enhancement": ("enhancement_steps", "enhancement_learning_rate"),
+    "relearning": ("relearn_epochs", "relearn_learning_rate"),
+}
 
 
-@pytest.mark.parametrize("settings", [{}, PAPER], ids=["robust", "paper"])
-def test_what_names_a_stages_result_leaves_out_no_setting_that_it_reads(
-    poisoned_digits, make_digits_model, quick_config, settings
+@pytest.mark.parametrize("stage", READ_BY)
+def test_a_setting_names_the_result_of_the_stage_that_reads_it(
+    poisoned_digits, make_digits_model, quick_config, tmp_path, stage
 ):
-    config = WatchedConfig(**quick_config.replace(detection_gain=0.0, **settings).to_mapping())
-    defense = AdvrBD(make_digits_model, config, device="cpu")
-    samples, model = poisoned_digits.image_set.subset(torch.arange(400)), make_digits_model().eval()
-    identify = defense._identify_as_paper if settings else defense._identify_suspected
-    WatchedConfig.read.clear()
-    verdicts = identify(samples, model).verdicts
-    read = set(WatchedConfig.read)
-    unread = advrbd._UNREAD_AS_PAPER if settings else advrbd._UNREAD_WITH_ACCUSATION
-    assert "epsilon" in read and not read & {*unread, *advrbd._READ_LATER}
-    WatchedConfig.read.clear()
-    relearn(model, samples.images, samples.sample_ids, verdicts, config)
-    read = set(WatchedConfig.read)
-    # The whole recipe, which names the result, and what stands in the place of two of its settings.
-    recipe = {each.name for each in dataclasses.fields(TrainingOptions)}
-    assert read & set(config.to_mapping()) == {*recipe, "relearn_epochs", "relearn_learning_rate"}
+    samples = poisoned_digits.image_set.subset(torch.arange(120))
+
+    def work_done(config):
+        counted = Counted()
+        defense = AdvrBD(make_digits_model, config, work_dir=tmp_path, progress=counted, detector=detector({1: 2.0}))
+        defense.fit(samples)
+        return set(counted.done)
+
+    work_done(quick_config)
+    before = set(STAGES[: STAGES.index(stage)])
+    for key in READ_BY[stage]:
+        worked = work_done(quick_config.replace(**{key: other_value(quick_config, key)}))
+        assert stage in worked, key
+        assert not worked & before, key
 
 
 def test_the_first_stage_alone_is_that_of_the_whole(poisoned_digits, make_digits_model, quick_config, tmp_path):
@@ -223,9 +272,11 @@ def test_the_first_stage_alone_is_that_of_the_whole(poisoned_digits, make_digits
         AdvrBD(make_digits_model, quick_config).train_backdoored(samples.subset(torch.arange(1)))
 
 
-def test_without_an_detection_the_set_is_clean_and_the_model_stays(poisoned_digits, make_digits_model, quick_config):
+def test_without_a_suspected_class_the_set_is_clean_and_the_model_stays(
+    poisoned_digits, make_digits_model, quick_config
+):
     samples = poisoned_digits.image_set.subset(torch.arange(200))
-    result = AdvrBD(make_digits_model, quick_config.replace(detection_gain=100.0)).fit(samples)
+    result = AdvrBD(make_digits_model, quick_config, detector=detector({})).fit(samples)
     assert result.suspected_classes == () and not result.verdicts.poisoned.any()
     assert result.model is result.backdoored_model
 
@@ -276,46 +327,40 @@ def test_a_model_that_gives_no_numbers_is_refused(poisoned_digits, make_digits_m
         AdvrBD(broken, quick_config).fit(poisoned_digits.image_set.subset(torch.arange(100)))
 
 
-@pytest.fixture
-def strong_and_weak(monkeypatch):
-    """Makes the first model detect label 1 with strong evidence and half of label 4 with weak; gives a switch for what a
-    second model says of label 4."""
-    examined = []
+def knows_no_digit():
+    """A network whose logits never depend on the image: it predicts class 0 for everything."""
 
-    def detect(model, samples, ranks, config, *, on_batch=None):
-        examined.append(sorted(samples.labels.unique().tolist()))
-        assert ranks.shape == (len(ranks), len(samples))
-        suspected = (1, 4) if len(examined) == 1 else detect.again
-        poison_probability = torch.zeros(len(samples))
-        for label in suspected:
-            members = (samples.labels == label).nonzero().flatten()
-            poison_probability[members[: len(members) // 2]] = 0.99
-        gains = {1: 1.5, 4: 0.2}
-        evidence = [
-            LabelEvidence(label, 100, gains.get(label, 0.0), 3.0, 0.5, suspected=label in suspected)
-            for label in range(10)
-        ]
-        return Detection(poison_probability, poison_probability.clone(), tuple(evidence))
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(2, 10)
+            nn.init.zeros_(self.last.weight)
+            self.last.bias.data = torch.arange(10, 0, -1).float()
+            self.last.requires_grad_(False)
+            self.unused = nn.Parameter(torch.zeros(()))
 
-    detect.again, detect.examined = (), examined
-    monkeypatch.setattr(advrbd, "detect_targets", detect)
-    return detect
+        def forward(self, images):
+            return self.last(images.mean((2, 3)).expand(-1, 2)) + 0 * self.unused
+
+    return Constant()
 
 
-def test_a_weak_detection_beside_a_strong_one_is_withdrawn_unless_a_second_model_upholds_it(
-    strong_and_weak, poisoned_digits, make_digits_model, quick_config
+@pytest.mark.parametrize(("again", "suspected"), [((), (1,)), ((4,), (1, 4))])
+def test_weak_evidence_beside_strong_needs_a_second_model_to_confirm_it(
+    poisoned_digits, quick_config, again, suspected
 ):
-    samples = poisoned_digits.image_set
-    rejected = AdvrBD(make_digits_model, quick_config).fit(samples)
-    assert strong_and_weak.examined == [list(range(10)), [4]]  # the second time the doubted label alone
-    assert rejected.suspected_classes == (1,) and rejected.evidence[4].rejected
-    assert not rejected.verdicts.poisoned[samples.labels == 4].any()
-    assert rejected.verdicts.poisoned[samples.labels == 1].any()
+    samples, found = poisoned_digits.image_set, detector({1: 1.5, 4: 0.2}, again)
+    result = AdvrBD(knows_no_digit, quick_config, detector=found).fit(samples)
+    assert found.examined == [list(range(10)), [4]]  # the second time the class with weak evidence alone
+    assert result.suspected_classes == suspected and result.evidence[4].rejected == (not again)
+    assert result.verdicts.poisoned[samples.labels == 1].any()
+    assert bool(result.verdicts.poisoned[samples.labels == 4].any()) == (again == (4,))
 
-    strong_and_weak.examined.clear()
-    strong_and_weak.again = (4,)
-    config = quick_config.replace(strong_evidence=1.0)
-    upheld = AdvrBD(make_digits_model, config).fit(samples)
-    assert strong_and_weak.examined == [list(range(10)), [4]]
-    # After two epochs the clean model knows no digit, so it acquits nobody by recognising them.
-    assert upheld.suspected_classes == (1, 4) and upheld.verdicts.poisoned[samples.labels == 4].any()
+
+def test_weak_evidence_is_rejected_where_the_retrained_model_predicts_the_class_all_the_same(
+    poisoned_digits, quick_config
+):
+    samples, found = poisoned_digits.image_set, detector({0: 0.2})
+    result = AdvrBD(knows_no_digit, quick_config, detector=found).fit(samples)  # it predicts class 0 for all
+    assert found.examined == [list(range(10))]
+    assert result.suspected_classes == () and result.evidence[0].rejected and result.model is result.backdoored_model

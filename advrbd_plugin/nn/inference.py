@@ -1,0 +1,117 @@
+"""From images held in memory to a network's logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.errors import AdvrBDError
+
+EVALUATION_BATCH_SIZE = 500
+
+
+def as_input(images: Tensor, device: torch.device) -> Tensor:
+    """(N, C, H, W) uint8 to float32 in pixel scale [0, 1], channels_last, on ``device``."""
+    return images.to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def bfloat16_is_faster(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware, so that mixed precision pays."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@contextmanager
+def autocast(device: torch.device, mixed_precision: bool) -> Iterator[None]:
+    """bfloat16 autocast where it was asked for and pays, nothing otherwise."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision and bfloat16_is_faster(device)):
+        yield
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    mixed_precision: bool = True,
+    batch_size: int = EVALUATION_BATCH_SIZE,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Logits of a whole set.
+
+    Args:
+        model: as in :func:`train`; put into eval mode.
+        images: (N, C, H, W) uint8.
+        on_batch: called with the size of each batch that is done.
+
+    Returns:
+        (N, num_classes) float32 on the CPU.
+
+    Raises:
+        AdvrBDError: a logit is not a finite number.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    outputs = []
+    for batch in images.split(batch_size):
+        with autocast(device, mixed_precision):
+            outputs.append(model(as_input(batch, device)).float().cpu())
+        if on_batch is not None:
+            on_batch(len(batch))
+    logits = torch.cat(outputs) if outputs else torch.empty(0, 0)
+    check_finite(logits)
+    return logits
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise AdvrBDError if a row of ``logits`` (N, num_classes) holds NaN or infinity."""
+    broken = ~torch.isfinite(logits).all(dim=1) if logits.numel() else torch.zeros(0, dtype=torch.bool)
+    if broken.any():
+        raise AdvrBDError(
+            f"the model's output is NaN or infinite for {int(broken.sum())} of {len(logits)} images (first: image "
+            f"{int(broken.nonzero()[0])}): check its weights, or train with a lower learning_rate"
+        )
+
+
+def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
+    """Raise AdvrBDError unless ``model`` has an output for each class.
+
+    Args:
+        model: put into eval mode.
+        images: (N, C, H, W) uint8, of which the first is shown to it.
+    """
+    outputs = predict(model, images[:1]).shape[1]
+    if outputs != num_classes:
+        raise AdvrBDError(f"the model has {outputs} outputs, the training set {num_classes} classes")
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Within this context the weights take no gradient, which would cost as much again as the input's."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """log(p / (1 - p)) of one class a row, exact where p rounds to 1.
+
+    Args:
+        logits: (N, num_classes) float.
+        labels: (N,) int64, the class to look at in each row.
+
+    Returns:
+        (N,) like ``logits``.
+    """
+    others = logits.scatter(1, labels[:, None], -math.inf).logsumexp(dim=1)
+    return logits.gather(1, labels[:, None])[:, 0] - others

@@ -1,0 +1,78 @@
+"""What a retrained model says of the verdicts that it was trained by."""
+
+import pytest
+import torch
+
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.defense.identification import Verdicts
+from advrbd_plugin.defense.retraining import (
+    abstain_on_disagreement,
+    relabel,
+    trusted_samples,
+    unconfirmed_classes,
+)
+from advrbd_plugin.errors import AdvrBDError
+
+NAMES = ("a", "b", "c")
+
+
+class Colour(torch.nn.Module):
+    """Classifies by which channel is brightest."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, images):
+        return self.scale * images.mean((2, 3))
+
+
+def coloured(*channels):
+    images = torch.zeros(len(channels), 3, 4, 4, dtype=torch.uint8)
+    images[torch.arange(len(channels)), torch.tensor(channels)] = 255
+    return images
+
+
+def verdicts_for(poisoned, labels):
+    poisoned = torch.tensor(poisoned)
+    return Verdicts(poisoned, poisoned.float(), labels.clone(), torch.zeros_like(poisoned))
+
+
+def shown(labels, *channels):
+    return ImageSet(coloured(*channels), labels, NAMES)
+
+
+def test_relabelling_excludes_a_label_that_the_attack_gave():
+    """Two of three show another class: the third, which still looks like the target, must not keep it."""
+    labels = torch.tensor([1, 1, 1, 0])
+    images = coloured(0, 2, 1, 0)
+    images[2, 2] = 100
+    found = relabel(Colour(), ImageSet(images, labels, NAMES), verdicts_for([True, True, True, False], labels))
+    assert found.suggested_label.tolist() == [0, 2, 2, 0]
+
+
+def test_relabelling_lets_a_clean_label_attacks_labels_stand():
+    labels = torch.tensor([1, 1, 1])
+    found = relabel(Colour(), shown(labels, 1, 1, 0), verdicts_for([True, True, True], labels))
+    assert found.suggested_label.tolist() == [1, 1, 0]
+
+
+def test_a_class_is_confirmed_unless_most_of_its_poison_is_predicted_as_it():
+    labels = torch.tensor([1, 1, 1, 2, 2])
+    verdicts, samples = verdicts_for([True] * 5, labels), shown(labels, 1, 1, 0, 0, 0)
+    assert unconfirmed_classes(Colour(), samples, verdicts, [1, 2]) == (1,)
+    assert unconfirmed_classes(Colour(), samples, verdicts, []) == ()
+
+
+def test_disagreement_makes_samples_of_suspected_classes_uncertain():
+    labels = torch.tensor([1, 1, 0])
+    verdicts = verdicts_for([False] * 3, labels)
+    found = abstain_on_disagreement(Colour(), shown(labels, 0, 1, 2), verdicts, (1,))
+    assert found.uncertain.tolist() == [True, False, False]
+    assert verdicts.uncertain.tolist() == [False, False, False]
+
+
+def test_nothing_left_to_train_on_is_said():
+    labels = torch.tensor([0, 1])
+    with pytest.raises(AdvrBDError, match="2 of 2 samples were called poisoned"):
+        trusted_samples(verdicts_for([True, True], labels))
