@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -150,11 +149,11 @@ def _checked(each: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def _checked_number(each: dataclasses.Field[Any], value: Any) -> float | int:
-    kind = type(each.default)
+    kind: type[int] | type[float] = int if isinstance(each.default, int) else float
     low, high = each.metadata["low"], each.metadata["high"]
     number = _number(value)
-    whole = number is not None and math.isfinite(number) and (kind is float or float(number).is_integer())
-    if not whole or not low <= number <= high:
+    in_range = number is not None and low <= number <= high  # False for NaN
+    if number is None or not in_range or (kind is int and not float(number).is_integer()):
         described = "a whole number" if kind is int else "a number"
         raise AdvrBDError(f"{each.name} must be {described} in [{low}, {high}], got {value!r}")
     return kind(number)

@@ -30,7 +30,7 @@ class ImageSet:
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
-    sample_ids: Tensor | None = None
+    sample_ids: Tensor = None  # type: ignore[assignment]  # never None once it is made
     paths: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:

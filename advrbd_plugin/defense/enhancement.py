@@ -122,7 +122,9 @@ def enhance_trigger(
             loss.backward()
             optimizer.step()
             schedule.step()
-            value = check_loss(loss, "the enhancement trigger", enhancement_learning_rate=config.enhancement_learning_rate)
+            value = check_loss(
+                loss, "the enhancement trigger", enhancement_learning_rate=config.enhancement_learning_rate
+            )
             progress.advance(len(batch), loss=value)
             if step % _REPORT_EVERY == 0 or step + 1 == config.enhancement_steps:
                 rows.append({"step": step + 1, "loss": value})
@@ -145,7 +147,9 @@ def _groups(labels: Tensor, detection: Detection) -> dict[str, Tensor]:
     if not poisoned.any():
         poisoned = suspected & (detection.poison_probability > 0.5)
     if not poisoned.any():
-        raise ValueError("no sample of a suspected class has a poison probability above 0.5: there is no trigger to learn")
+        raise ValueError(
+            "no sample of a suspected class has a poison probability above 0.5: there is no trigger to learn"
+        )
     trusted = torch.zeros_like(suspected)
     for label in detection.suspected_classes:
         members = ((labels == label) & (detection.poison_probability < 1 - _CONFIDENT)).nonzero().flatten()

@@ -128,7 +128,9 @@ def _unlearn_round(
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
             optimizer.step()
-            value = check_loss(loss, "the enhancement unlearn", enhancement_learning_rate=config.enhancement_learning_rate)
+            value = check_loss(
+                loss, "the enhancement unlearn", enhancement_learning_rate=config.enhancement_learning_rate
+            )
             progress.advance(len(batch), round=number, loss=value)
     model.eval()
 

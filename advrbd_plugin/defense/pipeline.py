@@ -177,9 +177,7 @@ class AdvrBD:
         unscored = Scores(torch.zeros(1, len(samples)))
         return Findings(unscored, Detection.none(len(samples)), enhancement, verdicts)
 
-    def _retrain(
-        self, samples: ImageSet, findings: Findings, key: str
-    ) -> tuple[Findings, nn.Module | None, Rows]:
+    def _retrain(self, samples: ImageSet, findings: Findings, key: str) -> tuple[Findings, nn.Module | None, Rows]:
         """Train on what is trusted and reject the suspected classes that the new model does not confirm, until it
         confirms all that are left; with none left there is no model.
         """

@@ -163,10 +163,11 @@ def consistency_scores(
     device = next(model.parameters()).device
     if sample_ids is None:
         sample_ids = torch.arange(len(images))
-    sizes = [patch_size] if isinstance(patch_size, Integral) else list(patch_size)
+    single = isinstance(patch_size, Integral)
+    sizes: list[int] = [patch_size] if single else list(patch_size)  # type: ignore[list-item, arg-type]
     perturbation = {"epsilon": epsilon, "num_masks": num_masks, "seed": seed, "low": low, "high": high}
     divergences: list[Tensor] = []  # of one batch after another, and in each of one size after another
-    pending = _Pending(None, None)
+    pending: _Pending | None = None
     model.eval()
     with frozen(model):
         for batch in torch.arange(len(images)).split(batch_size):
@@ -183,25 +184,25 @@ def consistency_scores(
             divergences += ended
             if on_batch is not None:
                 on_batch(len(batch))
-    if pending.logits is None:
-        return torch.empty(0) if isinstance(patch_size, Integral) else torch.empty(len(sizes), 0)
+    if pending is None:
+        return torch.empty(0) if single else torch.empty(len(sizes), 0)
     divergences.append(ops.kl_divergence(pending.logits, pending.perturbed_logits).cpu())
     scores = [_REDUCTIONS[reduction](torch.cat(divergences[place :: len(sizes)], dim=1)) for place in range(len(sizes))]
-    return scores[0] if isinstance(patch_size, Integral) else torch.stack(scores)
+    return scores[0] if single else torch.stack(scores)
 
 
 class _Pending(NamedTuple):
     """A batch, under patches of one size, whose divergence the next launch takes."""
 
-    logits: Tensor | None  # (N, num_classes) float32
-    perturbed_logits: Tensor | None  # (num_masks, N, num_classes) float32
+    logits: Tensor  # (N, num_classes) float32
+    perturbed_logits: Tensor  # (num_masks, N, num_classes) float32
 
 
 def _score_batch(
     model: nn.Module,
     inputs: Tensor,
     labels: Tensor,
-    pending: _Pending,
+    pending: _Pending | None,
     sizes: Sequence[int],
     mixed_precision: bool,
     **perturbation: Any,
@@ -214,13 +215,14 @@ def _score_batch(
     logits, grad = _input_gradient(model, inputs, labels, mixed_precision)
     ended = []
     for patch_size in sizes:
-        step = ops.score_step(
-            pending.logits, pending.perturbed_logits, inputs, grad, patch_size=patch_size, **perturbation
-        )
+        ending, ending_perturbed = pending or (None, None)
+        step = ops.score_step(ending, ending_perturbed, inputs, grad, patch_size=patch_size, **perturbation)
         if step.divergence is not None:
             ended.append(step.divergence.cpu())
+        assert step.perturbed is not None
         pending = _Pending(logits, _perturbed_logits(model, step.perturbed, mixed_precision))
         del step  # and with it the perturbed copies, before those of the next size are made
+    assert pending is not None  # there is at least one size
     return ended, pending
 
 
@@ -268,7 +270,7 @@ def _geometric_mean(divergences: Tensor) -> Tensor:
     return divergences.clamp_min(_SMALLEST_DIVERGENCE).log().mean(dim=0).exp()
 
 
-_REDUCTIONS = {
+_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "median": _median,
     "geometric_mean": _geometric_mean,
     "mean": lambda divergences: divergences.mean(dim=0),

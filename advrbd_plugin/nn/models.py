@@ -20,6 +20,9 @@ class Normalize(nn.Module):
     Standing inside the model, it lets attacks, scores and users speak in pixel scale [0, 1] alone.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))

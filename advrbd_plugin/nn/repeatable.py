@@ -16,7 +16,7 @@ def repeatable(device: torch.device, seed: int) -> Iterator[None]:
     gpus = [device] if device.type == "cuda" else []
     before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     with torch.random.fork_rng(devices=gpus):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for gpu in gpus:
             with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)

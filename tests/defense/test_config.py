@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from advrbd_plugin.defense.config import PRESETS, AdvrBDConfig
+from advrbd_plugin.defense.config import PRESETS, AdvrBDConfig, ScoringConfig
 from advrbd_plugin.errors import AdvrBDError
 
 
@@ -81,3 +81,17 @@ def test_a_broken_file_is_named(tmp_path, text):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(AdvrBDError, match="no.yaml"):
         AdvrBDConfig.from_yaml(tmp_path / "no.yaml")
+
+
+def test_former_names_of_keys_are_still_read_and_said_in_one_line():
+    with pytest.warns(UserWarning, match="^the key accusation_gain is now called detection_gain$"):
+        config = AdvrBDConfig.from_mapping({"accusation_gain": 0.3})
+    assert config.detection_gain == 0.3
+    with pytest.raises(AdvrBDError, match="doubt is the former name of abstain_threshold: give only abstain_threshold"):
+        config.replace(doubt=1.0, abstain_threshold=2.0)
+
+
+def test_a_part_holds_the_settings_of_one_stage_alone():
+    part = AdvrBDConfig(seed=3, epsilon=0.1, alpha=0.3).part(ScoringConfig)
+    assert (part.seed, part.epsilon) == (3, 0.1) and not hasattr(part, "alpha")
+    assert part == ScoringConfig(seed=3, epsilon=0.1)
