@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Name -> module; each is imported when first asked for, so that importing the package needs only torch and numpy.
 _PUBLIC = {

@@ -1,7 +1,7 @@
 """What all tests share: one thread, a `device` for each backend that is there, and the user's BackdoorBench."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Tests run side by side, and two threads each on the same cores wait for one another; what tests start inherits it.
@@ -15,9 +15,21 @@ torch.set_num_threads(1)
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def precision() -> Iterator[None]:
+    """With ADVRBD_TESTS_FLOAT32=1 no processor multiplies bfloat16, so mixed precision is float32 everywhere."""
+    from advrbd_plugin.nn import inference, training
+
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("ADVRBD_TESTS_FLOAT32") == "1":
+            for module in (inference, training):
+                patch.setattr(module, "bfloat16_is_faster", lambda device: False)
+        yield
+
+
 @pytest.fixture(params=DEVICES)
 def device(request) -> torch.device:
-    """Runs a test on the CPU, and on a GPU where there is one (tests/ops/test_kernels.py says so where there is none)."""
+    """Runs a test on the CPU, and on a GPU where there is one (test_kernels.py says where there is none)."""
     return torch.device(request.param)
 
 
