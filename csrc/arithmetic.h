@@ -8,13 +8,13 @@
 #if defined(__CUDACC__)
 #define ADVRBD_INLINE __host__ __device__ __forceinline__
 #else
-// always_inline, so that the body is compiled for the instruction set of the caller (see cpu/kernels.h).
+// always_inline, so that the body is compiled for the instruction set of the caller (see cpu/kernels/kernels.h).
 #define ADVRBD_INLINE inline __attribute__((always_inline))
 #endif
 
 namespace advrbd {
 
-// Real is float, or on the CPU a vector of floats (cpu/lanes.h).
+// Real is float, or on the CPU a vector of floats (cpu/kernels/lanes.h).
 
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 

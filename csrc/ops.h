@@ -1,4 +1,4 @@
-// The ops, written once for every device that has a `launch`: a Device names the two overloads.
+// The ops, written once for every device: a Device has a `launch` for each kind of task.
 #pragma once
 
 #include <ATen/ops/empty.h>
@@ -27,13 +27,13 @@ struct Ops {
       at::ArrayRef<double> high) {
     const auto prepared =
         prepare_perturb(images, grad, epsilon, patch_size, num_masks, seed, sample_ids, low, high);
-    Device::launch(images.device(), KlTask{}, prepared.task);
+    Device::launch(images.device(), prepared.task);
     return prepared.perturbed;
   }
 
   static at::Tensor kl_divergence(const at::Tensor& logits, const at::Tensor& perturbed_logits) {
     const auto prepared = prepare_kl(logits, perturbed_logits);
-    Device::launch(logits.device(), prepared.task, PerturbTask{});
+    Device::launch(logits.device(), prepared.task);
     return prepared.divergence;
   }
 

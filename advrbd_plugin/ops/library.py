@@ -1,5 +1,6 @@
 """Loads the compiled ops, or defines them here, and gives every op its reference and its fake implementation."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -21,16 +22,20 @@ def reference_requested() -> bool:
     return os.environ.get("ADVRBD_REFERENCE", "0") not in ("", "0")
 
 
-def _load_extension() -> str | None:
-    """Import the compiled module, which registers schemas and kernels; the reason where that is impossible."""
+def _reason_of_build(library: str) -> str | None:
+    """Why a library was not built, from what setup.py left beside the package."""
+    record = resources.files("advrbd_plugin").joinpath("_build.json")
+    return json.loads(record.read_text()).get(library) if record.is_file() else None
+
+
+def _load(library: str) -> str | None:
+    """Import one of the compiled libraries, which registers its kernels; the reason where that is impossible."""
     if reference_requested():
         return "ADVRBD_REFERENCE is set"
-    if importlib.util.find_spec("advrbd_plugin._C") is None:
-        return (
-            "advrbd_plugin was installed without compiled ops, for want of a C++ compiler or because the build failed"
-        )
+    if importlib.util.find_spec(f"advrbd_plugin.{library}") is None:
+        return _reason_of_build(library) or "advrbd_plugin was installed without it"
     try:
-        from advrbd_plugin import _C  # noqa: F401
+        importlib.import_module(f"advrbd_plugin.{library}")
     except ImportError as error:
         return str(error).splitlines()[0]
     return None
@@ -70,7 +75,8 @@ def _fake_score_step(logits, perturbed_logits, images, grad, **options) -> tuple
     return perturbed, divergence
 
 
-MISSING_EXTENSION = _load_extension()
+MISSING_EXTENSION = _load("_C")  # the schemas and the CPU kernels
+MISSING_CUDA = MISSING_EXTENSION or _load("_C_cuda")
 # The libraries are kept: PyTorch drops what they registered when they are collected.
 _schemas = _define_schemas() if MISSING_EXTENSION else None
 _implementations = torch.library.Library(NAMESPACE, "IMPL")

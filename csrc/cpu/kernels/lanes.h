@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "../arithmetic.h"
+#include "../../arithmetic.h"
 #include "scalars.h"
 
 namespace advrbd {

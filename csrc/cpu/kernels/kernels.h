@@ -3,7 +3,7 @@
 // AVX-512 copy for everyone.
 #pragma once
 
-#include "../tasks.h"
+#include "../../tasks.h"
 
 namespace advrbd::cpu {
 
