@@ -39,6 +39,18 @@ ADVRBD_INLINE Words philox4x32_10(Words counter, uint64_t key) {
   return counter;
 }
 
+// The words of a sample. Key: the seed. Counter: the 64 bits of the sample id, then `index`, then 0.
+ADVRBD_INLINE Words words_of(uint64_t seed, int64_t sample_id, uint32_t index) {
+  const uint64_t id = static_cast<uint64_t>(sample_id);
+  return philox4x32_10({static_cast<uint32_t>(id), static_cast<uint32_t>(id >> 32), index, 0}, seed);
+}
+
+// One of 0, ..., range - 1 for a word: integers only, so the same everywhere, and each probability is within 2^-32 of
+// 1 / range.
+ADVRBD_INLINE int32_t scaled(uint32_t word, int32_t range) {
+  return static_cast<int32_t>((uint64_t{word} * static_cast<uint32_t>(range)) >> 32);
+}
+
 // Patch positions.
 
 struct PatchGrid {
@@ -49,14 +61,9 @@ struct Origin {
   int32_t row, column;
 };
 
-// Key: the seed. Counter: the 64 bits of the sample id, the mask, 0. A word w becomes one of R positions by
-// (w * R) >> 32: integers only, so the same everywhere, and each probability is within 2^-32 of 1/R.
 ADVRBD_INLINE Origin patch_origin(uint64_t seed, int64_t sample_id, uint32_t mask, PatchGrid grid) {
-  const uint64_t id = static_cast<uint64_t>(sample_id);
-  const Words words = philox4x32_10({static_cast<uint32_t>(id), static_cast<uint32_t>(id >> 32), mask, 0}, seed);
-  return {
-      static_cast<int32_t>((uint64_t{words.first} * static_cast<uint32_t>(grid.rows)) >> 32),
-      static_cast<int32_t>((uint64_t{words.second} * static_cast<uint32_t>(grid.columns)) >> 32)};
+  const Words words = words_of(seed, sample_id, mask);
+  return {scaled(words.first, grid.rows), scaled(words.second, grid.columns)};
 }
 
 // The masked sign step, inside the patch.

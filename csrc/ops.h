@@ -21,6 +21,12 @@ struct Ops {
     return prepared.origins;
   }
 
+  static at::Tensor philox_uniform(const at::Tensor& sample_ids, int64_t high, int64_t seed) {
+    const auto prepared = prepare_uniform(sample_ids, high, seed);
+    Device::launch(sample_ids.device(), prepared.task);
+    return prepared.values;
+  }
+
   static at::Tensor perturb(
       const at::Tensor& images, const at::Tensor& grad, at::ArrayRef<double> epsilon, int64_t patch_size,
       int64_t num_masks, int64_t seed, const std::optional<at::Tensor>& sample_ids, at::ArrayRef<double> low,
@@ -62,6 +68,7 @@ struct Ops {
 
   static void register_in(torch::Library& library) {
     library.impl("patch_origins", &patch_origins);
+    library.impl("philox_uniform", &philox_uniform);
     library.impl("perturb", &perturb);
     library.impl("kl_divergence", &kl_divergence);
     library.impl("score_step", &score_step);

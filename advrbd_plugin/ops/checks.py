@@ -38,6 +38,12 @@ def check_sample_ids(sample_ids: Tensor) -> None:
         raise ValueError(f"sample_ids must have 1 dimension, got {sample_ids.dim()}")
 
 
+def check_high(high: int) -> None:
+    """Raise ValueError unless ``high`` is in range."""
+    if high < 1 or high >= 2**31:
+        raise ValueError(f"high must be in [1, {2**31 - 1}], got {high}")
+
+
 def check_perturb(
     images: Tensor,
     grad: Tensor,

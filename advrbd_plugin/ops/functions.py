@@ -43,6 +43,26 @@ def patch_origins(
     return torch.ops.advrbd.patch_origins(sample_ids, height, width, patch_size, num_masks, _signed(seed))
 
 
+def philox_uniform(sample_ids: Tensor, high: int, seed: int = 0) -> Tensor:
+    """Two independent integers in [0, high) for each sample.
+
+    They derive by Philox4x32-10 from (seed, sample id) alone: the same on every device, whatever the batch and its
+    order. Each value has a probability within 2^-32 of 1 / high.
+
+    Args:
+        sample_ids: (N,) int64.
+        high: number of values, in [1, 2**31).
+        seed: any integer of 64 bits; all of them count.
+
+    Returns:
+        (N, 2) int64.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    return torch.ops.advrbd.philox_uniform(sample_ids, high, _signed(seed))
+
+
 def perturb(
     images: Tensor,
     grad: Tensor,

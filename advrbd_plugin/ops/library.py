@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .checks import check_halves, check_kl_divergence, check_patch, check_perturb, check_sample_ids
+from .checks import check_halves, check_high, check_kl_divergence, check_patch, check_perturb, check_sample_ids
 
 NAMESPACE = "advrbd"
-OPS = ("patch_origins", "perturb", "kl_divergence", "score_step")
 
 
 def reference_requested() -> bool:
@@ -55,6 +54,12 @@ def _fake_patch_origins(sample_ids, height, width, patch_size, num_masks=1, seed
     return sample_ids.new_empty(num_masks, sample_ids.shape[0], 2)
 
 
+def _fake_philox_uniform(sample_ids, high, seed=0) -> Tensor:
+    check_sample_ids(sample_ids)
+    check_high(high)
+    return sample_ids.new_empty(sample_ids.shape[0], 2)
+
+
 def _fake_perturb(
     images, grad, *, epsilon, patch_size, num_masks=1, seed=0, sample_ids=None, low=0.0, high=1.0
 ) -> Tensor:
@@ -75,12 +80,20 @@ def _fake_score_step(logits, perturbed_logits, images, grad, **options) -> tuple
     return perturbed, divergence
 
 
+_FAKES = {
+    "patch_origins": _fake_patch_origins,
+    "philox_uniform": _fake_philox_uniform,
+    "perturb": _fake_perturb,
+    "kl_divergence": _fake_kl_divergence,
+    "score_step": _fake_score_step,
+}
+
 MISSING_EXTENSION = _load("_C")  # the schemas and the CPU kernels
 MISSING_CUDA = MISSING_EXTENSION or _load("_C_cuda")
 # The libraries are kept: PyTorch drops what they registered when they are collected.
 _schemas = _define_schemas() if MISSING_EXTENSION else None
 _implementations = torch.library.Library(NAMESPACE, "IMPL")
-for _name, _fake in zip(OPS, (_fake_patch_origins, _fake_perturb, _fake_kl_divergence, _fake_score_step)):
+for _name, _fake in _FAKES.items():
     # Serves every device for which no compiled kernel is registered.
     _implementations.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
     # Nothing is differentiable, and no kernel records anything.

@@ -6,7 +6,15 @@ The C++ and CUDA kernels (csrc/arithmetic.h) are tested against these functions.
 import torch
 from torch import Tensor
 
-from .checks import check_halves, check_kl_divergence, check_patch, check_perturb, check_sample_ids, is_channels_last
+from .checks import (
+    check_halves,
+    check_high,
+    check_kl_divergence,
+    check_patch,
+    check_perturb,
+    check_sample_ids,
+    is_channels_last,
+)
 
 _MASK32 = 0xFFFFFFFF
 _IMPOSSIBLE = -87.0
@@ -46,18 +54,14 @@ def patch_origins(
     """
     check_sample_ids(sample_ids)
     check_patch(height, width, patch_size, num_masks)
-    shape = (num_masks, sample_ids.shape[0])
-    masks = torch.arange(num_masks, device=sample_ids.device)[:, None].expand(shape)
-    counter = [
-        (sample_ids & _MASK32).expand(shape),
-        ((sample_ids >> 32) & _MASK32).expand(shape),
-        masks,
-        torch.zeros_like(masks),
-    ]
-    row_word, column_word, _, _ = philox4x32_10(counter, (seed & _MASK32, (seed >> 32) & _MASK32))
-    rows = (row_word * (height - patch_size + 1)) >> 32
-    columns = (column_word * (width - patch_size + 1)) >> 32
-    return torch.stack((rows, columns), dim=-1)
+    return _scaled_words(sample_ids, num_masks, height - patch_size + 1, width - patch_size + 1, seed)
+
+
+def philox_uniform(sample_ids: Tensor, high: int, seed: int = 0) -> Tensor:
+    """Two independent integers in [0, high) for each sample, (N, 2) int64: as ``patch_origins`` for mask 0."""
+    check_sample_ids(sample_ids)
+    check_high(high)
+    return _scaled_words(sample_ids, 1, high, high, seed)[0]
 
 
 @torch.no_grad()
@@ -152,6 +156,20 @@ def empty_perturbed(images: Tensor, num_masks: int) -> Tensor:
     if is_channels_last(images):
         return images.new_empty(num_masks, samples, height, width, channels).permute(0, 1, 4, 2, 3)
     return images.new_empty(num_masks, samples, channels, height, width)
+
+
+def _scaled_words(sample_ids: Tensor, num_masks: int, first_range: int, second_range: int, seed: int) -> Tensor:
+    """The first two words of each mask and sample, scaled to their ranges: (num_masks, N, 2) int64."""
+    shape = (num_masks, sample_ids.shape[0])
+    masks = torch.arange(num_masks, device=sample_ids.device)[:, None].expand(shape)
+    counter = [
+        (sample_ids & _MASK32).expand(shape),
+        ((sample_ids >> 32) & _MASK32).expand(shape),
+        masks,
+        torch.zeros_like(masks),
+    ]
+    first, second, _, _ = philox4x32_10(counter, (seed & _MASK32, (seed >> 32) & _MASK32))
+    return torch.stack(((first * first_range) >> 32, (second * second_range) >> 32), dim=-1)
 
 
 def _inside(origin: Tensor, length: int, patch_size: int) -> Tensor:

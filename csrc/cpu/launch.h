@@ -9,5 +9,6 @@ void launch(const PerturbTask& task);
 void launch(const KlTask& task);
 void launch(const KlTask& kl, const PerturbTask& perturb);  // score_step
 void launch(const OriginsTask& task);
+void launch(const UniformTask& task);
 
 }  // namespace advrbd::cpu

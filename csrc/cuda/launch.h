@@ -11,5 +11,6 @@ void launch(const PerturbTask& task, cudaStream_t stream);
 void launch(const KlTask& task, cudaStream_t stream);
 void launch(const KlTask& kl, const PerturbTask& perturb, cudaStream_t stream);  // score_step
 void launch(const OriginsTask& task, cudaStream_t stream);
+void launch(const UniformTask& task, cudaStream_t stream);
 
 }  // namespace advrbd::cuda

@@ -64,6 +64,9 @@ BAD = {
     ),
     "seed": (perturb_with(seed=2**64), ValueError, "seed must have at most 64 bits"),
     "image size": (lambda: ops.patch_origins(torch.arange(2), (0, 4), 1), ValueError, "image_size must be at least 1"),
+    "high 0": (lambda: ops.philox_uniform(torch.arange(2), 0), ValueError, r"high must be in \[1, 2147483647\], got 0"),
+    "high 2^31": (lambda: ops.philox_uniform(torch.arange(2), 2**31), ValueError, r"high must be in .*, got 2147483648"),
+    "uniform ids": (lambda: ops.philox_uniform(torch.arange(2.0), 5), TypeError, "sample_ids must be int64, got float32"),
     "logits dtype": (lambda: ops.kl_divergence(LOGITS.long(), LOGITS[None]), TypeError, "logits must be float32"),
     "logits dimensions": (
         lambda: ops.kl_divergence(LOGITS[0], LOGITS[None]),
@@ -117,6 +120,7 @@ def test_bad_arguments_are_named(case):
 
 OPCHECKS = {
     "patch_origins": (torch.ops.advrbd.patch_origins, (torch.arange(5), 8, 9, 3, 2, -1), {}),
+    "philox_uniform": (torch.ops.advrbd.philox_uniform, (torch.arange(5), 2**31 - 1, -1), {}),
     "perturb": (torch.ops.advrbd.perturb, (IMAGES, IMAGES), dict(OPTIONS, epsilon=[0.1])),
     "perturb channels_last": (
         torch.ops.advrbd.perturb,
@@ -155,8 +159,9 @@ def scoring(images, grad, weight, seed):
     perturbed = ops.perturb(images, grad, seed=seed, **OPTIONS)
     perturbed_logits = (perturbed.flatten(2) @ weight).to(logits.dtype)
     step = ops.score_step(logits, perturbed_logits, images, grad, seed=seed, **OPTIONS)
-    origins = ops.patch_origins(torch.arange(len(images)), 8, 3)
-    return perturbed, ops.kl_divergence(logits, perturbed_logits), step.perturbed, step.divergence, origins
+    ids = torch.arange(len(images))
+    drawn = ops.patch_origins(ids, 8, 3), ops.philox_uniform(ids, 1 + len(images), seed)
+    return perturbed, ops.kl_divergence(logits, perturbed_logits), step.perturbed, step.divergence, *drawn
 
 
 def test_compile_without_a_graph_break_and_for_changing_seeds_and_sizes():

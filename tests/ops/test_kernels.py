@@ -128,6 +128,17 @@ def test_patch_origins_are_identical_everywhere(device, image_size, seed):
     assert torch.equal(ops.patch_origins(ids.to(device), image_size, 5, 3, seed).cpu(), expected)
 
 
+@pytest.mark.parametrize("high", [1, 2, 10, 50_000, 2**31 - 1])
+@pytest.mark.parametrize("seed", [0, 2**63, -5])
+def test_philox_uniform_draws_what_patch_origins_draws_for_patches_of_one_pixel(device, high, seed):
+    ids = torch.cat([torch.arange(9000), torch.tensor([-1, 2**31, 2**32, 2**62, -(2**63)])])
+    actual = ops.philox_uniform(ids.to(device), high, seed).cpu()
+    assert torch.equal(actual, ops.patch_origins(ids, high, 1, 1, seed)[0])
+    assert torch.equal(actual, reference.philox_uniform(ids, high, seed if seed < 2**63 else seed - 2**64))
+    assert torch.equal(ops.philox_uniform(ids.to(device)[::3], high, seed).cpu(), actual[::3])
+    assert ops.philox_uniform(ids[:0].to(device), high, seed).shape == (0, 2)
+
+
 def test_perturb_does_not_depend_on_the_batch(device):
     images = make_images(8, 3, 10, 10, dtype=torch.float32, layout="contiguous", device=device)
     grad = make_images(8, 3, 10, 10, dtype=torch.float32, layout="contiguous", device=device, seed=1)
