@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .autograd import autograd_kernel
 from .checks import check_halves, check_high, check_kl_divergence, check_patch, check_perturb, check_sample_ids
 
 NAMESPACE = "advrbd"
@@ -96,8 +97,8 @@ _implementations = torch.library.Library(NAMESPACE, "IMPL")
 for _name, _fake in _FAKES.items():
     # Serves every device for which no compiled kernel is registered.
     _implementations.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
-    # Nothing is differentiable, and no kernel records anything.
-    _implementations.impl(_name, torch.library.fallthrough_kernel, "Autograd")
+    _op = getattr(torch.ops.advrbd, _name).default
+    _implementations.impl(_name, autograd_kernel(_op), "Autograd", with_keyset=True)
     torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=_implementations)
 
 if MISSING_EXTENSION and not reference_requested():
