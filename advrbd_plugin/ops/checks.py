@@ -109,6 +109,14 @@ def check_halves(
         _check_device("images", images, "logits", logits)
 
 
+def check_channel_tensor(name: str, value: Tensor) -> None:
+    """Raise unless a tensor of values per channel holds numbers in at most one dimension."""
+    if value.dtype.is_complex or value.dtype == torch.bool:
+        raise TypeError(f"{name} must hold real numbers, got {_name(value.dtype)}")
+    if value.dim() > 1:
+        raise ValueError(f"{name} must be a number or one per channel, got {value.dim()} dimensions")
+
+
 def is_channels_last(images: Tensor) -> bool:
     """True where the channels of a pixel are neighbours in memory, so that the output is channels_last too."""
     return images.shape[1] > 1 and images.stride(1) == 1 and images.stride(2) > 1 and images.stride(3) > 1

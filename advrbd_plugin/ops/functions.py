@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .library import NAMESPACE
 
-PerChannel = float | Sequence[float]
+PerChannel = float | Sequence[float] | Tensor
 
 
 class ScoreStep(NamedTuple):
@@ -85,7 +85,7 @@ def perturb(
         images: (N, C, H, W) float32, bfloat16 or float16, any strides.
         grad: like ``images``: gradient of the loss with respect to them.
         epsilon, low, high: step and bounds in the units of ``images`` (pixel scale, or normalised); a number or one
-            per channel.
+            per channel, as a sequence or a tensor of at most one dimension. A tensor on a GPU is waited for.
         patch_size, num_masks, seed: as in ``patch_origins``.
         sample_ids: (N,) int64 on the same device; by default 0 to N - 1.
 
@@ -99,13 +99,11 @@ def perturb(
     return torch.ops.advrbd.perturb(
         images,
         grad,
-        epsilon=_values(epsilon),
         patch_size=patch_size,
         num_masks=num_masks,
         seed=_signed(seed),
         sample_ids=sample_ids,
-        low=_values(low),
-        high=_values(high),
+        **_bounds(epsilon, low, high),
     )
 
 
@@ -156,13 +154,11 @@ def score_step(
         perturbed_logits,
         images,
         grad,
-        epsilon=_values(epsilon),
         patch_size=patch_size,
         num_masks=num_masks,
         seed=_signed(seed),
         sample_ids=sample_ids,
-        low=_values(low),
-        high=_values(high),
+        **_bounds(epsilon, low, high),
     )
     return ScoreStep(None if images is None else perturbed, None if logits is None else divergence)
 
@@ -175,8 +171,32 @@ def backend(tensor: Tensor, op: str = "perturb") -> str:
     return "reference"
 
 
-def _values(value: PerChannel) -> list[float]:
-    return [float(item) for item in value] if hasattr(value, "__len__") else [float(value)]  # NumPy's numbers too
+def _bounds(epsilon: PerChannel, low: PerChannel, high: PerChannel) -> dict[str, list[float] | Tensor]:
+    """The three as lists of numbers, or as tensors for the overloads that take tensors.
+
+    A compiled graph always gets tensors: they keep a number symbolic, where a list would compile the graph again for
+    each new value.
+    """
+    bounds = {"epsilon": epsilon, "low": low, "high": high}
+    if torch.compiler.is_compiling() or any(isinstance(value, Tensor) for value in bounds.values()):
+        return {name: _tensor(value) for name, value in bounds.items()}
+    return {name: _numbers(value) for name, value in bounds.items()}
+
+
+def _tensor(value: PerChannel) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    items = value if isinstance(value, Sequence) else [value]
+    zero = torch.zeros((), dtype=torch.float64, device="cpu")
+    # A sum, because torch.compile keeps a number symbolic in arithmetic alone.
+    return torch.stack([zero + item for item in items]) if items else zero.new_empty(0)
+
+
+def _numbers(value: PerChannel) -> list[float]:
+    try:
+        return [float(item) for item in value]
+    except TypeError:  # a number, NumPy's too
+        return [float(value)]
 
 
 def _signed(seed: int) -> int:

@@ -3,10 +3,13 @@
 The C++ and CUDA kernels (csrc/arithmetic.h) are tested against these functions.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .checks import (
+    check_channel_tensor,
     check_halves,
     check_high,
     check_kl_divergence,
@@ -97,6 +100,13 @@ def perturb(
     return perturbed
 
 
+def perturb_tensor(
+    images: Tensor, grad: Tensor, *, epsilon: Tensor, low: Tensor, high: Tensor, **options: Any
+) -> Tensor:
+    """``perturb`` with values from tensors of at most one dimension; serves every device."""
+    return torch.ops.advrbd.perturb.default(images, grad, **_bounds_of(epsilon, low, high), **options)
+
+
 @torch.no_grad()
 def kl_divergence(logits: Tensor, perturbed_logits: Tensor) -> Tensor:
     """KL(softmax(logits[n]) || softmax(perturbed_logits[k, n])), (num_masks, N) float32, never below 0.
@@ -150,12 +160,36 @@ def score_step(
     return perturbed, divergence
 
 
+def score_step_tensor(
+    logits: Tensor | None,
+    perturbed_logits: Tensor | None,
+    images: Tensor | None,
+    grad: Tensor | None,
+    *,
+    epsilon: Tensor,
+    low: Tensor,
+    high: Tensor,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """``score_step`` with values from tensors of at most one dimension; serves every device."""
+    return torch.ops.advrbd.score_step.default(
+        logits, perturbed_logits, images, grad, **_bounds_of(epsilon, low, high), **options
+    )
+
+
 def empty_perturbed(images: Tensor, num_masks: int) -> Tensor:
     """Uninitialised (num_masks, N, C, H, W), each [k] channels_last where the images are, contiguous otherwise."""
     samples, channels, height, width = images.shape
     if is_channels_last(images):
         return images.new_empty(num_masks, samples, height, width, channels).permute(0, 1, 4, 2, 3)
     return images.new_empty(num_masks, samples, channels, height, width)
+
+
+def _bounds_of(epsilon: Tensor, low: Tensor, high: Tensor) -> dict[str, list[float]]:
+    bounds = {"epsilon": epsilon, "low": low, "high": high}
+    for name, value in bounds.items():
+        check_channel_tensor(name, value)
+    return {name: value.double().reshape(-1).tolist() for name, value in bounds.items()}
 
 
 def _scaled_words(sample_ids: Tensor, num_masks: int, first_range: int, second_range: int, seed: int) -> Tensor:
