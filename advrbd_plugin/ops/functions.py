@@ -110,8 +110,8 @@ def perturb(
 def kl_divergence(logits: Tensor, perturbed_logits: Tensor) -> Tensor:
     """KL(softmax(logits[n]) || softmax(perturbed_logits[k, n])): higher = less consistent under perturbation.
 
-    Accurate also where it is tiny (confident rows) and for logits of +-1e4. A NaN in a row gives NaN for that row
-    only; a class whose logit is more than 87 below the largest adds nothing.
+    Accurate also where it is tiny, in confident rows and in nearly identical ones, and for logits of +-1e4. A NaN in a
+    row gives NaN for that row only. A class whose logit is more than 87 below the largest counts as impossible.
 
     Args:
         logits: (N, classes) float32, bfloat16 or float16.

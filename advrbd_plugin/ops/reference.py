@@ -111,15 +111,19 @@ def perturb_tensor(
 def kl_divergence(logits: Tensor, perturbed_logits: Tensor) -> Tensor:
     """KL(softmax(logits[n]) || softmax(perturbed_logits[k, n])), (num_masks, N) float32, never below 0.
 
-    A class whose logit is more than 87 below the largest (probability under 1e-37) adds nothing.
+    A class whose logit is more than 87 below the largest counts as impossible (its probability is under 1e-37).
     """
     check_kl_divergence(logits, perturbed_logits)
     # Twice the precision: the scores that matter are those of confident rows, where the divergence is tiny.
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
     log_p = logits.to(wide).log_softmax(-1)
     log_q = perturbed_logits.to(wide).log_softmax(-1)
+    p, q, d = log_p.exp(), log_q.exp(), log_q - log_p
+    # sum(q - p) = 0 is added to the usual -p d, so that no term is negative and nothing cancels where p and q are
+    # nearly equal.
+    terms = torch.where(d.abs() < 1, p * (d.expm1() - d), (q - p) - p * d)
     impossible = logits.to(wide) - logits.to(wide).amax(-1, keepdim=True) < _IMPOSSIBLE
-    terms = torch.where(impossible, torch.where(log_q.isnan(), log_q, 0), log_p.exp() * (log_p - log_q))
+    terms = torch.where(impossible, q, terms)
     return terms.sum(-1).clamp(min=0).float()
 
 

@@ -39,7 +39,7 @@ __device__ __forceinline__ SoftmaxSum<float> warp_sum(SoftmaxSum<float> sum) {
   return sum;
 }
 
-// The second reading of a row finds it in the cache.
+// All readings of a row after the first find it in the cache.
 template <typename Scalar>
 __device__ void divergence_of_row(const KlTask& task, int64_t row, int lane) {
   const int64_t classes = task.classes;
@@ -65,8 +65,19 @@ __device__ void divergence_of_row(const KlTask& task, int64_t row, int lane) {
     }
     q = warp_sum(q);
     cross = warp_sum(cross);
+    const auto quick = QuickKl<float>::of(p, q, cross);
+    float divergence = quick.divergence;
+    if (divergence < quick.bound) {  // all lanes of the warp alike
+      const auto terms = KlTerms<float>::of(x_largest, p, y_largest, q);
+      float sum = 0.0f;
+      for (int64_t c = lane; c < classes; c += kWarp) {
+        const float x = to_float(logits[c]), y = to_float(perturbed[c]), shifted = x - x_largest;
+        sum += terms.term(x, y, shifted, exp_of_nonpositive(shifted), exp_of_nonpositive(y - y_largest));
+      }
+      divergence = terms.divergence(warp_sum(sum));
+    }
     if (lane == 0) {
-      task.divergence[place] = kl_from_sums(p, q, cross);
+      task.divergence[place] = divergence;
     }
   }
 }

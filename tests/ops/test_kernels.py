@@ -182,6 +182,37 @@ def test_kl_divergence_keeps_tiny_values_apart(device):
     assert (actual[0, 1:] > actual[0, :-1]).all()
 
 
+def exact_kl(logits, perturbed):
+    """In float64, by terms that do not cancel."""
+    log_p, log_q = logits.double().log_softmax(-1), perturbed.double().log_softmax(-1)
+    ratio = log_q - log_p
+    return (log_p.exp() * (ratio.expm1() - ratio)).sum(-1)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100, 200, 1000])
+@pytest.mark.parametrize("scale", [0.1, 1, 4, 20])
+@pytest.mark.parametrize(("noise", "tolerance"), [(1e-4, 2e-2), (1e-3, 1e-3), (1e-2, 1e-4), (0.1, 1e-4), (1, 1e-4)])
+def test_kl_divergence_of_near_identical_rows_does_not_cancel(device, classes, scale, noise, tolerance):
+    generator = torch.Generator().manual_seed(classes)
+    logits = scale * torch.randn(64, classes, generator=generator)
+    perturbed = logits + noise * torch.randn(2, 64, classes, generator=generator)
+    actual = ops.kl_divergence(logits.to(device), perturbed.to(device)).cpu().double()
+    torch.testing.assert_close(actual, exact_kl(logits, perturbed), rtol=tolerance, atol=1e-13)
+    torch.testing.assert_close(reference.kl_divergence(logits, perturbed).double(), exact_kl(logits, perturbed))
+
+
+def test_kl_divergence_of_identical_rows_is_0_and_of_nearly_identical_ones_is_not(device):
+    logits = torch.linspace(-1, 1, 200, device=device).expand(3, 200).contiguous()
+    perturbed = logits[None].clone()
+    perturbed[0, 1] += 5  # the softmax is the same
+    perturbed[0, 2, 0] += 0.02
+    actual = ops.kl_divergence(logits, perturbed)[0]
+    assert actual[0] == 0
+    assert actual[1] < 1e-12
+    expected = exact_kl(logits[2:].cpu(), perturbed[:, 2:].cpu()).float()[0, 0]  # 3e-7
+    torch.testing.assert_close(actual[2].cpu(), expected, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("where", ["logits", "perturbed_logits"])
 @pytest.mark.parametrize("column", [0, 18])

@@ -73,11 +73,11 @@ class KlDivergence {
     const int64_t classes = task.classes;
     const auto* logits = static_cast<const Scalar*>(task.logits);
     const auto* perturbed_logits = static_cast<const Scalar*>(task.perturbed_logits);
-    Clean clean{scratch, scratch + kLanes * classes, {}};
-    float* y = scratch + 2 * kLanes * classes;
+    Clean clean{scratch, scratch + kLanes * classes, scratch + 2 * kLanes * classes, {}, {}};
+    float* y = scratch + 3 * kLanes * classes;
     for (int64_t first = begin; first < end; first += kLanes) {
       const int64_t rows = end - first < kLanes ? end - first : kLanes;
-      clean.p = clean_sums({logits + first * classes, rows, classes}, clean.x, clean.exp_x);
+      clean.read({logits + first * classes, rows, classes});
       for (int64_t mask = 0; mask < task.num_masks; ++mask) {
         const int64_t place = mask * task.rows + first;
         const Lanes divergence = divergence_from(clean, {perturbed_logits + place * classes, rows, classes}, y);
@@ -87,13 +87,6 @@ class KlDivergence {
   }
 
  private:
-  // Of the unperturbed rows, for all masks: x = logit - largest, its exponential, and the sums.
-  struct Clean {
-    float* x;
-    float* exp_x;
-    SoftmaxSum<Lanes> p;
-  };
-
   // Sums are taken in short runs, which are then added up: less is lost to rounding than in one long sum.
   static constexpr int64_t kRun = 32;
 
@@ -101,22 +94,30 @@ class KlDivergence {
     return classes - c < kRun ? classes : c + kRun;
   }
 
-  ADVRBD_INLINE static SoftmaxSum<Lanes> clean_sums(const Rows<Scalar>& rows, float* x, float* exp_x) {
-    const Lanes largest = rows.transpose_to(x);
-    SoftmaxSum<Lanes> sums;
-    for (int64_t c = 0; c < rows.classes;) {
-      SoftmaxSum<Lanes> run;
-      for (const int64_t end = end_of_run(c, rows.classes); c < end; ++c) {
-        const Lanes shifted = load(x + c * kLanes) - largest;
-        const Lanes exponential = exp_of_nonpositive(shifted);
-        run.add(shifted, exponential);
-        store(x + c * kLanes, shifted);
-        store(exp_x + c * kLanes, exponential);
+  // Of the unperturbed rows, for all masks: logits, x = logit - largest, its exponential, and the sums.
+  struct Clean {
+    float* logits;
+    float* x;
+    float* exp_x;
+    Lanes largest;
+    SoftmaxSum<Lanes> p;
+
+    ADVRBD_INLINE void read(const Rows<Scalar>& rows) {
+      largest = rows.transpose_to(logits);
+      p = {};
+      for (int64_t c = 0; c < rows.classes;) {
+        SoftmaxSum<Lanes> run;
+        for (const int64_t end = end_of_run(c, rows.classes); c < end; ++c) {
+          const Lanes shifted = load(logits + c * kLanes) - largest;
+          const Lanes exponential = exp_of_nonpositive(shifted);
+          run.add(shifted, exponential);
+          store(x + c * kLanes, shifted);
+          store(exp_x + c * kLanes, exponential);
+        }
+        p.add(run);
       }
-      sums.add(run);
     }
-    return sums;
-  }
+  };
 
   // Rows of finite logits take the quick sum: an impossible class has exp(x) = 1e-38, which is as good as 0. In
   // other rows it is not finite, and cross_term decides.
@@ -139,7 +140,29 @@ class KlDivergence {
     if (__builtin_expect(any_nan(nothing_if_finite), 0)) {
       cross = nothing_if_finite == 0.0f ? cross : careful_cross(clean, y, largest, perturbed.classes);
     }
-    return kl_from_sums(clean.p, q, cross);
+    const auto quick = QuickKl<Lanes>::of(clean.p, q, cross);
+    const auto cancelled = quick.divergence < quick.bound;
+    if (any(cancelled)) {
+      const auto terms = KlTerms<Lanes>::of(clean.largest, clean.p, largest, q);
+      return cancelled ? divergence_by_terms(clean, terms, y, largest, perturbed.classes) : quick.divergence;
+    }
+    return quick.divergence;
+  }
+
+  ADVRBD_INLINE static Lanes divergence_by_terms(
+      const Clean& clean, const KlTerms<Lanes>& terms, const float* y, Lanes largest, int64_t classes) {
+    Lanes sum{};
+    for (int64_t c = 0; c < classes;) {
+      Lanes run{};
+      for (const int64_t end = end_of_run(c, classes); c < end; ++c) {
+        const Lanes logit = load(y + c * kLanes);
+        run += terms.term(
+            load(clean.logits + c * kLanes), logit, load(clean.x + c * kLanes), load(clean.exp_x + c * kLanes),
+            exp_of_nonpositive(logit - largest));
+      }
+      sum += run;
+    }
+    return terms.divergence(sum);
   }
 
   ADVRBD_INLINE static Lanes careful_cross(const Clean& clean, const float* y, Lanes largest, int64_t classes) {

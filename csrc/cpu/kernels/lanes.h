@@ -103,6 +103,14 @@ ADVRBD_INLINE bool any_nan(Lanes lanes) {
   return found;
 }
 
+ADVRBD_INLINE bool any(SignedLaneBits lanes) {
+  int32_t found = 0;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    found |= lanes[lane];
+  }
+  return found != 0;
+}
+
 // Lane i of the result is lane kFrom[i] of a followed by b.
 template <int... kFrom>
 ADVRBD_INLINE Lanes pick(Lanes a, Lanes b) {
