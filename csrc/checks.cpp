@@ -97,6 +97,11 @@ void check_sample_ids(const at::Tensor& sample_ids) {
   TORCH_CHECK_VALUE(sample_ids.dim() == 1, "sample_ids must have 1 dimension, got ", sample_ids.dim());
 }
 
+void check_high(int64_t high) {
+  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
+  TORCH_CHECK_VALUE(high >= 1 && high <= kLargest, "high must be in [1, ", kLargest, "], got ", high);
+}
+
 void check_perturb(
     const at::Tensor& images, const at::Tensor& grad, at::ArrayRef<double> epsilon, int64_t patch_size,
     int64_t num_masks, const std::optional<at::Tensor>& sample_ids, at::ArrayRef<double> low,

@@ -10,6 +10,7 @@ namespace advrbd {
 
 void check_patch(int64_t height, int64_t width, int64_t patch_size, int64_t num_masks);
 void check_sample_ids(const at::Tensor& sample_ids);
+void check_high(int64_t high);
 void check_perturb(
     const at::Tensor& images, const at::Tensor& grad, at::ArrayRef<double> epsilon, int64_t patch_size,
     int64_t num_masks, const std::optional<at::Tensor>& sample_ids, at::ArrayRef<double> low,

@@ -1,9 +1,9 @@
-// The schemas, and the Python module whose import registers everything.
+// The schemas, and the Python module of the CPU kernels, whose import registers both.
 #include <pybind11/pybind11.h>
 #include <torch/library.h>
 #include <torch/version.h>
 
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 
 TORCH_LIBRARY(advrbd, library) {
   constexpr const char* kSchemas[] = {
@@ -15,12 +15,7 @@ TORCH_LIBRARY(advrbd, library) {
 }
 
 PYBIND11_MODULE(_C, module) {
-  module.doc() = "Compiled kernels of advrbd_plugin; importing it registers torch.ops.advrbd";
+  module.doc() = "CPU kernels of advrbd_plugin; importing it defines torch.ops.advrbd";
   module.attr("torch_version") = TORCH_VERSION;
-#if defined(ADVRBD_CUDA_ARCHITECTURES)
-  module.attr("cuda_architectures") = ADVRBD_CUDA_ARCHITECTURES;
-#else
-  module.attr("cuda_architectures") = pybind11::none();
-#endif
   module.attr("cpu_instruction_set") = advrbd::cpu::kernels().instruction_set;
 }

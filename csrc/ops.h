@@ -1,4 +1,4 @@
-// The ops, written once for every device that has a `launch`: a Device names the two overloads.
+// The ops, written once for every device: a Device has a `launch` for each kind of task.
 #pragma once
 
 #include <ATen/ops/empty.h>
@@ -21,19 +21,25 @@ struct Ops {
     return prepared.origins;
   }
 
+  static at::Tensor philox_uniform(const at::Tensor& sample_ids, int64_t high, int64_t seed) {
+    const auto prepared = prepare_uniform(sample_ids, high, seed);
+    Device::launch(sample_ids.device(), prepared.task);
+    return prepared.values;
+  }
+
   static at::Tensor perturb(
       const at::Tensor& images, const at::Tensor& grad, at::ArrayRef<double> epsilon, int64_t patch_size,
       int64_t num_masks, int64_t seed, const std::optional<at::Tensor>& sample_ids, at::ArrayRef<double> low,
       at::ArrayRef<double> high) {
     const auto prepared =
         prepare_perturb(images, grad, epsilon, patch_size, num_masks, seed, sample_ids, low, high);
-    Device::launch(images.device(), KlTask{}, prepared.task);
+    Device::launch(images.device(), prepared.task);
     return prepared.perturbed;
   }
 
   static at::Tensor kl_divergence(const at::Tensor& logits, const at::Tensor& perturbed_logits) {
     const auto prepared = prepare_kl(logits, perturbed_logits);
-    Device::launch(logits.device(), prepared.task, PerturbTask{});
+    Device::launch(logits.device(), prepared.task);
     return prepared.divergence;
   }
 
@@ -62,6 +68,7 @@ struct Ops {
 
   static void register_in(torch::Library& library) {
     library.impl("patch_origins", &patch_origins);
+    library.impl("philox_uniform", &philox_uniform);
     library.impl("perturb", &perturb);
     library.impl("kl_divergence", &kl_divergence);
     library.impl("score_step", &score_step);

@@ -121,4 +121,19 @@ PreparedOrigins prepare_origins(
   return prepared;
 }
 
+PreparedUniform prepare_uniform(const at::Tensor& sample_ids, int64_t high, int64_t seed) {
+  check_sample_ids(sample_ids);
+  check_high(high);
+  PreparedUniform prepared;
+  prepared.sample_ids = sample_ids.contiguous();
+  prepared.values = at::empty({sample_ids.size(0), 2}, sample_ids.options());
+  UniformTask& task = prepared.task;
+  task.sample_ids = prepared.sample_ids.const_data_ptr<int64_t>();
+  task.values = prepared.values.mutable_data_ptr<int64_t>();
+  task.samples = sample_ids.size(0);
+  task.high = static_cast<int32_t>(high);
+  task.seed = static_cast<uint64_t>(seed);
+  return prepared;
+}
+
 }  // namespace advrbd

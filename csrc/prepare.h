@@ -26,6 +26,11 @@ struct PreparedOrigins {
   at::Tensor sample_ids, origins;
 };
 
+struct PreparedUniform {
+  UniformTask task;
+  at::Tensor sample_ids, values;
+};
+
 PreparedPerturb prepare_perturb(
     const at::Tensor& images, const at::Tensor& grad, at::ArrayRef<double> epsilon, int64_t patch_size,
     int64_t num_masks, int64_t seed, const std::optional<at::Tensor>& sample_ids, at::ArrayRef<double> low,
@@ -33,5 +38,6 @@ PreparedPerturb prepare_perturb(
 PreparedKl prepare_kl(const at::Tensor& logits, const at::Tensor& perturbed_logits);
 PreparedOrigins prepare_origins(
     const at::Tensor& sample_ids, int64_t height, int64_t width, int64_t patch_size, int64_t num_masks, int64_t seed);
+PreparedUniform prepare_uniform(const at::Tensor& sample_ids, int64_t high, int64_t seed);
 
 }  // namespace advrbd

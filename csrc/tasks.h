@@ -72,6 +72,21 @@ struct OriginsTask {
   PatchGrid grid{};
 };
 
+struct UniformTask {
+  const int64_t* sample_ids = nullptr;
+  int64_t* values = nullptr;  // samples x 2
+  int64_t samples = 0;
+  int32_t high = 1;
+  uint64_t seed = 0;
+};
+
+// The two values of sample number `sample`.
+ADVRBD_INLINE void draw(const UniformTask& task, int64_t sample) {
+  const Words words = words_of(task.seed, task.sample_ids[sample], 0);
+  task.values[2 * sample] = scaled(words.first, task.high);
+  task.values[2 * sample + 1] = scaled(words.second, task.high);
+}
+
 ADVRBD_INLINE int64_t sample_id_of(const PerturbTask& task, int64_t sample) {
   return task.sample_ids == nullptr ? sample : task.sample_ids[sample];
 }

@@ -72,7 +72,7 @@ def _backends() -> list[Finding]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         from advrbd_plugin import ops
-        from advrbd_plugin.ops.library import MISSING_EXTENSION, reference_requested
+        from advrbd_plugin.ops.library import MISSING_CUDA, MISSING_EXTENSION, reference_requested
 
     serving = ops.backend(torch.empty(0))
     if MISSING_EXTENSION:
@@ -83,14 +83,21 @@ def _backends() -> list[Finding]:
     findings = [Finding("ops on CPU tensors", f"{serving} ({_C.cpu_instruction_set})")]
     if _C.torch_version.split("+")[0] != torch.__version__.split("+")[0]:
         findings.append(Finding("extension built for", f"PyTorch {_C.torch_version}", "note", REINSTALL))
-    if _C.cuda_architectures:
-        findings.append(_cuda_kernels(_C.cuda_architectures))
-    elif torch.version.cuda is None:
-        findings.append(Finding("ops on CUDA tensors", "none: this PyTorch has no CUDA"))
-    else:
-        advice = f"to have the CUDA kernels: ADVRBD_CUDA=1 {REINSTALL}"
-        findings.append(Finding("ops on CUDA tensors", "reference (built without CUDA)", "note", advice))
-    return findings
+    return [*findings, _cuda_backend(MISSING_CUDA)]
+
+
+def _cuda_backend(missing: str | None) -> Finding:
+    """The CUDA kernels, or ``missing``: why they are not there."""
+    import torch
+
+    if torch.version.cuda is None:
+        return Finding("ops on CUDA tensors", "none: this PyTorch has no CUDA")
+    if missing:
+        advice = f"mend that, then ADVRBD_CUDA=1 {REINSTALL}"
+        return Finding("ops on CUDA tensors", f"reference ({missing})", "note", advice)
+    from advrbd_plugin import _C_cuda
+
+    return _cuda_kernels(_C_cuda.cuda_architectures)
 
 
 def _cuda_kernels(architectures: str) -> Finding:
@@ -106,11 +113,19 @@ def _cuda_kernels(architectures: str) -> Finding:
 
 
 def runs_on(architectures: str, capability: tuple[int, int]) -> bool:
-    """Whether code compiled for ``architectures``, such as ``8.0;9.0+PTX``, runs on a GPU of this capability."""
-    for each in architectures.split(";"):
-        number, plus, _ = each.partition("+")
-        major, minor = (int(part) for part in number.split("."))
-        if (major == capability[0] and minor <= capability[1]) or (plus and (major, minor) <= capability):
+    """Whether code compiled for ``architectures``, a TORCH_CUDA_ARCH_LIST, runs on a GPU of this capability.
+
+    ``8.0`` runs on 8.0 and 8.6, ``8.0+PTX`` on whatever came later, ``9.0a`` on 9.0 alone. Of a name, such as
+    ``Ampere``, nothing is known here, and it counts as running.
+    """
+    for each in re.split("[; ]+", architectures.strip("; ")):
+        parts = re.fullmatch(r"(\d+)\.(\d+)([af]?)(\+PTX)?", each)
+        if parts is None:
+            return True
+        built = int(parts[1]), int(parts[2])
+        if built == capability or (parts[4] and built <= capability):
+            return True
+        if not parts[3] and built[0] == capability[0] and built <= capability:
             return True
     return False
 

@@ -1,5 +1,8 @@
-"""Random patch masking, sign-gradient perturbation and per-sample KL divergence, on CUDA, on CPU or in plain PyTorch."""
+"""Random patch masking, sign-gradient perturbation, per-sample KL divergence and random integers of a sample.
 
-from .functions import ScoreStep, backend, kl_divergence, patch_origins, perturb, score_step
+On CUDA, on CPU or in plain PyTorch.
+"""
 
-__all__ = ["ScoreStep", "backend", "kl_divergence", "patch_origins", "perturb", "score_step"]
+from .functions import ScoreStep, backend, kl_divergence, patch_origins, perturb, philox_uniform, score_step
+
+__all__ = ["ScoreStep", "backend", "kl_divergence", "patch_origins", "perturb", "philox_uniform", "score_step"]

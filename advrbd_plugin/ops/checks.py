@@ -38,6 +38,12 @@ def check_sample_ids(sample_ids: Tensor) -> None:
         raise ValueError(f"sample_ids must have 1 dimension, got {sample_ids.dim()}")
 
 
+def check_high(high: int) -> None:
+    """Raise ValueError unless ``high`` is in range."""
+    if high < 1 or high >= 2**31:
+        raise ValueError(f"high must be in [1, {2**31 - 1}], got {high}")
+
+
 def check_perturb(
     images: Tensor,
     grad: Tensor,
@@ -101,6 +107,14 @@ def check_halves(
         raise ValueError("images and logits must not both be None: score_step has nothing to do")
     if logits is not None and images is not None:
         _check_device("images", images, "logits", logits)
+
+
+def check_channel_tensor(name: str, value: Tensor) -> None:
+    """Raise unless a tensor of values per channel holds numbers in at most one dimension."""
+    if value.dtype.is_complex or value.dtype == torch.bool:
+        raise TypeError(f"{name} must hold real numbers, got {_name(value.dtype)}")
+    if value.dim() > 1:
+        raise ValueError(f"{name} must be a number or one per channel, got {value.dim()} dimensions")
 
 
 def is_channels_last(images: Tensor) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .library import NAMESPACE
 
-PerChannel = float | Sequence[float]
+PerChannel = float | Sequence[float] | Tensor
 
 
 class ScoreStep(NamedTuple):
@@ -43,6 +43,26 @@ def patch_origins(
     return torch.ops.advrbd.patch_origins(sample_ids, height, width, patch_size, num_masks, _signed(seed))
 
 
+def philox_uniform(sample_ids: Tensor, high: int, seed: int = 0) -> Tensor:
+    """Two independent integers in [0, high) for each sample.
+
+    They derive by Philox4x32-10 from (seed, sample id) alone: the same on every device, whatever the batch and its
+    order. Each value has a probability within 2^-32 of 1 / high.
+
+    Args:
+        sample_ids: (N,) int64.
+        high: number of values, in [1, 2**31).
+        seed: any integer of 64 bits; all of them count.
+
+    Returns:
+        (N, 2) int64.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    return torch.ops.advrbd.philox_uniform(sample_ids, high, _signed(seed))
+
+
 def perturb(
     images: Tensor,
     grad: Tensor,
@@ -65,7 +85,7 @@ def perturb(
         images: (N, C, H, W) float32, bfloat16 or float16, any strides.
         grad: like ``images``: gradient of the loss with respect to them.
         epsilon, low, high: step and bounds in the units of ``images`` (pixel scale, or normalised); a number or one
-            per channel.
+            per channel, as a sequence or a tensor of at most one dimension. A tensor on a GPU is waited for.
         patch_size, num_masks, seed: as in ``patch_origins``.
         sample_ids: (N,) int64 on the same device; by default 0 to N - 1.
 
@@ -79,21 +99,19 @@ def perturb(
     return torch.ops.advrbd.perturb(
         images,
         grad,
-        epsilon=_values(epsilon),
         patch_size=patch_size,
         num_masks=num_masks,
         seed=_signed(seed),
         sample_ids=sample_ids,
-        low=_values(low),
-        high=_values(high),
+        **_bounds(epsilon, low, high),
     )
 
 
 def kl_divergence(logits: Tensor, perturbed_logits: Tensor) -> Tensor:
     """KL(softmax(logits[n]) || softmax(perturbed_logits[k, n])): higher = less consistent under perturbation.
 
-    Accurate also where it is tiny (confident rows) and for logits of +-1e4. A NaN in a row gives NaN for that row
-    only; a class whose logit is more than 87 below the largest adds nothing.
+    Accurate also where it is tiny, in confident rows and in nearly identical ones, and for logits of +-1e4. A NaN in a
+    row gives NaN for that row only. A class whose logit is more than 87 below the largest counts as impossible.
 
     Args:
         logits: (N, classes) float32, bfloat16 or float16.
@@ -136,13 +154,11 @@ def score_step(
         perturbed_logits,
         images,
         grad,
-        epsilon=_values(epsilon),
         patch_size=patch_size,
         num_masks=num_masks,
         seed=_signed(seed),
         sample_ids=sample_ids,
-        low=_values(low),
-        high=_values(high),
+        **_bounds(epsilon, low, high),
     )
     return ScoreStep(None if images is None else perturbed, None if logits is None else divergence)
 
@@ -155,8 +171,32 @@ def backend(tensor: Tensor, op: str = "perturb") -> str:
     return "reference"
 
 
-def _values(value: PerChannel) -> list[float]:
-    return [float(item) for item in value] if hasattr(value, "__len__") else [float(value)]  # NumPy's numbers too
+def _bounds(epsilon: PerChannel, low: PerChannel, high: PerChannel) -> dict[str, list[float] | Tensor]:
+    """The three as lists of numbers, or as tensors for the overloads that take tensors.
+
+    A compiled graph always gets tensors: they keep a number symbolic, where a list would compile the graph again for
+    each new value.
+    """
+    bounds = {"epsilon": epsilon, "low": low, "high": high}
+    if torch.compiler.is_compiling() or any(isinstance(value, Tensor) for value in bounds.values()):
+        return {name: _tensor(value) for name, value in bounds.items()}
+    return {name: _numbers(value) for name, value in bounds.items()}
+
+
+def _tensor(value: PerChannel) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    items = value if isinstance(value, Sequence) else [value]
+    zero = torch.zeros((), dtype=torch.float64, device="cpu")
+    # A sum, because torch.compile keeps a number symbolic in arithmetic alone.
+    return torch.stack([zero + item for item in items]) if items else zero.new_empty(0)
+
+
+def _numbers(value: PerChannel) -> list[float]:
+    try:
+        return [float(item) for item in value]
+    except TypeError:  # a number, NumPy's too
+        return [float(value)]
 
 
 def _signed(seed: int) -> int:

@@ -1,5 +1,6 @@
 """Loads the compiled ops, or defines them here, and gives every op its reference and its fake implementation."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -7,13 +8,11 @@ import warnings
 from importlib import resources
 
 import torch
-from torch import Tensor
 
-from . import reference
-from .checks import check_halves, check_kl_divergence, check_patch, check_perturb, check_sample_ids
+from . import fake, reference
+from .autograd import autograd_kernel
 
 NAMESPACE = "advrbd"
-OPS = ("patch_origins", "perturb", "kl_divergence", "score_step")
 
 
 def reference_requested() -> bool:
@@ -21,16 +20,20 @@ def reference_requested() -> bool:
     return os.environ.get("ADVRBD_REFERENCE", "0") not in ("", "0")
 
 
-def _load_extension() -> str | None:
-    """Import the compiled module, which registers schemas and kernels; the reason where that is impossible."""
+def _reason_of_build(library: str) -> str | None:
+    """Why a library was not built, from what setup.py left beside the package."""
+    record = resources.files("advrbd_plugin").joinpath("_build.json")
+    return json.loads(record.read_text()).get(library) if record.is_file() else None
+
+
+def _load(library: str) -> str | None:
+    """Import one of the compiled libraries, which registers its kernels; the reason where that is impossible."""
     if reference_requested():
         return "ADVRBD_REFERENCE is set"
-    if importlib.util.find_spec("advrbd_plugin._C") is None:
-        return (
-            "advrbd_plugin was installed without compiled ops, for want of a C++ compiler or because the build failed"
-        )
+    if importlib.util.find_spec(f"advrbd_plugin.{library}") is None:
+        return _reason_of_build(library) or "advrbd_plugin was installed without it"
     try:
-        from advrbd_plugin import _C  # noqa: F401
+        importlib.import_module(f"advrbd_plugin.{library}")
     except ImportError as error:
         return str(error).splitlines()[0]
     return None
@@ -44,42 +47,29 @@ def _define_schemas() -> torch.library.Library:
     return library
 
 
-def _fake_patch_origins(sample_ids, height, width, patch_size, num_masks=1, seed=0) -> Tensor:
-    check_sample_ids(sample_ids)
-    check_patch(height, width, patch_size, num_masks)
-    return sample_ids.new_empty(num_masks, sample_ids.shape[0], 2)
+OPS = (
+    "patch_origins",
+    "philox_uniform",
+    "perturb",
+    "perturb.tensor",
+    "kl_divergence",
+    "score_step",
+    "score_step.tensor",
+)
 
-
-def _fake_perturb(
-    images, grad, *, epsilon, patch_size, num_masks=1, seed=0, sample_ids=None, low=0.0, high=1.0
-) -> Tensor:
-    check_perturb(images, grad, epsilon, patch_size, num_masks, sample_ids, low, high)
-    return reference.empty_perturbed(images, num_masks)
-
-
-def _fake_kl_divergence(logits, perturbed_logits) -> Tensor:
-    check_kl_divergence(logits, perturbed_logits)
-    return logits.new_empty(perturbed_logits.shape[:2], dtype=torch.float32)
-
-
-def _fake_score_step(logits, perturbed_logits, images, grad, **options) -> tuple[Tensor, Tensor]:
-    check_halves(logits, perturbed_logits, images, grad)
-    nothing = (logits if images is None else images).new_empty(0, dtype=torch.float32)
-    perturbed = nothing if images is None else _fake_perturb(images, grad, **options)
-    divergence = nothing.clone() if logits is None else _fake_kl_divergence(logits, perturbed_logits)
-    return perturbed, divergence
-
-
-MISSING_EXTENSION = _load_extension()
+MISSING_EXTENSION = _load("_C")  # the schemas and the CPU kernels
+MISSING_CUDA = MISSING_EXTENSION or _load("_C_cuda")
 # The libraries are kept: PyTorch drops what they registered when they are collected.
 _schemas = _define_schemas() if MISSING_EXTENSION else None
 _implementations = torch.library.Library(NAMESPACE, "IMPL")
-for _name, _fake in zip(OPS, (_fake_patch_origins, _fake_perturb, _fake_kl_divergence, _fake_score_step)):
+for _name in OPS:
+    _packet, _, _overload = _name.partition(".")
+    _op = getattr(getattr(torch.ops.advrbd, _packet), _overload or "default")
+    _function = _name.replace(".", "_")
     # Serves every device for which no compiled kernel is registered.
-    _implementations.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
-    # Nothing is differentiable, and no kernel records anything.
-    _implementations.impl(_name, torch.library.fallthrough_kernel, "Autograd")
-    torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=_implementations)
+    _implementations.impl(_name, getattr(reference, _function), "CompositeExplicitAutograd")
+    _implementations.impl(_name, autograd_kernel(_op), "Autograd", with_keyset=True)
+    torch.library.register_fake(f"{NAMESPACE}::{_name}", getattr(fake, _function), lib=_implementations)
 
 if MISSING_EXTENSION and not reference_requested():
     warnings.warn(

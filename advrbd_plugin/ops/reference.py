@@ -3,10 +3,21 @@
 The C++ and CUDA kernels (csrc/arithmetic.h) are tested against these functions.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .checks import check_halves, check_kl_divergence, check_patch, check_perturb, check_sample_ids, is_channels_last
+from .checks import (
+    check_channel_tensor,
+    check_halves,
+    check_high,
+    check_kl_divergence,
+    check_patch,
+    check_perturb,
+    check_sample_ids,
+    is_channels_last,
+)
 
 _MASK32 = 0xFFFFFFFF
 _IMPOSSIBLE = -87.0
@@ -46,18 +57,14 @@ def patch_origins(
     """
     check_sample_ids(sample_ids)
     check_patch(height, width, patch_size, num_masks)
-    shape = (num_masks, sample_ids.shape[0])
-    masks = torch.arange(num_masks, device=sample_ids.device)[:, None].expand(shape)
-    counter = [
-        (sample_ids & _MASK32).expand(shape),
-        ((sample_ids >> 32) & _MASK32).expand(shape),
-        masks,
-        torch.zeros_like(masks),
-    ]
-    row_word, column_word, _, _ = philox4x32_10(counter, (seed & _MASK32, (seed >> 32) & _MASK32))
-    rows = (row_word * (height - patch_size + 1)) >> 32
-    columns = (column_word * (width - patch_size + 1)) >> 32
-    return torch.stack((rows, columns), dim=-1)
+    return _scaled_words(sample_ids, num_masks, height - patch_size + 1, width - patch_size + 1, seed)
+
+
+def philox_uniform(sample_ids: Tensor, high: int, seed: int = 0) -> Tensor:
+    """Two independent integers in [0, high) for each sample, (N, 2) int64: as ``patch_origins`` for mask 0."""
+    check_sample_ids(sample_ids)
+    check_high(high)
+    return _scaled_words(sample_ids, 1, high, high, seed)[0]
 
 
 @torch.no_grad()
@@ -93,19 +100,30 @@ def perturb(
     return perturbed
 
 
+def perturb_tensor(
+    images: Tensor, grad: Tensor, *, epsilon: Tensor, low: Tensor, high: Tensor, **options: Any
+) -> Tensor:
+    """``perturb`` with values from tensors of at most one dimension; serves every device."""
+    return torch.ops.advrbd.perturb.default(images, grad, **_bounds_of(epsilon, low, high), **options)
+
+
 @torch.no_grad()
 def kl_divergence(logits: Tensor, perturbed_logits: Tensor) -> Tensor:
     """KL(softmax(logits[n]) || softmax(perturbed_logits[k, n])), (num_masks, N) float32, never below 0.
 
-    A class whose logit is more than 87 below the largest (probability under 1e-37) adds nothing.
+    A class whose logit is more than 87 below the largest counts as impossible (its probability is under 1e-37).
     """
     check_kl_divergence(logits, perturbed_logits)
     # Twice the precision: the scores that matter are those of confident rows, where the divergence is tiny.
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
     log_p = logits.to(wide).log_softmax(-1)
     log_q = perturbed_logits.to(wide).log_softmax(-1)
+    p, q, d = log_p.exp(), log_q.exp(), log_q - log_p
+    # sum(q - p) = 0 is added to the usual -p d, so that no term is negative and nothing cancels where p and q are
+    # nearly equal.
+    terms = torch.where(d.abs() < 1, p * (d.expm1() - d), (q - p) - p * d)
     impossible = logits.to(wide) - logits.to(wide).amax(-1, keepdim=True) < _IMPOSSIBLE
-    terms = torch.where(impossible, torch.where(log_q.isnan(), log_q, 0), log_p.exp() * (log_p - log_q))
+    terms = torch.where(impossible, q, terms)
     return terms.sum(-1).clamp(min=0).float()
 
 
@@ -146,12 +164,50 @@ def score_step(
     return perturbed, divergence
 
 
+def score_step_tensor(
+    logits: Tensor | None,
+    perturbed_logits: Tensor | None,
+    images: Tensor | None,
+    grad: Tensor | None,
+    *,
+    epsilon: Tensor,
+    low: Tensor,
+    high: Tensor,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """``score_step`` with values from tensors of at most one dimension; serves every device."""
+    return torch.ops.advrbd.score_step.default(
+        logits, perturbed_logits, images, grad, **_bounds_of(epsilon, low, high), **options
+    )
+
+
 def empty_perturbed(images: Tensor, num_masks: int) -> Tensor:
     """Uninitialised (num_masks, N, C, H, W), each [k] channels_last where the images are, contiguous otherwise."""
     samples, channels, height, width = images.shape
     if is_channels_last(images):
         return images.new_empty(num_masks, samples, height, width, channels).permute(0, 1, 4, 2, 3)
     return images.new_empty(num_masks, samples, channels, height, width)
+
+
+def _bounds_of(epsilon: Tensor, low: Tensor, high: Tensor) -> dict[str, list[float]]:
+    bounds = {"epsilon": epsilon, "low": low, "high": high}
+    for name, value in bounds.items():
+        check_channel_tensor(name, value)
+    return {name: value.double().reshape(-1).tolist() for name, value in bounds.items()}
+
+
+def _scaled_words(sample_ids: Tensor, num_masks: int, first_range: int, second_range: int, seed: int) -> Tensor:
+    """The first two words of each mask and sample, scaled to their ranges: (num_masks, N, 2) int64."""
+    shape = (num_masks, sample_ids.shape[0])
+    masks = torch.arange(num_masks, device=sample_ids.device)[:, None].expand(shape)
+    counter = [
+        (sample_ids & _MASK32).expand(shape),
+        ((sample_ids >> 32) & _MASK32).expand(shape),
+        masks,
+        torch.zeros_like(masks),
+    ]
+    first, second, _, _ = philox4x32_10(counter, (seed & _MASK32, (seed >> 32) & _MASK32))
+    return torch.stack(((first * first_range) >> 32, (second * second_range) >> 32), dim=-1)
 
 
 def _inside(origin: Tensor, length: int, patch_size: int) -> Tensor:

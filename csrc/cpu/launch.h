@@ -1,11 +1,14 @@
+// One launch for each op on the CPU, divided among PyTorch's threads.
 #pragma once
 
 #include "../tasks.h"
 
 namespace advrbd::cpu {
 
-// Either task may be empty. Divided among PyTorch's threads.
-void launch(const KlTask& kl, const PerturbTask& perturb);
+void launch(const PerturbTask& task);
+void launch(const KlTask& task);
+void launch(const KlTask& kl, const PerturbTask& perturb);  // score_step
 void launch(const OriginsTask& task);
+void launch(const UniformTask& task);
 
 }  // namespace advrbd::cpu

@@ -5,11 +5,9 @@ namespace advrbd {
 namespace {
 
 struct Cpu {
-  static void launch(at::Device, const OriginsTask& task) {
-    cpu::launch(task);
-  }
-  static void launch(at::Device, const KlTask& kl, const PerturbTask& perturb) {
-    cpu::launch(kl, perturb);
+  template <typename... Task>
+  static void launch(at::Device, const Task&... tasks) {
+    cpu::launch(tasks...);
   }
 };
 

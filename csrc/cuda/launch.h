@@ -1,3 +1,4 @@
+// One launch for each op on a GPU. Nothing is launched for an empty task.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -6,8 +7,10 @@
 
 namespace advrbd::cuda {
 
-// Either task may be empty; nothing is launched where both are.
-void launch(const KlTask& kl, const PerturbTask& perturb, cudaStream_t stream);
+void launch(const PerturbTask& task, cudaStream_t stream);
+void launch(const KlTask& task, cudaStream_t stream);
+void launch(const KlTask& kl, const PerturbTask& perturb, cudaStream_t stream);  // score_step
 void launch(const OriginsTask& task, cudaStream_t stream);
+void launch(const UniformTask& task, cudaStream_t stream);
 
 }  // namespace advrbd::cuda

@@ -8,13 +8,10 @@ namespace advrbd {
 namespace {
 
 struct Cuda {
-  static void launch(at::Device device, const OriginsTask& task) {
+  template <typename... Task>
+  static void launch(at::Device device, const Task&... tasks) {
     const c10::cuda::CUDAGuard guard(device);
-    cuda::launch(task, c10::cuda::getCurrentCUDAStream(device.index()));
-  }
-  static void launch(at::Device device, const KlTask& kl, const PerturbTask& perturb) {
-    const c10::cuda::CUDAGuard guard(device);
-    cuda::launch(kl, perturb, c10::cuda::getCurrentCUDAStream(device.index()));
+    cuda::launch(tasks..., c10::cuda::getCurrentCUDAStream(device.index()));
   }
 };
 

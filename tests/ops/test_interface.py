@@ -64,6 +64,17 @@ BAD = {
     ),
     "seed": (perturb_with(seed=2**64), ValueError, "seed must have at most 64 bits"),
     "image size": (lambda: ops.patch_origins(torch.arange(2), (0, 4), 1), ValueError, "image_size must be at least 1"),
+    "high 0": (lambda: ops.philox_uniform(torch.arange(2), 0), ValueError, r"high must be in \[1, 2147483647\], got 0"),
+    "high 2^31": (
+        lambda: ops.philox_uniform(torch.arange(2), 2**31),
+        ValueError,
+        r"high must be in .*, got 2147483648",
+    ),
+    "uniform ids": (
+        lambda: ops.philox_uniform(torch.arange(2.0), 5),
+        TypeError,
+        "sample_ids must be int64, got float32",
+    ),
     "logits dtype": (lambda: ops.kl_divergence(LOGITS.long(), LOGITS[None]), TypeError, "logits must be float32"),
     "logits dimensions": (
         lambda: ops.kl_divergence(LOGITS[0], LOGITS[None]),
@@ -115,8 +126,12 @@ def test_bad_arguments_are_named(case):
         call()
 
 
+TENSOR_OPTIONS = dict(
+    OPTIONS, epsilon=torch.tensor(0.1), low=torch.zeros(3, dtype=torch.float64), high=torch.ones(1, dtype=torch.int64)
+)
 OPCHECKS = {
     "patch_origins": (torch.ops.advrbd.patch_origins, (torch.arange(5), 8, 9, 3, 2, -1), {}),
+    "philox_uniform": (torch.ops.advrbd.philox_uniform, (torch.arange(5), 2**31 - 1, -1), {}),
     "perturb": (torch.ops.advrbd.perturb, (IMAGES, IMAGES), dict(OPTIONS, epsilon=[0.1])),
     "perturb channels_last": (
         torch.ops.advrbd.perturb,
@@ -129,8 +144,14 @@ OPCHECKS = {
         (IMAGES.bfloat16(), IMAGES.bfloat16()),
         dict(OPTIONS, epsilon=[0.1]),
     ),
+    "perturb.tensor": (torch.ops.advrbd.perturb.tensor, (IMAGES, IMAGES), TENSOR_OPTIONS),
     "kl_divergence": (torch.ops.advrbd.kl_divergence, (LOGITS, LOGITS[None] + 1), {}),
     "score_step": (torch.ops.advrbd.score_step, (LOGITS, LOGITS[None], IMAGES, IMAGES), dict(OPTIONS, epsilon=[0.1])),
+    "score_step.tensor": (
+        torch.ops.advrbd.score_step.tensor,
+        (LOGITS, LOGITS[None], IMAGES, IMAGES),
+        TENSOR_OPTIONS,
+    ),
     "score_step first": (torch.ops.advrbd.score_step, (None, None, IMAGES, IMAGES), dict(OPTIONS, epsilon=[0.1])),
     "score_step last": (torch.ops.advrbd.score_step, (LOGITS, LOGITS[None], None, None), dict(OPTIONS, epsilon=[0.1])),
 }
@@ -146,7 +167,12 @@ def test_opcheck(case, requires_grad):
         else argument
         for argument in arguments
     )
-    torch.library.opcheck(op.default, arguments, options)
+    # A backward pass, which opcheck would compare, is refused (test_gradients.py).
+    utilities = {"test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"}
+    if any(torch.is_tensor(argument) and argument.requires_grad for argument in arguments):
+        utilities.remove("test_aot_dispatch_dynamic")
+    op = op if isinstance(op, torch._ops.OpOverload) else op.default
+    torch.library.opcheck(op, arguments, options, test_utils=sorted(utilities))
 
 
 def scoring(images, grad, weight, seed):
@@ -155,8 +181,9 @@ def scoring(images, grad, weight, seed):
     perturbed = ops.perturb(images, grad, seed=seed, **OPTIONS)
     perturbed_logits = (perturbed.flatten(2) @ weight).to(logits.dtype)
     step = ops.score_step(logits, perturbed_logits, images, grad, seed=seed, **OPTIONS)
-    origins = ops.patch_origins(torch.arange(len(images)), 8, 3)
-    return perturbed, ops.kl_divergence(logits, perturbed_logits), step.perturbed, step.divergence, origins
+    ids = torch.arange(len(images))
+    drawn = ops.patch_origins(ids, 8, 3), ops.philox_uniform(ids, 1 + len(images), seed)
+    return perturbed, ops.kl_divergence(logits, perturbed_logits), step.perturbed, step.divergence, *drawn
 
 
 def test_compile_without_a_graph_break_and_for_changing_seeds_and_sizes():

@@ -128,6 +128,17 @@ def test_patch_origins_are_identical_everywhere(device, image_size, seed):
     assert torch.equal(ops.patch_origins(ids.to(device), image_size, 5, 3, seed).cpu(), expected)
 
 
+@pytest.mark.parametrize("high", [1, 2, 10, 50_000, 2**31 - 1])
+@pytest.mark.parametrize("seed", [0, 2**63, -5])
+def test_philox_uniform_draws_what_patch_origins_draws_for_patches_of_one_pixel(device, high, seed):
+    ids = torch.cat([torch.arange(9000), torch.tensor([-1, 2**31, 2**32, 2**62, -(2**63)])])
+    actual = ops.philox_uniform(ids.to(device), high, seed).cpu()
+    assert torch.equal(actual, ops.patch_origins(ids, high, 1, 1, seed)[0])
+    assert torch.equal(actual, reference.philox_uniform(ids, high, seed if seed < 2**63 else seed - 2**64))
+    assert torch.equal(ops.philox_uniform(ids.to(device)[::3], high, seed).cpu(), actual[::3])
+    assert ops.philox_uniform(ids[:0].to(device), high, seed).shape == (0, 2)
+
+
 def test_perturb_does_not_depend_on_the_batch(device):
     images = make_images(8, 3, 10, 10, dtype=torch.float32, layout="contiguous", device=device)
     grad = make_images(8, 3, 10, 10, dtype=torch.float32, layout="contiguous", device=device, seed=1)
@@ -169,6 +180,37 @@ def test_kl_divergence_keeps_tiny_values_apart(device):
     actual = ops.kl_divergence(logits, perturbed)
     torch.testing.assert_close(actual, reference.kl_divergence(logits, perturbed), rtol=1e-3, atol=0)
     assert (actual[0, 1:] > actual[0, :-1]).all()
+
+
+def exact_kl(logits, perturbed):
+    """In float64, by terms that do not cancel."""
+    log_p, log_q = logits.double().log_softmax(-1), perturbed.double().log_softmax(-1)
+    ratio = log_q - log_p
+    return (log_p.exp() * (ratio.expm1() - ratio)).sum(-1)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100, 200, 1000])
+@pytest.mark.parametrize("scale", [0.1, 1, 4, 20])
+@pytest.mark.parametrize(("noise", "tolerance"), [(1e-4, 2e-2), (1e-3, 1e-3), (1e-2, 1e-4), (0.1, 1e-4), (1, 1e-4)])
+def test_kl_divergence_of_near_identical_rows_does_not_cancel(device, classes, scale, noise, tolerance):
+    generator = torch.Generator().manual_seed(classes)
+    logits = scale * torch.randn(64, classes, generator=generator)
+    perturbed = logits + noise * torch.randn(2, 64, classes, generator=generator)
+    actual = ops.kl_divergence(logits.to(device), perturbed.to(device)).cpu().double()
+    torch.testing.assert_close(actual, exact_kl(logits, perturbed), rtol=tolerance, atol=1e-13)
+    torch.testing.assert_close(reference.kl_divergence(logits, perturbed).double(), exact_kl(logits, perturbed))
+
+
+def test_kl_divergence_of_identical_rows_is_0_and_of_nearly_identical_ones_is_not(device):
+    logits = torch.linspace(-1, 1, 200, device=device).expand(3, 200).contiguous()
+    perturbed = logits[None].clone()
+    perturbed[0, 1] += 5  # the softmax is the same
+    perturbed[0, 2, 0] += 0.02
+    actual = ops.kl_divergence(logits, perturbed)[0]
+    assert actual[0] == 0
+    assert actual[1] < 1e-12
+    expected = exact_kl(logits[2:].cpu(), perturbed[:, 2:].cpu()).float()[0, 0]  # 3e-7
+    torch.testing.assert_close(actual[2].cpu(), expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

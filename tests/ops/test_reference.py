@@ -35,6 +35,11 @@ def test_origin_is_the_scaled_philox_word():
     assert origins.tolist() == [[[1, 2]]]
 
 
+def test_uniform_integers_are_scaled_philox_words():
+    # The same words: 0.399 * 10 -> 3, 0.880 * 10 -> 8.
+    assert reference.philox_uniform(torch.tensor([0]), 10).tolist() == [[3, 8]]
+
+
 def test_perturb_of_a_4x4_image_by_hand():
     images = torch.tensor([[0.0, 0.1, 0.2, 0.3], [0.4, 0.5, 0.6, 0.7], [0.8, 0.9, 1.0, 0.9], [0.5, 0.5, 0.5, 0.5]])
     grad = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, -2.0, 3.0], [1.0, 1.0, 5.0, -0.1], [1.0, 1.0, 0.0, math.nan]])

@@ -6,7 +6,7 @@
 #endif
 #define ADVRBD_CAPABILITY avx2
 #define ADVRBD_LANES 8
-#include "kernels.inc"
+#include "body.inc"
 
 const advrbd::cpu::Kernels advrbd::cpu::kAvx2Kernels{
     "AVX2", &avx2::run_perturb, &avx2::run_kl_divergence};

@@ -3,7 +3,7 @@
 // AVX-512 copy for everyone.
 #pragma once
 
-#include "../tasks.h"
+#include "../../tasks.h"
 
 namespace advrbd::cpu {
 
@@ -11,7 +11,7 @@ constexpr int64_t kMostLanes = 16;  // floats in a register of the widest kind
 
 // Floats of scratch memory that a thread gives to Kernels::kl_divergence.
 ADVRBD_INLINE int64_t kl_scratch_size(int64_t classes) {
-  return 3 * kMostLanes * classes;
+  return 4 * kMostLanes * classes;
 }
 
 // The bounds of the values in one row of a patch, laid out like that row.

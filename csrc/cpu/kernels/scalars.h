@@ -1,7 +1,7 @@
 // 16-bit floats on the CPU by integer arithmetic: exact, round to nearest even, and vectorised on any instruction set.
 #pragma once
 
-#include "../arithmetic.h"
+#include "../../arithmetic.h"
 
 namespace advrbd::cpu {
 

@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "../arithmetic.h"
+#include "../../arithmetic.h"
 #include "scalars.h"
 
 namespace advrbd {
@@ -101,6 +101,14 @@ ADVRBD_INLINE bool any_nan(Lanes lanes) {
     found |= lanes[lane] != lanes[lane];
   }
   return found;
+}
+
+ADVRBD_INLINE bool any(SignedLaneBits lanes) {
+  int32_t found = 0;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    found |= lanes[lane];
+  }
+  return found != 0;
 }
 
 // Lane i of the result is lane kFrom[i] of a followed by b.

@@ -7,7 +7,7 @@
 #endif
 #define ADVRBD_CAPABILITY avx512
 #define ADVRBD_LANES 16
-#include "kernels.inc"
+#include "body.inc"
 
 const advrbd::cpu::Kernels advrbd::cpu::kAvx512Kernels{
     "AVX-512", &avx512::run_perturb, &avx512::run_kl_divergence};
