@@ -39,15 +39,15 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 def setting(text: str) -> tuple[str, Any]:
     """``key=value`` with the value read as YAML."""
-    import yaml
+    from advrbd_plugin.plain import parse_yaml
 
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"the value of {key} is not YAML: {value!r}") from error
+        return key.strip(), parse_yaml(value, f"the value of {key}")
+    except AdvrBDError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def image_size(text: str) -> tuple[int, int]:
