@@ -9,7 +9,9 @@ import torch
 
 from advrbd_plugin.data.reading import Listing, path_id
 from advrbd_plugin.data.sources import Source, points_outside
+
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.plain import brief
 
 TINY_IMAGENET = "tiny-imagenet-200"
 GTSRB_CLASSES = 43
@@ -111,10 +113,10 @@ def _listing(
 
 def _check_names(source: Source, table: str, names: Iterable[str]) -> None:
     """A table may come from anyone: it must not make us read files outside the data set."""
-    outside = next(filter(points_outside, names), None)
+    outside = next((name for name in names if "\\" in name or points_outside(name)), None)
     if outside is not None:
         raise AdvrBDError(
-            f"{source.root} ({table}) names a file outside the data set ({outside!r}): it was not made to be trusted"
+            f"{source.root} ({table}) names a file outside the data set ({brief(outside)}): it was not made to be trusted"
         )
 
 
