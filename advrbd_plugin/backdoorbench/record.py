@@ -116,7 +116,9 @@ def read_record(folder: Path, *, trust: bool = False) -> AttackRecord:
         data_path=_text(path, content, "data_path"),
         img_size=_img_size(path, content["img_size"]),
         clean_data=_text(path, content, "clean_data"),
-        bd_train=None if part is None or (isinstance(part, dict) and not part) else _checked_state(part, folder, "bd_train"),
+        bd_train=None
+        if part is None or (isinstance(part, dict) and not part)
+        else _checked_state(part, folder, "bd_train"),
         bd_test=_checked_state(content["bd_test"], folder, "bd_test"),
     )
 

@@ -344,7 +344,11 @@ class _Picture(Unfinished):
         budget.spend(4 * width * height + 1000)
         picture = Image.frombytes(mode, (width, height), bytes(content))
         if mode in ("P", "PA") and palette is not None:
-            if not isinstance(palette, (list, bytes)) or len(palette) > 768 or not all(_is_byte(each) for each in palette):
+            if (
+                not isinstance(palette, (list, bytes))
+                or len(palette) > 768
+                or not all(_is_byte(each) for each in palette)
+            ):
                 raise UnreadablePickle("it holds a damaged picture")
             picture.putpalette(list(palette))
         return picture

@@ -9,7 +9,6 @@ import torch
 
 from advrbd_plugin.data.reading import Listing, path_id
 from advrbd_plugin.data.sources import Source, points_outside
-
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.plain import brief
 

@@ -1,8 +1,8 @@
 """Reading a pickle from a stranger without running it: plain data and NumPy's numbers, nothing else.
 
-Python's own reader calls what a file names. This one knows the opcodes that plain data needs and a fixed table of names;
-each name stands for a function of ours that checks its arguments. Sizes are checked before memory is asked for, and one
-:class:`Budget` bounds the memory and the time of the whole.
+Python's own reader calls what a file names. This one knows the opcodes that plain data needs and a fixed table of
+names; each name stands for a function of ours that checks its arguments. Sizes are checked before memory is asked for,
+and one :class:`Budget` bounds the memory and the time of the whole.
 """
 
 from __future__ import annotations

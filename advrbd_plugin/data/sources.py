@@ -206,7 +206,9 @@ class _ListBudget:
             )
         self.left -= 200 + 4 * len(path)
         if self.left < 0:
-            raise AdvrBDError(f"{self.root} lists more files than fit in {_LIST_MEMORY // 2**20} MiB: give a part of it")
+            raise AdvrBDError(
+                f"{self.root} lists more files than fit in {_LIST_MEMORY // 2**20} MiB: give a part of it"
+            )
         self.steps += 1
         if not self.steps & 0xFFF and time.thread_time() > self.ends:
             raise AdvrBDError(f"listing {self.root} takes longer than {limits.READING_SECONDS:g} s: give a part of it")
@@ -278,7 +280,9 @@ def _entries_by_path(root: Path, archive: zipfile.ZipFile) -> tuple[dict[str, zi
         if no_slash or info.create_system in _BACKSLASH_SYSTEMS:
             name = name.replace("\\", "/")
         if points_outside(name):
-            raise AdvrBDError(f"{root} names a file outside itself ({brief(info.filename)}): it was not made to be trusted")
+            raise AdvrBDError(
+                f"{root} names a file outside itself ({brief(info.filename)}): it was not made to be trusted"
+            )
         parts = [part for part in name.split("/") if part not in ("", ".")]
         path = "/".join(parts)
         if not path:
@@ -330,7 +334,9 @@ def is_flat_picture(head: bytes, size: int) -> bool:
         pixels, data = abs(width * height), (abs(width) * bits + 31) // 32 * 4 * abs(height)
         return pixels <= limits.MAX_PIXELS and size <= data + 2**17
     if head[:4] in (b"II*\x00", b"MM\x00*"):
-        return size <= 8 * limits.MAX_PIXELS  # its sizes stand anywhere in the file; they are looked at when it is opened
+        return (
+            size <= 8 * limits.MAX_PIXELS
+        )  # its sizes stand anywhere in the file; they are looked at when it is opened
     found = re.match(rb"P([4-6])\s+(?:#[^\n]*\n\s*)*(\d{1,8})\s+(?:#[^\n]*\n\s*)*(\d{1,8})\s", head)
     if found:
         pixels = int(found[2]) * int(found[3])

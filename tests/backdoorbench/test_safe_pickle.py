@@ -130,7 +130,9 @@ def test_damaged_files_are_named(tmp_path):
 def array(dtype: bytes, shape: bytes, content: bytes, call: bytes = b"cnumpy.core.multiarray\n_reconstruct\n") -> bytes:
     """The opcodes of an array, with anything in the places of its dtype, shape and bytes."""
     made = b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R"
-    kind = b"cnumpy\ndtype\n" + pickle.dumps(dtype.decode(), 2)[2:-1] + b"K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xff"
+    kind = (
+        b"cnumpy\ndtype\n" + pickle.dumps(dtype.decode(), 2)[2:-1] + b"K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xff"
+    )
     kind += b"J\xff\xff\xff\xffK\x00tb"
     state = b"(K\x01" + shape + kind + b"I00\n" + b"B" + struct.pack("<I", len(content)) + content + b"tb"
     return b"\x80\x02" + call + made + state + b"."
@@ -161,9 +163,15 @@ NDARRAY = b"cnumpy\nndarray\n"
         ("an array shorter than its bytes", array(b"i1", b"K\x01\x85", b"AAAAAAAA")),
         ("a negative side", array(b"i8", b"J\xff\xff\xff\xff\x85", b"")),
         ("a side that is no number", array(b"i8", b"U\x018\x85", b"AAAAAAAA")),
-        ("a shape that overflows", array(b"i8", b"J\x00\x00\x00\x40J\x00\x00\x00\x40J\x00\x00\x00\x40\x87", b"AAAAAAAA")),
+        (
+            "a shape that overflows",
+            array(b"i8", b"J\x00\x00\x00\x40J\x00\x00\x00\x40J\x00\x00\x00\x40\x87", b"AAAAAAAA"),
+        ),
         ("sixty dimensions", array(b"i1", b"(" + b"K\x01" * 60 + b"t", b"A")),
-        ("a number of another dtype", b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02O8\x85RC\x08AAAAAAAA\x86R."),
+        (
+            "a number of another dtype",
+            b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02O8\x85RC\x08AAAAAAAA\x86R.",
+        ),
         ("a slow codec", b"c_codecs\nencode\nX\x04\x00\x00\x00aaaaU\x08punycode\x86R."),
         ("an old instance", b"(iposix\nsystem\n."),
         ("an object of an old class", b"(cposix\nsystem\no."),
@@ -197,7 +205,9 @@ def test_nothing_but_plain_data_is_made(tmp_path, name, pickled):
 
 
 def test_shared_lists_are_counted_as_often_as_they_are_reached():
-    levels = b"".join(b"](h" + bytes([level - 1]) + b"h" + bytes([level - 1]) + b"eq" + bytes([level]) for level in range(1, 60))
+    levels = b"".join(
+        b"](h" + bytes([level - 1]) + b"h" + bytes([level - 1]) + b"eq" + bytes([level]) for level in range(1, 60)
+    )
     with pytest.raises(UnreadablePickle, match="shared many times"):
         read_pickle(b"]q\x00" + levels + b".")
 
@@ -229,7 +239,9 @@ def storage(count: int, kind: bytes = b"FloatStorage") -> bytes:
     ],
 )
 def test_a_tensor_lies_inside_its_storage(tmp_path, pickled, content):
-    assert safe_pickle.load(zipped(tmp_path / "good.pt", tensor(storage(4), b"K\x02K\x02\x86", b"K\x01K\x02\x86"), **{"0": bytes(16)})).shape == (2, 2)
+    assert safe_pickle.load(
+        zipped(tmp_path / "good.pt", tensor(storage(4), b"K\x02K\x02\x86", b"K\x01K\x02\x86"), **{"0": bytes(16)})
+    ).shape == (2, 2)
     with pytest.raises(AdvrBDError) as error:
         safe_pickle.load(zipped(tmp_path / "x.pt", pickled, **{"0": content}))
     assert "\n" not in str(error.value)
