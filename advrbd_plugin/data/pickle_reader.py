@@ -127,7 +127,7 @@ def read_pickle(
     except (UnreadablePickle, MemoryError):
         raise
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, struct.error) as error:
-        raise UnreadablePickle("it is damaged") from error
+        raise UnreadablePickle("it is no whole pickle") from error
     return value, reader.position
 
 

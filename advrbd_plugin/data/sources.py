@@ -86,7 +86,7 @@ class Source(ABC):
     def size(self, path: str) -> int:
         """Bytes that :meth:`read` will take, at most :data:`limits.MAX_FILE_BYTES`; raises as it does."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a folder has nothing open
         """Let go of what is open."""
 
     def __enter__(self) -> Source:
@@ -102,7 +102,8 @@ class FolderSource(Source):
     def __init__(self, root: Path) -> None:
         files: list[str] = []
         folders: list[str] = []
-        seen = {os.path.realpath(root): ""}
+        home = os.path.realpath(root)
+        seen = {home: ""}
         twice: list[tuple[str, str]] = []
         failures: list[OSError] = []
         budget = _ListBudget(root)
@@ -118,8 +119,9 @@ class FolderSource(Source):
                     continue
                 budget.spend(path)
                 real = os.path.realpath(os.path.join(parent, child))
-                if real in seen:
-                    twice.append((path, seen[real]))
+                other = seen.get(real, _place_in(home, real) if os.path.islink(os.path.join(parent, child)) else None)
+                if other is not None:  # a link into the set: what it leads to is read at its own place
+                    twice.append((path, other))
                     continue
                 seen[real] = path
                 kept.append(child)
@@ -165,12 +167,17 @@ class ZipSource(Source):
             self.notes.append(f"{twice} names stand more than once in the zip; the last file of each name is read.")
 
     def read(self, path: str) -> bytes:
-        entry = self._entries[path]
+        entry = self._entry(path)
         self._check(entry)
         return read_entry(self._zip, entry)
 
     def size(self, path: str) -> int:
-        return min(self._entries[path].file_size, MAX_FILE_BYTES)
+        return min(self._entry(path).file_size, MAX_FILE_BYTES)
+
+    def _entry(self, path: str) -> zipfile.ZipInfo:
+        if path not in self._entries:
+            raise ValueError("not in the zip")
+        return self._entries[path]
 
     def _check(self, entry: zipfile.ZipInfo) -> None:
         if entry.file_size > MAX_FILE_BYTES:
@@ -212,6 +219,14 @@ class _ListBudget:
         self.steps += 1
         if not self.steps & 0xFFF and time.thread_time() > self.ends:
             raise AdvrBDError(f"listing {self.root} takes longer than {limits.READING_SECONDS:g} s: give a part of it")
+
+
+def _place_in(home: str, real: str) -> str | None:
+    """The path of a real folder in the folder ``home``; ``None`` if it is not there or would be passed over."""
+    if not real.startswith(home.rstrip(os.sep) + os.sep):
+        return None
+    path = os.path.relpath(real, home).replace(os.sep, "/")
+    return None if is_junk(path) else path
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
