@@ -122,11 +122,15 @@ def _load(path: str | Path, height: int, width: int, mode: str) -> Tensor:
     import numpy as np
     from PIL import Image
 
-    from advrbd_plugin.data.decoding import UnreadableImage, open_picture
+    from advrbd_plugin.data.decoding import UnreadableImage, decode, open_picture, to_8_bits
     from advrbd_plugin.data.sources import read_regular_file
 
     try:
-        with open_picture(read_regular_file(path, limit=limits.MAX_FILE_BYTES)) as image:
+        content = read_regular_file(path, limit=limits.MAX_FILE_BYTES)
+        with open_picture(content) as image:
+            deep = decode(content, (image.height, image.width)) if image.mode.startswith("I") else None
+            if deep is not None and deep.depth is not None:
+                image = Image.fromarray(to_8_bits(deep.pixels, *deep.depth))
             image = image.convert(mode).resize((width, height), Image.Resampling.BICUBIC)
             pixels = torch.from_numpy(np.array(image, dtype=np.float64))
     except OutOfMemory:

@@ -82,6 +82,21 @@ def make_config(arguments: argparse.Namespace, **defaults: Any) -> AdvrBDConfig:
     return config.replace(**changes) if changes else config
 
 
+def fit_patch(
+    config: AdvrBDConfig, arguments: argparse.Namespace, image_size: tuple[int, int]
+) -> tuple[AdvrBDConfig, list[str]]:
+    """The configuration with a patch that fits images of (height, width), and a sentence if it is another.
+
+    Half the image's side, as the presets' patch is of 32x32 images. A patch that the user asked for stays.
+    """
+    side = min(image_size)
+    if config.patch_size <= side or arguments.config is not None or "patch_size" in dict(arguments.settings):
+        return config, []
+    fitting = max(1, side // 2)
+    note = f"The images are smaller than the patch of {config.patch_size} pixels; it is {fitting} (--set patch_size=N)."
+    return config.replace(patch_size=fitting), [note]
+
+
 def check_model(name: str) -> None:
     """Refuse an unknown network before any work is done."""
     from advrbd_plugin.nn.models import MODELS

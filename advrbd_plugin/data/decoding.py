@@ -134,8 +134,8 @@ def decode(content: bytes, image_size: tuple[int, int]) -> DecodedImage:
 def to_8_bits(pixels: np.ndarray, low: int, high: int) -> np.ndarray:
     """(H, W, 3) uint8 of a deep picture's (H, W, 1 or 3) float32, in a set whose values lie in [low, high].
 
-    The range is widened to a usual number of bits, from 0 where no value is negative, as scanners and cameras count: values up to
-    255 stay as they are, and one picture more or less seldom changes the others.
+    The range is widened to a usual number of bits, from 0 where no value is negative, as scanners and cameras count:
+    values up to 255 stay as they are, and one picture more or less seldom changes the others.
     """
     bottom, top = bit_range(low, high)
     scaled = np.clip((pixels - bottom) * (255.0 / (top - bottom)) + 0.5, 0, 255.5).astype(np.uint8)

@@ -150,7 +150,7 @@ def _check_folders(
         notes += _check_split(source, where, prefix, found)
     forms = Counter(unicodedata.normalize("NFC", name) for name in found)
     for name in (name for name, count in forms.items() if count > 1):
-        notes.append(f"{forms[name]} class folders are called {name} in different Unicode forms; each is a class.")
+        notes.append(f"{forms[name]} class folders are called {brief(name)} in different Unicode forms; each is a class.")
     return notes
 
 
@@ -167,7 +167,7 @@ def _check_split(source: Source, where: str, prefix: str, found: Sequence[str]) 
             advice = _part_to_give(source, prefix, parts)
             raise AdvrBDError(f"{where} holds {' and '.join(parts[:5])}{beside}, not class folders: {advice}")
         return []
-    return [f"The folder {parts[0]} is taken for a class, as those beside it are."] if others else []
+    return [f"The folder {brief(parts[0])} is taken for a class, as those beside it are."] if others else []
 
 
 def _part_of_split(name: str) -> str | None:
@@ -192,9 +192,9 @@ def _look_like_folds(source: Source, prefix: str, found: Sequence[str]) -> list[
         return []
     if not all(_is_of_folders(source, f"{prefix}{name}/") for name in found):
         return []
-    listed = ", ".join(found[:5])
+    listed, parts = (", ".join(map(brief, names[:5])) for names in (found, inner[0]))
     return [
-        f"{listed} all hold the sub-folders {', '.join(inner[0][:5])}; {listed} are taken for the classes. If they are "
+        f"{listed} all hold the sub-folders {parts}; {listed} are taken for the classes. If they are "
         "parts of one set, give one of them."
     ]
 

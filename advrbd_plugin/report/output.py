@@ -21,6 +21,7 @@ from advrbd_plugin.report.model_file import save_model
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.record import TOOL, RunRecord, finite, summarise
 from advrbd_plugin.report.tables import curves_csv, verdicts_csv
+from advrbd_plugin.report.text import file_bytes
 
 SUMMARY = "summary.json"
 WORK_FOLDER = ".advrbd-work"
@@ -105,7 +106,7 @@ class OutputFolder:
         """
         summary = summarise(record) | ({"truth": finite(dict(truth))} if truth is not None else {})
         files = {
-            "verdicts.csv": verdicts_csv(record).encode(),
+            "verdicts.csv": file_bytes(verdicts_csv(record)),
             "report.png": overview_png(record),
             "report.html": report_html(record, summary, comparison).encode(),
         }

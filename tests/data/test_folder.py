@@ -101,8 +101,8 @@ def test_modes_and_formats_become_rgb(tmp_path, kind, pixels, expected):
     assert loaded.left_out == ()
     assert loaded.image_set.images[0, :, 4, 4].tolist() == expected
     converted = pixels.ndim != 3 or pixels.shape[2] != 3
-    assert len(loaded.notes) == converted
-    assert not converted or "1 of 2 images were converted to RGB" in loaded.notes[0]
+    assert len(loaded.notes) == converted + (pixels.dtype == np.uint16)
+    assert not converted or "1 of 2 images were converted to RGB" in loaded.notes[-1]
 
 
 def test_palette_becomes_rgb(tmp_path):
