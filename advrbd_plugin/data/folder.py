@@ -214,7 +214,8 @@ def _passed_over(source: Source, prefix: str) -> list[str]:
     if not beside:
         return []
     listed = ", ".join(brief(path)[1:-1] for path in beside[:3]) + (", ..." if len(beside) > 3 else "")
-    return [f"{len(beside)} files beside the class folders are not read ({listed})."]
+    subject = "1 file beside the class folders is" if len(beside) == 1 else f"{len(beside)} files beside the class folders are"
+    return [f"{subject} not read ({listed})."]
 
 
 def is_picture(path: str, *, named: bool = False) -> bool:

@@ -164,7 +164,7 @@ class ZipSource(Source):
         self._lock = threading.Lock()
         super().__init__(root, self._entries, folders)
         if twice:
-            self.notes.append(f"{twice} names stand more than once in the zip; the last file of each name is read.")
+            self.notes.append(f"{twice} files of the zip have the name of another; the last of each name is read.")
 
     def read(self, path: str) -> bytes:
         entry = self._entry(path)

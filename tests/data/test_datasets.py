@@ -27,7 +27,7 @@ WNIDS = ("n01440764", "n02102040")  # tench and English springer, in Imagenette 
 class Python2Pickler(pickle._Pickler):
     """Writes texts and bytes as Python 2 wrote its ``str``, in which CIFAR is kept."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
 
     def save_string(self, text):
         content = text.encode("latin1") if isinstance(text, str) else text
