@@ -270,7 +270,7 @@ def _with_classes(labelled: _Labelled, class_names: Sequence[str] | None, where:
     if unknown:
         raise AdvrBDError(
             f"{where} has the class {brief(unknown[0])}, which the model does not know: "
-            f"it knows {', '.join(class_names[:20])}"
+            f"it knows {', '.join(name[:80] for name in class_names[:20])}"
         )
     label_of = torch.tensor([class_names.index(name) for name in labelled.class_names], dtype=torch.int64)
     return replace(labelled, labels=label_of[labelled.labels], class_names=tuple(class_names))

@@ -116,7 +116,7 @@ def _labels_of(where: str, found: Sequence[str], class_names: Sequence[str]) -> 
     if unknown:
         raise AdvrBDError(
             f"{where} holds a class folder that the model does not know, {brief(unknown[0])}: "
-            f"it knows {', '.join(class_names[:20])}"
+            f"it knows {', '.join(name[:80] for name in class_names[:20])}"
         )
     return label_of
 

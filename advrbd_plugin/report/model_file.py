@@ -19,6 +19,7 @@ MODEL_WEIGHTS = "model.safetensors"
 MODEL_DESCRIPTION = "model.json"
 _FORMAT = "advrbd-model"
 _VERSION = 1
+_LONGEST_NAME = 1000
 _MOST_CLASSES = 65_536  # a model is built before its weights are read: its size must not come from a short list
 
 
@@ -91,14 +92,16 @@ def _checked_description(path: Path, content: Mapping[str, Any]) -> ModelDescrip
         check(good, field, f"{count} numbers in [{low}, {high}]")
         return tuple(values)
 
-    check(isinstance(content.get("name"), str), "name", "a model's name")
+    name = content.get("name")
+    check(isinstance(name, str) and len(name) <= _LONGEST_NAME, "name", "a model's name")
     names = content.get("class_names")
     good_names = isinstance(names, list) and 0 < len(names) <= _MOST_CLASSES and all(isinstance(n, str) for n in names)
+    good_names = good_names and all(len(name) <= _LONGEST_NAME for name in names)
     check(good_names and len(set(names)) == len(names), "class_names", "distinct names")
     channels = content.get("in_channels")
     check(isinstance(channels, int) and channels in (1, 3) and channels is not True, "in_channels", "1 or 3")
     return ModelDescription(
-        name=content["name"],
+        name=name,
         class_names=tuple(names),
         in_channels=channels,
         image_size=numbers("image_size", int, 2, 1, 4096),
