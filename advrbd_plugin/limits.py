@@ -7,7 +7,7 @@ first or follows from the second.
 from __future__ import annotations
 
 READING_MEMORY = 2**30  # bytes that reading takes beyond what it returns and beyond the size of the file itself
-READING_SECONDS = 15.0  # processor time that one file, or the list of a set's files, may take
+READING_SECONDS = 10.0  # processor time that one file, or the list of a set's files, may take
 
 # Pictures. Files in flight and pictures in flight share the memory, however many threads read.
 FILES_IN_FLIGHT = READING_MEMORY // 4

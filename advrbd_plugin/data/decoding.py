@@ -42,6 +42,8 @@ EXTENSIONS = (
     ".j2k",
 )
 """What files of these formats are mostly called. Files of other names are tried as well."""
+_STARTS = (b"\x89PNG", b"\xff\xd8", b"BM", b"GIF8", b"RIFF", b"II", b"MM", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")
+_STARTS += tuple(size.to_bytes(4, "little") for size in (12, 40, 52, 56, 64, 108, 124))  # a bitmap without file header
 _ORIENTATION = 0x0112
 _PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _USUAL_BITS = (1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 32, 64)
@@ -80,6 +82,11 @@ class DecodedImage:
     mode: str
     size: tuple[int, int]
     depth: tuple[int, int] | None = None
+
+
+def may_be_picture(head: bytes) -> bool:
+    """Whether a file that begins so may be of one of the :data:`FORMATS`."""
+    return head.startswith(_STARTS) or (head[:1] == b"P" and head[1:2].isalnum())
 
 
 def read_size(content: bytes) -> tuple[int, int]:

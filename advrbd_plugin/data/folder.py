@@ -150,7 +150,9 @@ def _check_folders(
         notes += _check_split(source, where, prefix, found)
     forms = Counter(unicodedata.normalize("NFC", name) for name in found)
     for name in (name for name, count in forms.items() if count > 1):
-        notes.append(f"{forms[name]} class folders are called {brief(name)} in different Unicode forms; each is a class.")
+        notes.append(
+            f"{forms[name]} class folders are called {brief(name)} in different Unicode forms; each is a class."
+        )
     return notes
 
 
@@ -214,7 +216,11 @@ def _passed_over(source: Source, prefix: str) -> list[str]:
     if not beside:
         return []
     listed = ", ".join(brief(path)[1:-1] for path in beside[:3]) + (", ..." if len(beside) > 3 else "")
-    subject = "1 file beside the class folders is" if len(beside) == 1 else f"{len(beside)} files beside the class folders are"
+    subject = (
+        "1 file beside the class folders is"
+        if len(beside) == 1
+        else f"{len(beside)} files beside the class folders are"
+    )
     return [f"{subject} not read ({listed})."]
 
 

@@ -24,6 +24,7 @@ from advrbd_plugin.data.decoding import (
     UnreadableImage,
     bit_range,
     decode,
+    may_be_picture,
     memory_needed,
     read_size,
     to_8_bits,
@@ -36,6 +37,7 @@ from advrbd_plugin.plain import one_reason
 
 LARGEST_DEFAULT_SIDE = 64  # larger pictures are shrunk to this unless a size is asked for
 _SIZES_READ = 1000
+_LARGE_FILE = 2**24  # bytes of a file that is read only if it begins as a picture does
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,10 @@ def _choose_size(
 
 def _size_or_none(source: Source, gate: _Gate, path: str) -> tuple[int, int] | None:
     try:
-        with gate.hold_file(source.size(path)):
+        size = source.size(path)
+        if size > _LARGE_FILE and not may_be_picture(source.head(path)):
+            return None
+        with gate.hold_file(size):
             return read_size(source.read(path))
     except Exception as error:  # whatever is wrong with it is told when it is decoded
         if is_out_of_memory(error):
@@ -255,7 +260,10 @@ def deep_range(seen: Sequence[DecodedImage]) -> tuple[int, int]:
 
 def _decode_or_reason(source: Source, gate: _Gate, path: str, size: tuple[int, int]) -> DecodedImage | str:
     try:
-        with gate.hold_file(source.size(path)):
+        size_in_file = source.size(path)
+        if size_in_file > _LARGE_FILE and not may_be_picture(source.head(path)):
+            return "not an image"
+        with gate.hold_file(size_in_file):
             content = source.read(path)
             with gate.hold_picture(memory_needed(content)):
                 return decode(content, size)

@@ -11,8 +11,10 @@ import time
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from advrbd_plugin import limits
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
@@ -22,6 +24,7 @@ MAX_FILE_BYTES = limits.MAX_FILE_BYTES
 _MAX_COMPRESSION = 200  # compressed picture formats never shrink this much in a zip; flat uncompressed ones may
 _SMALL_FILE_BYTES = 2**20
 _CHUNK = 2**18
+HEAD_BYTES = 64
 _LIST_MEMORY = limits.READING_MEMORY // 2
 _ZIP_ENTRY_MEMORY = 1000  # bytes that zipfile and we keep for each entry, beside its name
 _COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
@@ -83,6 +86,10 @@ class Source(ABC):
         """
 
     @abstractmethod
+    def head(self, path: str) -> bytes:
+        """The first :data:`HEAD_BYTES` of a file; raises as :meth:`read` does."""
+
+    @abstractmethod
     def size(self, path: str) -> int:
         """Bytes that :meth:`read` will take, at most :data:`limits.MAX_FILE_BYTES`; raises as it does."""
 
@@ -141,6 +148,10 @@ class FolderSource(Source):
     def size(self, path: str) -> int:
         return min(self._place(path).stat().st_size, MAX_FILE_BYTES)
 
+    def head(self, path: str) -> bytes:
+        with _open_regular(self._place(path)) as handle:
+            return handle.read(HEAD_BYTES)
+
     def _place(self, path: str) -> Path:
         if path.startswith("/") or ".." in path.split("/"):
             raise ValueError(f"{path} lies outside the folder")
@@ -170,6 +181,9 @@ class ZipSource(Source):
         entry = self._entry(path)
         self._check(entry)
         return read_entry(self._zip, entry)
+
+    def head(self, path: str) -> bytes:
+        return read_entry(self._zip, self._entry(path), first=HEAD_BYTES)
 
     def size(self, path: str) -> int:
         return min(self._entry(path).file_size, MAX_FILE_BYTES)
@@ -383,13 +397,20 @@ def read_regular_file(path: str | os.PathLike[str], *, limit: int) -> bytes:
         ValueError: it is a pipe or another thing that is no file, or has more than ``limit`` bytes.
         MemoryError: the computer's memory is used up.
     """
+    with _open_regular(path) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        if size > limit:
+            raise ValueError(f"{size} bytes is more than the limit of {limit}")
+        return handle.read(size + 1)[:limit]
+
+
+@contextmanager
+def _open_regular(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """An ordinary file, open; raises ValueError for any other."""
     with open(path, "rb", opener=_open_without_waiting) as handle:
-        status = os.fstat(handle.fileno())
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
             raise ValueError("not an ordinary file")
-        if status.st_size > limit:
-            raise ValueError(f"{status.st_size} bytes is more than the limit of {limit}")
-        return handle.read(status.st_size + 1)[:limit]
+        yield handle
 
 
 def points_outside(name: str) -> bool:

@@ -19,7 +19,19 @@ from tests.hostile import files
 from tests.hostile.judge import Case
 
 KINDS = ("pickle", "record", "zip", "image", "yaml", "json", "safetensors", "folder")
-HEAVY = ("million", "megapixels", "90 MB", "60 MB", "200 MB", "190 MB", "that swell", "scans", "plain PPM", "of runs", "names of")
+HEAVY = (
+    "million",
+    "megapixels",
+    "90 MB",
+    "60 MB",
+    "200 MB",
+    "190 MB",
+    "that swell",
+    "scans",
+    "plain PPM",
+    "of runs",
+    "names of",
+)
 """Words in the names of those that take seconds each, which the shortened run leaves out but for a few."""
 
 
@@ -95,7 +107,9 @@ def _defend_zip(make: Callable[[], bytes]) -> Callable[[Path], tuple[str, ...]]:
 def _defend_picture(make: Callable[[], bytes], copies: int = 1) -> Callable[[Path], tuple[str, ...]]:
     def build(folder: Path) -> tuple[str, ...]:
         content = make()
-        honest = {f"data/{name}/{number}.png": files.large_png(8, 8, 8, 2, number) for name in "ab" for number in (1, 2)}
+        honest = {
+            f"data/{name}/{number}.png": files.large_png(8, 8, 8, 2, number) for name in "ab" for number in (1, 2)
+        }
         files.write(folder, honest | {f"data/a/x{number}.png": content for number in range(copies)})
         return _defend("data")
 
@@ -111,7 +125,9 @@ def _trigger(make: Callable[[], bytes]) -> Callable[[Path], tuple[str, ...]]:
 
 
 def _honest_folder(folder: Path) -> None:
-    files.write(folder, {f"data/{name}/{n}.png": files.large_png(8, 8, 8, 2, n) for name in ("cat", "dog") for n in (1, 2)})
+    files.write(
+        folder, {f"data/{name}/{n}.png": files.large_png(8, 8, 8, 2, n) for name in ("cat", "dog") for n in (1, 2)}
+    )
 
 
 def _config(make: Callable[[], str]) -> Callable[[Path], tuple[str, ...]]:
@@ -244,7 +260,8 @@ def _torch_files_to_harm() -> dict[str, Callable[[], bytes]]:
         listed = content[struct.unpack_from("<I", content, end + 16)[0] : end]
         entry = listed[listed.index(b"archive/data/0") - 46 :][: 46 + len("archive/data/0")]
         more = b"".join(
-            entry[:28] + struct.pack("<H", len(f"archive/data/{i}")) + entry[30:46] + f"archive/data/{i}".encode() for i in range(1, 1000)
+            entry[:28] + struct.pack("<H", len(f"archive/data/{i}")) + entry[30:46] + f"archive/data/{i}".encode()
+            for i in range(1, 1000)
         )
         sizes = struct.pack("<HHII", 1003, 1003, len(listed + more), end - len(listed))
         return content[:end] + more + b"PK\x05\x06" + bytes(4) + sizes + bytes(2)
@@ -281,11 +298,24 @@ def _folders_to_harm() -> dict[str, Callable[[Path], tuple[str, ...]]]:
 
     def with_names(folder: Path) -> tuple[str, ...]:
         _honest_folder(folder)
-        odd = (b"a\nb.png", b"\xff\xfe.png", b"\x1b[31m.png", "\u202e.png".encode(), b"=1+1.png", b"'.png", b"a,b;c.png", b"\r.png")
+        odd = (
+            b"a\nb.png",
+            b"\xff\xfe.png",
+            b"\x1b[31m.png",
+            "\u202e.png".encode(),
+            b"=1+1.png",
+            b"'.png",
+            b"a,b;c.png",
+            b"\r.png",
+        )
         for number, name in enumerate(odd):
-            Path(os.fsdecode(os.fsencode(folder) + b"/data/cat/" + name)).write_bytes(files.large_png(8, 8, 8, 2, number))
+            Path(os.fsdecode(os.fsencode(folder) + b"/data/cat/" + name)).write_bytes(
+                files.large_png(8, 8, 8, 2, number)
+            )
             os.mkdir(os.fsencode(folder) + b"/data/" + name)
-            Path(os.fsdecode(os.fsencode(folder) + b"/data/" + name + b"/0.png")).write_bytes(files.large_png(8, 8, 8, 2, number))
+            Path(os.fsdecode(os.fsencode(folder) + b"/data/" + name + b"/0.png")).write_bytes(
+                files.large_png(8, 8, 8, 2, number)
+            )
         return _defend("data")
 
     def deep(folder: Path) -> tuple[str, ...]:
@@ -418,7 +448,9 @@ def _random_folder(lots: random.Random) -> Callable[[Path], tuple[str, ...]]:
             place = folder / "data" / "/".join(parts)
             try:
                 place.mkdir(parents=True, exist_ok=True)
-                (place / lots.choice(("0.png", "1.jpg", "README", "x.zip", "GT-final_test.csv"))).write_bytes(files.picture(lots, "PNG"))
+                (place / lots.choice(("0.png", "1.jpg", "README", "x.zip", "GT-final_test.csv"))).write_bytes(
+                    files.picture(lots, "PNG")
+                )
                 if lots.random() < 0.2:
                     os.symlink(folder / "data" / lots.choice(names), place / lots.choice(names))
             except OSError:

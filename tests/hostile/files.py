@@ -46,9 +46,13 @@ def mutated(lots: random.Random, content: bytes) -> bytes:
             case 3:
                 data[place:place] = data[place : place + lots.choice((1, 4, 50))]
             case 4:
-                data[place : place + 4] = struct.pack("<I", lots.choice((0, 1, 2**16, 2**28, 2**31 - 1, 2**31, 2**32 - 1)))
+                data[place : place + 4] = struct.pack(
+                    "<I", lots.choice((0, 1, 2**16, 2**28, 2**31 - 1, 2**31, 2**32 - 1))
+                )
             case 5:
-                data[place : place + 4] = struct.pack(">I", lots.choice((0, 1, 2**16, 2**28, 2**31 - 1, 2**31, 2**32 - 1)))
+                data[place : place + 4] = struct.pack(
+                    ">I", lots.choice((0, 1, 2**16, 2**28, 2**31 - 1, 2**31, 2**32 - 1))
+                )
             case 6:
                 del data[place:]
     return bytes(data)
@@ -96,7 +100,12 @@ def with_exif(lots: random.Random, content: bytes) -> bytes:
                     lots.choice((0, 1, 2, 2**16, 2**31))) + lots.randbytes(4)
         for _ in range(4)
     )  # fmt: skip
-    exif = lots.choice((b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"junk")) + struct.pack("<H", 4) + entries + lots.randbytes(40)
+    exif = (
+        lots.choice((b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"junk"))
+        + struct.pack("<H", 4)
+        + entries
+        + lots.randbytes(40)
+    )
     if content[:4] == b"\x89PNG":
         return content[:33] + chunk(b"eXIf", exif) + content[33:]
     block = b"Exif\0\0" + exif
@@ -307,7 +316,21 @@ def zips_to_harm(lots: random.Random) -> dict[str, Callable[[], bytes]]:
         "an end alone": lambda: b"PK\x05\x06" + bytes(18),
         "encrypted": lambda: zip_of(honest).replace(b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00"),
     }  # fmt: skip
-    outside = ("../ran", "/tmp/ran", "..\\ran", "C:\\ran", "C:/ran", "a/../../ran", "\\\\host\\ran", "", "/", ".", "..", "a\0b", "a\nb")
+    outside = (
+        "../ran",
+        "/tmp/ran",
+        "..\\ran",
+        "C:\\ran",
+        "C:/ran",
+        "a/../../ran",
+        "\\\\host\\ran",
+        "",
+        "/",
+        ".",
+        "..",
+        "a\0b",
+        "a\nb",
+    )
     for system in (0, 3):
         for name in outside:
             cases[f"a name {name!r} of the system {system}"] = lambda name=name, system=system: zip_of(
@@ -317,7 +340,11 @@ def zips_to_harm(lots: random.Random) -> dict[str, Callable[[], bytes]]:
 
 
 def _flat_bmp() -> bytes:
-    return b"BM" + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 8000, 8000, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(8000 * 8000 * 3)
+    return (
+        b"BM"
+        + struct.pack("<IIIIiiHHIIIIII", 0, 0, 54, 40, 8000, 8000, 1, 24, 0, 0, 0, 0, 0, 0)
+        + bytes(8000 * 8000 * 3)
+    )
 
 
 # Text.
@@ -344,8 +371,12 @@ def yamls_to_harm() -> dict[str, Callable[[], str]]:
         "3,000 deep": lambda: "epochs: " + "[" * 3000,
         "30,000 deep": lambda: "[" * 30_000,
         "deep blocks": lambda: "\n".join(" " * depth + "- a:" for depth in range(250)),
-        "aliases that double": lambda: "a: &a [x]\n" + "".join(f"{new}: &{new} [*{old},*{old}]\n" for old, new in pairs) + "epochs: *l",
-        "merges that double": lambda: "a: &a {x: 1}\n" + "".join(f"{new}: &{new} {{<<: [*{old},*{old}]}}\n" for old, new in pairs),
+        "aliases that double": lambda: (
+            "a: &a [x]\n" + "".join(f"{new}: &{new} [*{old},*{old}]\n" for old, new in pairs) + "epochs: *l"
+        ),
+        "merges that double": lambda: (
+            "a: &a {x: 1}\n" + "".join(f"{new}: &{new} {{<<: [*{old},*{old}]}}\n" for old, new in pairs)
+        ),
         "a list as key": lambda: "? [a]\n: 1",
         "keys that are no text": lambda: "1: 2\n~: 3\nyes: 4\n",
         "90 MB": lambda: "epochs: 1\n" * 9_000_000,
