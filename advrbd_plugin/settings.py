@@ -12,7 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from advrbd_plugin import limits
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.plain import brief, parse_yaml, read_text
 
 if TYPE_CHECKING:
     from typing import Self
@@ -55,8 +57,8 @@ class Settings:
         Raises:
             AdvrBDError: no such preset.
         """
-        if name not in cls.preset_files:
-            raise AdvrBDError(f"preset must be one of {', '.join(cls.preset_files)}, got {name!r}")
+        if not isinstance(name, str) or name not in cls.preset_files:
+            raise AdvrBDError(f"preset must be one of {', '.join(cls.preset_files)}, got {brief(name)}")
         place = resources.files("advrbd_plugin").joinpath("configs", cls.preset_files[name])
         return cls._from_text(place.read_text(encoding="utf-8"), f"preset {name}")
 
@@ -67,6 +69,9 @@ class Settings:
         Raises:
             AdvrBDError: an unknown key, or a value that is not allowed; the line names the key.
         """
+        for key in values:
+            if not isinstance(key, str):
+                raise AdvrBDError(f"unknown key {brief(key)}; every key is the name of a setting")
         base = cls.preset(values["preset"]) if "preset" in values else cls()
         return base.replace(**{key: value for key, value in values.items() if key != "preset"})
 
@@ -77,21 +82,11 @@ class Settings:
         Raises:
             AdvrBDError: the file cannot be read, is no such YAML, or holds a key or value that is not allowed.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise AdvrBDError(f"cannot read the configuration {path}: {error}") from error
-        return cls._from_text(text, str(path))
+        return cls._from_text(read_text(path, limit=limits.MAX_YAML_BYTES), str(path))
 
     @classmethod
     def _from_text(cls, text: str, where: str) -> Self:
-        import yaml
-
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise AdvrBDError(f"{where} is not valid YAML: {reason}") from error
+        values = parse_yaml(text, where)
         if not isinstance(values, dict):
             raise AdvrBDError(f"{where} must hold 'key: value' lines, got {type(values).__name__}")
         try:
@@ -109,9 +104,9 @@ class Settings:
         changes = self._by_current_names(changes)
         for key in changes:
             if key not in names:
-                close = difflib.get_close_matches(str(key), names, n=1)
+                close = difflib.get_close_matches(key[:100], names, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(names)}"
-                raise AdvrBDError(f"unknown key {key!r}; {hint}")
+                raise AdvrBDError(f"unknown key {brief(key)}; {hint}")
         return dataclasses.replace(self, **changes)
 
     @classmethod
@@ -139,11 +134,11 @@ def _checked(each: dataclasses.Field[Any], value: Any) -> Any:
     if "names" in each.metadata:
         names = each.metadata["names"]
         if value not in names:
-            raise AdvrBDError(f"{each.name} must be one of {', '.join(names)}, got {value!r}")
+            raise AdvrBDError(f"{each.name} must be one of {', '.join(names)}, got {brief(value)}")
         return value
     if isinstance(each.default, bool):
         if not isinstance(value, bool):
-            raise AdvrBDError(f"{each.name} must be true or false, got {value!r}")
+            raise AdvrBDError(f"{each.name} must be true or false, got {brief(value)}")
         return value
     return _checked_number(each, value)
 
@@ -152,10 +147,11 @@ def _checked_number(each: dataclasses.Field[Any], value: Any) -> float | int:
     kind: type[int] | type[float] = int if isinstance(each.default, int) else float
     low, high = each.metadata["low"], each.metadata["high"]
     number = _number(value)
-    in_range = number is not None and low <= number <= high  # False for NaN
-    if number is None or not in_range or (kind is int and not float(number).is_integer()):
+    # The order matters: a whole number beyond the range may be too large for a float.
+    inside = number is not None and low <= number <= high  # NaN never is
+    if number is None or not inside or (kind is int and number != int(number)):
         described = "a whole number" if kind is int else "a number"
-        raise AdvrBDError(f"{each.name} must be {described} in [{low}, {high}], got {value!r}")
+        raise AdvrBDError(f"{each.name} must be {described} in [{low}, {high}], got {brief(value)}")
     return kind(number)
 
 
@@ -167,6 +163,6 @@ def _number(value: Any) -> float | int | None:
             return int(value)  # a large seed is no float
         try:
             return float(numerator) / float(denominator) if slash else float(numerator)
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             return None
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "advrbd_plugin"
 # Floors of the package: a part may import those on its own floor or below, never above.
 FLOORS = [
-    {"errors"},
-    {"files", "progress", "settings", "environment"},
+    {"errors", "limits"},
+    {"files", "progress", "plain", "settings", "environment"},
     {"ops"},
     {"randomness"},
     {"data"},

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin import limits
+from advrbd_plugin.errors import AdvrBDError, OutOfMemory, is_out_of_memory, out_of_memory
+from advrbd_plugin.plain import one_reason
 
 _CANVAS = 256  # pixels a side, divided down to the size asked for
 
@@ -120,12 +122,24 @@ def _load(path: str | Path, height: int, width: int, mode: str) -> Tensor:
     import numpy as np
     from PIL import Image
 
+    from advrbd_plugin.data.decoding import UnreadableImage, decode, open_picture, to_8_bits
+    from advrbd_plugin.data.sources import read_regular_file
+
     try:
-        with Image.open(path) as image:
+        content = read_regular_file(path, limit=limits.MAX_FILE_BYTES)
+        with open_picture(content) as image:
+            deep = decode(content, (image.height, image.width)) if image.mode.startswith("I") else None
+            if deep is not None and deep.depth is not None:
+                image = Image.fromarray(to_8_bits(deep.pixels, *deep.depth))
             image = image.convert(mode).resize((width, height), Image.Resampling.BICUBIC)
             pixels = torch.from_numpy(np.array(image, dtype=np.float64))
-    except Exception as error:
-        raise AdvrBDError(f"the trigger picture {path} cannot be read as an image: {error}") from error
+    except OutOfMemory:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
+        if is_out_of_memory(error):
+            raise out_of_memory(f"reading the trigger picture {path}") from error
+        reason = str(error) if isinstance(error, UnreadableImage) else one_reason(error)
+        raise AdvrBDError(f"the trigger picture {path} cannot be read as an image: {reason}") from error
     return pixels.reshape(height, width, -1).permute(2, 0, 1)
 
 

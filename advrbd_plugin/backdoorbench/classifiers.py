@@ -13,6 +13,7 @@ from advrbd_plugin.backdoorbench.networks import NETWORKS
 from advrbd_plugin.backdoorbench.record import AttackRecord
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.models import Normalize
+from advrbd_plugin.plain import brief
 
 # Those that the toolbox's own tables use; its generate_cls_model knows some more.
 COMMON_MODELS = ("preactresnet18", "resnet18", "resnet34", "vgg19_bn", "mobilenet_v2", "mobilenet_v3_large")
@@ -111,8 +112,11 @@ def load_defended_model(path: Path, record: AttackRecord, *, trust: bool = False
     content = safe_pickle.load(path, trust=trust)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise AdvrBDError(f"{path} holds no model (its training ended in NaN or infinity)")
-    state = {name.removeprefix("module."): value for name, value in content["model"].items()}
-    return wrap_state(state, maker_for(record, str(content.get("model_name") or record.model_name)))
+    state = safe_pickle.state_dict_of(content["model"], f"{path}: model")
+    name = content.get("model_name") or record.model_name
+    if not isinstance(name, str):
+        raise AdvrBDError(f"{path}: model_name must be a text, got {brief(name)}")
+    return wrap_state(state, maker_for(record, name))
 
 
 def wrap_state(state: dict[str, Tensor], make: Callable[[], PixelScaleClassifier]) -> PixelScaleClassifier:

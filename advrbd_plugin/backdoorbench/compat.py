@@ -73,16 +73,16 @@ def trust_every_pickle() -> None:
 def take_data_as_it_is() -> None:
     """Let torchvision read the CIFAR and MNIST files that are on disk: no download, no checksum.
 
-    For a subset or a re-encoded copy. Its batches are pickles, so they are read with an allow-list.
+    For a subset or a re-encoded copy. Its batches are pickles, so they are read without running them.
     """
     import os
 
     from torchvision.datasets import cifar, mnist
 
-    from advrbd_plugin.backdoorbench.safe_pickle import NumbersUnpickler
+    from advrbd_plugin.data.pickle_reader import read_pickle
 
-    def read_numbers(handle: Any, **options: Any) -> Any:
-        return NumbersUnpickler(handle, **options).load()
+    def read_numbers(handle: Any, **_: Any) -> Any:
+        return read_pickle(handle.read())[0]  # texts of Python 2 as latin1, as torchvision asks for
 
     def exists(path: Any, md5: str | None = None) -> bool:
         return os.path.isfile(path)
@@ -97,17 +97,16 @@ def _allow_record_types() -> None:
 
     import torch
 
-    from advrbd_plugin.backdoorbench.safe_pickle import allowed_types
+    from advrbd_plugin.backdoorbench.safe_pickle import read_torch
 
     load = torch.load
     if hasattr(load, "__wrapped__"):
         return
 
     @functools.wraps(load)
-    def load_record(*arguments: Any, **options: Any) -> Any:
-        # Allowed for the call alone: torch forgets a type that was allowed twice when the first context ends.
-        with allowed_types():
-            return load(*arguments, **options)
+    def load_record(f: Any, map_location: Any = None, *_: Any, **__: Any) -> Any:
+        # Whatever the script asks for: only --trust-record lets a file name what is called.
+        return read_torch(f, map_location)
 
     torch.load = load_record
 

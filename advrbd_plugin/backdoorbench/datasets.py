@@ -21,6 +21,7 @@ from advrbd_plugin.backdoorbench.record import AttackRecord
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import draw
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.plain import one_reason
 
 DATASETS = ("cifar10", "cifar100", "gtsrb", "tiny", "mnist", "celeba", "imagenet", "imagenette")
 
@@ -162,8 +163,8 @@ def _positions(count: int, *, ratio: float | None, index: str | None, seed: int)
     if index is not None:
         try:
             positions = [int(float(line)) for line in Path(index).read_text(encoding="utf-8").split()]
-        except (OSError, ValueError) as error:
-            raise AdvrBDError(f"--index {index} cannot be read as one number a line: {error}") from error
+        except (OSError, ValueError, OverflowError) as error:
+            raise AdvrBDError(f"--index {index} cannot be read as one number a line: {one_reason(error)}") from error
         if not positions or not 0 <= min(positions) <= max(positions) < count or len(set(positions)) < len(positions):
             raise AdvrBDError(f"--index {index} must name different samples in [0, {count - 1}]")
         return positions

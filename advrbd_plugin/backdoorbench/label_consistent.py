@@ -12,6 +12,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -25,9 +26,27 @@ from advrbd_plugin.backdoorbench.datasets import as_image_set
 from advrbd_plugin.backdoorbench.requirements import explained_requirements
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import write_bytes
+from advrbd_plugin.plain import brief
 
 MODEL_FILE, SETTINGS_FILE = "clean_model.pth", "info.pickle"
-_NEEDED = ("dataset", "dataset_path", "model", "num_classes", "img_size")
+_NEEDED = {"dataset": str, "dataset_path": str, "model": str, "num_classes": int, "img_size": (list, tuple)}
+
+
+def _check_settings(path: Path, settings: Any) -> None:
+    """What attack/prototype.py wrote down of itself, each of the type that it must have."""
+    if not isinstance(settings, dict):
+        raise AdvrBDError(f"{path} holds {brief(settings)}, no dictionary: it is not from attack/prototype.py")
+    for key, kind in _NEEDED.items():
+        value = settings.get(key)
+        if value is None:
+            raise AdvrBDError(f"{path} lacks {key}: it is not from attack/prototype.py")
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise AdvrBDError(f"{path}: {key} cannot be {brief(value)}: it is not from attack/prototype.py")
+    size = settings["img_size"]
+    if len(size) not in (2, 3) or not all(isinstance(side, int) and 1 <= side <= 4096 for side in size):
+        raise AdvrBDError(f"{path}: img_size cannot be {brief(size)}: it is not from attack/prototype.py")
+    if not 1 <= settings["num_classes"] <= 65_536:
+        raise AdvrBDError(f"{path}: num_classes cannot be {brief(settings['num_classes'])}")
 
 
 def push_away(
@@ -109,9 +128,7 @@ def write_images(
             )
     # By the allow-list, unless the user vouches for the maker (--trust-record).
     settings = safe_pickle.load(folder / SETTINGS_FILE, trust=trust_record)
-    absent = [key for key in _NEEDED if key not in settings]
-    if absent:
-        raise AdvrBDError(f"{folder / SETTINGS_FILE} lacks {absent[0]}: it is not from attack/prototype.py")
+    _check_settings(folder / SETTINGS_FILE, settings)
     root = checkout / settings["dataset_path"]
     if not root.is_dir():
         raise AdvrBDError(f"{folder} was trained on {root}, which is not there")
@@ -126,7 +143,10 @@ def write_images(
         settings["model"], num_classes=settings["num_classes"], image_size=size[0], dataset=settings["dataset"]
     )
     # By the allow-list, unless the user vouches for the maker (--trust-record).
-    model = wrap_state(safe_pickle.load(folder / MODEL_FILE, trust=trust_record), make)
+    state = safe_pickle.load(folder / MODEL_FILE, trust=trust_record)
+    if not trust_record:
+        state = safe_pickle.state_dict_of(state, str(folder / MODEL_FILE))
+    model = wrap_state(state, make)
     from utils.aggregate_block.dataset_and_transform_generate import dataset_and_transform_generate
 
     wanted = argparse.Namespace(dataset=settings["dataset"], dataset_path=os.fspath(root), img_size=size)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
 from advrbd_plugin.backdoorbench.scripts import planned_files
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import write_bytes, write_json
+from advrbd_plugin.plain import read_json
 
 MANIFEST = "config/defense/advrbd/.advrbd_register.json"
 
@@ -86,10 +86,10 @@ def _read_manifest(checkout: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        content = read_json(path)["sha256"]
         known = planned_files()
         return {name: str(digest) for name, digest in content.items() if name in known}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (AdvrBDError, KeyError, AttributeError, TypeError) as error:
         raise AdvrBDError(f"{path} is damaged; remove the files that `advrbd register` added by hand") from error
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from advrbd_plugin.backdoorbench.checkout import VERSION, blob_id
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.plain import read_yaml
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,5 @@ def _configuration(arguments: Sequence[str], checkout: Path) -> dict[str, Any]:
     path = checkout / _given(arguments).get("yaml_path", "")
     if not path.is_file():
         return {}
-    import yaml
-
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_yaml(path)
     return content if isinstance(content, dict) else {}

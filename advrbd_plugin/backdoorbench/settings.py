@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from advrbd_plugin import plain
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.settings import Settings as MethodSettings
@@ -160,12 +159,9 @@ def read_settings(
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a file of keys and plain values. Raises AdvrBDError if there is none or it is something else."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AdvrBDError(f"cannot read the configuration {path}: {error.strerror}; run `advrbd register`") from error
-    except yaml.YAMLError as error:
-        raise AdvrBDError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not path.is_file():
+        raise AdvrBDError(f"cannot read the configuration {path}: there is no such file; run `advrbd register`")
+    content = plain.read_yaml(path)
     if content is not None and not isinstance(content, dict):
         raise AdvrBDError(f"{path} must hold keys and values, got a {type(content).__name__}")
     return content or {}
@@ -188,6 +184,6 @@ def _toolbox_name(name: str) -> str:
 def yaml_value(text: str) -> Any:
     """A value of the command line, read as the YAML file would hold it (``0.1``, ``true``, ``[1, 2]``)."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return plain.parse_yaml(text, "the value")
+    except AdvrBDError:
         raise argparse.ArgumentTypeError(f"{text!r} is no number, word or list") from None

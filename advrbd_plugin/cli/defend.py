@@ -11,6 +11,7 @@ from advrbd_plugin.cli.options import (
     add_defense_options,
     check_device,
     check_model,
+    fit_patch,
     image_size,
     make_config,
     no_detection,
@@ -63,12 +64,15 @@ def run(arguments: argparse.Namespace) -> int:
         )
         progress.finish()
         tell_about_reading(progress, loaded)
+        config, notes = fit_patch(config, arguments, loaded.image_set.image_size)
+        for note in notes:
+            progress.note(note)
         tell_about_epochs(progress, config, len(loaded.image_set))
         with OutputFolder(arguments.out, data=arguments.data) as out:
             model = ModelDescription.for_images(arguments.model, loaded.image_set)
             defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
             result = defense.fit(loaded.image_set)
-            record = RunRecord(arguments.data, loaded.image_set, result, model, loaded.left_out, loaded.notes)
+            record = RunRecord(arguments.data, loaded.image_set, result, model, loaded.left_out, (*loaded.notes, *notes))
             summary = out.write(record)
     _print_summary(summary, arguments.out)
     return 0
@@ -126,7 +130,9 @@ def _print_summary(summary: dict, out: str) -> None:
 
 
 def _plain(value: str):
-    """Text that rich prints as it is: names may hold square brackets."""
+    """Text that rich prints as it is: names may hold square brackets, or what no terminal should get."""
     from rich.text import Text
 
-    return Text(value)
+    from advrbd_plugin.report.text import one_line
+
+    return Text(one_line(value))

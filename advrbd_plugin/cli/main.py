@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from advrbd_plugin import __version__
 from advrbd_plugin.cli import backdoorbench, defend, demo, doctor, evaluate, repair, reproduce
-from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.errors import AdvrBDError, is_out_of_memory
 
 _INTERRUPTED = 130  # what shells give for a program ended by Ctrl-C
 _TO_NEED_LESS = {
@@ -64,7 +64,7 @@ def _out_of_memory(error: Exception, arguments: argparse.Namespace) -> str | Non
     """The line for an error that says that memory is used up; ``None`` for any other error."""
     on_gpu = type(error).__name__ == "OutOfMemoryError"  # PyTorch's, by its name: nothing here imports torch
     # Where the CPU's memory ends, PyTorch raises a plain RuntimeError.
-    if not (on_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)):
+    if not is_out_of_memory(error):
         return None
     ways = [words for option, words in _TO_NEED_LESS.items() if hasattr(arguments, option)]
     if on_gpu and hasattr(arguments, "device"):

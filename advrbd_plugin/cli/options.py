@@ -39,15 +39,15 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 def setting(text: str) -> tuple[str, Any]:
     """``key=value`` with the value read as YAML."""
-    import yaml
+    from advrbd_plugin.plain import parse_yaml
 
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"the value of {key} is not YAML: {value!r}") from error
+        return key.strip(), parse_yaml(value, f"the value of {key}")
+    except AdvrBDError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -80,6 +80,21 @@ def make_config(arguments: argparse.Namespace, **defaults: Any) -> AdvrBDConfig:
     given = {"epochs": arguments.epochs, "seed": arguments.seed}
     changes = defaults | {key: value for key, value in given.items() if value is not None} | dict(arguments.settings)
     return config.replace(**changes) if changes else config
+
+
+def fit_patch(
+    config: AdvrBDConfig, arguments: argparse.Namespace, image_size: tuple[int, int]
+) -> tuple[AdvrBDConfig, list[str]]:
+    """The configuration with a patch that fits images of (height, width), and a sentence if it is another.
+
+    Half the image's side, as the presets' patch is of 32x32 images. A patch that the user asked for stays.
+    """
+    side = min(image_size)
+    if config.patch_size <= side or arguments.config is not None or "patch_size" in dict(arguments.settings):
+        return config, []
+    fitting = max(1, side // 2)
+    note = f"The images are smaller than the patch of {config.patch_size} pixels; it is {fitting} (--set patch_size=N)."
+    return config.replace(patch_size=fitting), [note]
 
 
 def check_model(name: str) -> None:

@@ -123,6 +123,8 @@ def _print_summary(summary: dict, out: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from advrbd_plugin.report.text import one_line
+
     table = Table(title="ULRL", show_header=False, title_justify="left")
     for name, value in (
         ("clean samples", f"{summary['clean_samples']:,}"),
@@ -131,5 +133,5 @@ def _print_summary(summary: dict, out: str) -> None:
         ("suspicious neurons", f"{summary['suspicious_neurons']:,}"),
         ("results", f"{out} (open report.html)"),
     ):
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(one_line(value)))
     Console(file=sys.stdout).print(table)

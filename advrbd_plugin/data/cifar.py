@@ -1,8 +1,7 @@
-"""CIFAR-10 and CIFAR-100 as their authors and torchvision keep them: Python pickles, read with an allow-list."""
+"""CIFAR-10 and CIFAR-100 as their authors and torchvision keep them: Python pickles, read without running them."""
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,16 @@ import numpy as np
 import torch
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.data.numbers_pickle import NumbersUnpickler
+from advrbd_plugin.data.pickle_reader import UnreadablePickle, read_pickle
 from advrbd_plugin.data.reading import LoadedImages
 from advrbd_plugin.data.selection import draw_images
-from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.data.sources import read_regular_file
+from advrbd_plugin.errors import AdvrBDError, out_of_memory
+from advrbd_plugin.plain import one_reason
 
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _ADVICE = "unpack the original archive again"
+_MOST_BYTES = 512 * 2**20  # the largest original file has 155 MB
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,17 @@ def _read_batch(path: Path, labels_key: str, num_classes: int) -> tuple[np.ndarr
 def _read(path: Path) -> dict[str, Any]:
     """A batch or the class names. Python 2 wrote the originals, so their texts are read as latin1."""
     try:
-        with path.open("rb") as handle:
-            content = NumbersUnpickler(handle, encoding="latin1").load()
+        content, _ = read_pickle(read_regular_file(path, limit=_MOST_BYTES))
     except FileNotFoundError:
         raise AdvrBDError(f"{path} is missing: {_ADVICE}") from None
-    except OSError as error:
-        raise AdvrBDError(f"{path} cannot be read: {error.strerror or error}") from error
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):
+    except (OSError, ValueError) as error:
+        raise AdvrBDError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except UnreadablePickle as error:
+        if error.refused is not None:
             raise AdvrBDError(f"{path} holds more than numbers ({error}): it was not made to be trusted") from error
-        raise AdvrBDError(f"{path} is damaged: {_ADVICE}") from error
-    except Exception as error:  # a damaged pickle makes the reader raise nearly anything
-        raise AdvrBDError(f"{path} is damaged: {_ADVICE}") from error
+        raise AdvrBDError(f"{path} is damaged ({one_reason(error)}): {_ADVICE}") from error
+    except MemoryError as error:
+        raise out_of_memory(f"reading {path}") from error
     if not isinstance(content, dict):
         raise AdvrBDError(f"{path} holds no dictionary: {_ADVICE}")
     return content

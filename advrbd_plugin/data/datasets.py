@@ -6,18 +6,20 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from advrbd_plugin.data.cifar import CIFAR10, CIFAR10_NAMES, CIFAR100, load_cifar
-from advrbd_plugin.data.folder import class_folders, load_folder
+from advrbd_plugin.data.folder import class_folders, is_picture, load_folder
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.listings import GTSRB_CLASSES, LISTINGS, TINY_IMAGENET, gtsrb_names, imagenette_names
 from advrbd_plugin.data.reading import Listing, LoadedImages, read_listing
-from advrbd_plugin.data.sources import open_source
+from advrbd_plugin.data.sources import is_junk, open_source
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.plain import brief
 
 _Labelled = TypeVar("_Labelled", ImageSet, Listing)
 
@@ -111,10 +113,12 @@ class FoundDataset:
     load: from a part and the options of :func:`load_folder` to its images; the classes are matched by name with
         ``class_names`` in any layout.
     zips: the files that are read, where they are zips.
+    homes: what was found, the first being read.
     """
 
     load: Callable[..., LoadedImages]
     zips: tuple[Path, ...] = ()
+    homes: tuple[Path, ...] = ()
 
 
 def find_dataset(name: str, root: str | os.PathLike[str]) -> FoundDataset | None:
@@ -131,18 +135,62 @@ def find_dataset(name: str, root: str | os.PathLike[str]) -> FoundDataset | None
 
 
 def recognise(path: str | os.PathLike[str]) -> FoundDataset | None:
-    """The data set that lies in (or is) a folder in its original layout; ``None`` for anything else."""
-    found = (_find_original(name, Path(path)) for name in DATASETS)
-    return next((each for each in found if each is not None), None)
+    """The data set that lies in (or is) a folder in its original layout; ``None`` for anything else.
+
+    A zip of a data set beside folders of pictures is not the folder's content: those are.
+
+    Raises:
+        AdvrBDError: the folder holds several data sets, or one beside folders of pictures.
+    """
+    place = Path(path)
+    found = {name: each for name in DATASETS if (each := _find_original(name, place)) is not None}
+    if not found:
+        return None
+    name, first = next(iter(found.items()))
+    home = first.homes[0]
+    if home == place:
+        return first
+    if len(found) > 1:
+        raise AdvrBDError(f"{place} holds the data sets {' and '.join(found)}: give the folder of one, such as {home}")
+    beside = _folders_of_pictures(place, first.homes)
+    if not beside:
+        return first
+    if home.is_file():
+        return None
+    raise AdvrBDError(
+        f"{place} holds {home.name}, which is {name}, beside the folder {brief(beside)} with pictures: "
+        f"give {home}, or move it away"
+    )
+
+
+def _folders_of_pictures(place: Path, homes: tuple[Path, ...]) -> str | None:
+    """The first folder in ``place`` beside ``homes`` that has a picture in it or in its sub-folders; no deeper look."""
+    try:
+        for child in sorted(each for each in place.iterdir() if each.is_dir() and each not in homes):
+            if is_junk(child.name):
+                continue
+            for folder in (child, *islice((each for each in child.iterdir() if each.is_dir()), 100)):
+                if any(is_picture(file.name, named=True) for file in islice(folder.iterdir(), 1000)):
+                    return child.name
+    except OSError as error:
+        raise AdvrBDError(f"cannot read the folder {error.filename or place}: {error.strerror}") from error
+    return None
 
 
 def _find_original(name: str, place: Path) -> FoundDataset | None:
+    homes = []
     for folder in DATASETS[name].folders:
         archive = [place / f"{folder}.zip"] if name in LISTINGS else []
         for home in (place / folder, *archive, *([place] if place.name == folder else [])):
             if home.is_file() or (home / DATASETS[name].marker).exists():
-                return FoundDataset(partial(_load_original, name, home), (home,) if home.is_file() else ())
-    return None
+                homes.append(home)
+    if not homes:
+        return None
+    home = homes[0]
+    # An archive beside the folder that it was unpacked to holds the same; another size of the set does not.
+    others = [other for other in homes[1:] if other.name.removesuffix(".zip") != home.name.removesuffix(".zip")]
+    notes = tuple(f"{home.name} is read; {other.name} beside it is not." for other in others)
+    return FoundDataset(partial(_load_original, name, home, notes), (home,) if home.is_file() else (), tuple(homes))
 
 
 def _load_part(name: str, parts: dict[str, Path], part: str, **options: Any) -> LoadedImages:
@@ -182,6 +230,7 @@ def _part_of_folders(place: Path, part: str) -> Path | None:
 def _load_original(
     name: str,
     home: Path,
+    notes: tuple[str, ...],
     part: str,
     *,
     samples: int | None = None,
@@ -190,18 +239,21 @@ def _load_original(
     class_names: tuple[str, ...] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LoadedImages:
-    """One part in the layout of the archive; its own classes are those of ``class_names``, or some of them."""
+    """One part in the layout of the archive; its own classes are those of ``class_names``, or some of them.
+
+    ``notes`` come before those on the reading.
+    """
     if name in ("cifar10", "cifar100"):
         layout = CIFAR10 if name == "cifar10" else CIFAR100
         if image_size not in (None, (32, 32)):
             raise AdvrBDError(f"{name} has images of 32x32 alone, got image_size {image_size[0]}x{image_size[1]}")
         loaded = load_cifar(home.parent, layout, part, samples=samples, seed=seed)
-        return replace(loaded, image_set=_with_classes(loaded.image_set, class_names, home))
+        return replace(loaded, image_set=_with_classes(loaded.image_set, class_names, home), notes=notes + loaded.notes)
     with open_source(home) as source:
         own = LISTINGS[name](source, part)
         return read_listing(
             source,
-            _with_classes(own, class_names, home),
+            replace(_with_classes(own, class_names, home), notes=notes + own.notes),
             image_size=image_size,
             samples=samples,
             seed=seed,
@@ -217,8 +269,8 @@ def _with_classes(labelled: _Labelled, class_names: Sequence[str] | None, where:
     unknown = [name for name in labelled.class_names if name not in class_names]
     if unknown:
         raise AdvrBDError(
-            f"{where} has the class {unknown[0]!r}, which the model does not know: "
-            f"it knows {', '.join(class_names[:20])}"
+            f"{where} has the class {brief(unknown[0])}, which the model does not know: "
+            f"it knows {', '.join(name[:80] for name in class_names[:20])}"
         )
     label_of = torch.tensor([class_names.index(name) for name in labelled.class_names], dtype=torch.int64)
     return replace(labelled, labels=label_of[labelled.labels], class_names=tuple(class_names))

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from advrbd_plugin.data.decoding import EXTENSIONS
 from advrbd_plugin.data.listings import imagenette_names
-from advrbd_plugin.data.reading import Listing, LoadedImages, path_id, read_listing
+from advrbd_plugin.data.reading import Listing, LoadedImages, path_ids, read_listing
 from advrbd_plugin.data.sources import Source, open_source
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.plain import brief
 
-_TRAINING_NAMES = {"train", "training"}
-_SPLIT_NAMES = _TRAINING_NAMES | {"test", "testing", "val", "valid", "validation"}
+_MORE = (
+    "(?:data|sets?|images?|imgs?|pictures?|pics?|photos?|splits?|parts?|folders?|files?|samples?|seg|orig|raw|x|my)*"
+)
+_PARTS = "(train|training|trn|test|testing|tst|val|valid|validation|dev|eval|evaluation|holdout)"
+_SPLIT_NAME = re.compile(_MORE + _PARTS + _MORE)
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def load_folder(
@@ -64,15 +73,16 @@ def _list_classes(source: Source, class_names: Sequence[str] | None) -> Listing:
     """The image files with their labels, or a clear line on what is wrong with the folder."""
     prefix = _wrapper(source, class_names or ())
     files = [path for path in source.files if path.startswith(prefix)]
-    found = sorted({path[len(prefix) :].split("/")[0] for path in source.folders if path.startswith(prefix)})
+    found = _children(source.folders, prefix)
     where = f"{source.root}" + (f" ({prefix.rstrip('/')})" if prefix else "")
     if not found:
         advice = "sort the images into one sub-folder for each class" if files else "nothing to read"
         raise AdvrBDError(f"{where} holds no class folders: {advice}")
     inside = [path for path in files if "/" in path[len(prefix) :]]
     classes_of = [path[len(prefix) :].split("/")[0] for path in inside]
+    notes = [*_check_folders(source, where, prefix, found, class_names or ()), *_passed_over(source, prefix)]
     if class_names is None:
-        _check_classes(source, where, prefix, found, classes_of)
+        _check_classes(where, found, classes_of)
         class_names = found
     index = _labels_of(where, found, class_names)
     if not inside:
@@ -80,56 +90,156 @@ def _list_classes(source: Source, class_names: Sequence[str] | None) -> Listing:
     return Listing(
         paths=inside,
         labels=torch.tensor([index[name] for name in classes_of], dtype=torch.int64),
-        sample_ids=torch.tensor([path_id(path[len(prefix) :]) for path in inside], dtype=torch.int64),
+        sample_ids=path_ids([path[len(prefix) :] for path in inside]),
         class_names=tuple(class_names),
+        notes=tuple(notes),
     )
+
+
+def _children(paths: Iterable[str], prefix: str) -> list[str]:
+    """The sorted names of the folders right below ``prefix``."""
+    return sorted({path[len(prefix) :].split("/")[0] for path in paths if path.startswith(prefix)} - {""})
 
 
 def _labels_of(where: str, found: Sequence[str], class_names: Sequence[str]) -> dict[str, int]:
     """Class folder -> label, for every folder that was found."""
     label_of = {name: label for label, name in enumerate(class_names)}
+    if not set(found) <= set(label_of):
+        # Some file systems keep names in another Unicode form than they were given.
+        forms = {unicodedata.normalize("NFC", name): label for name, label in label_of.items()}
+        normal = {name: unicodedata.normalize("NFC", name) for name in found if name not in label_of}
+        label_of |= {name: forms[form] for name, form in normal.items() if form in forms}
     if not set(found) <= set(label_of):  # models trained on the whole archive know Imagenette's classes by their names
         ids = {wnid: label_of[name] for wnid, name in imagenette_names().items() if name in label_of}
         label_of = ids | label_of
     unknown = sorted(set(found) - set(label_of))
     if unknown:
         raise AdvrBDError(
-            f"{where} holds a class folder that the model does not know, {unknown[0]!r}: "
-            f"it knows {', '.join(class_names[:20])}"
+            f"{where} holds a class folder that the model does not know, {brief(unknown[0])}: "
+            f"it knows {', '.join(name[:80] for name in class_names[:20])}"
         )
     return label_of
 
 
-def _check_classes(source: Source, where: str, prefix: str, found: list[str], classes_of: list[str]) -> None:
-    """A training set needs at least two classes, none of them empty, and must not be a train/test pair."""
-    if {name.lower() for name in found} <= _SPLIT_NAMES and len(found) > 1:
-        advice = _part_to_give(source, prefix, found)
-        raise AdvrBDError(f"{where} holds {' and '.join(found)}, not class folders: {advice}")
+def _check_classes(where: str, found: list[str], classes_of: list[str]) -> None:
+    """A training set needs at least two classes, none of them empty."""
     if len(found) == 1:
-        raise AdvrBDError(f"{where} holds one class only ({found[0]!r}): a classifier needs at least two")
+        raise AdvrBDError(f"{where} holds one class only ({brief(found[0])}): a classifier needs at least two")
     empty = sorted(set(found) - set(classes_of))
     if empty:
-        raise AdvrBDError(f"{where} holds a class with no image: {', '.join(map(repr, empty[:5]))}")
+        raise AdvrBDError(f"{where} holds a class with no image: {', '.join(map(brief, empty[:5]))}")
+
+
+def _check_folders(
+    source: Source, where: str, prefix: str, found: Sequence[str], class_names: Sequence[str]
+) -> list[str]:
+    """Sentences on what was taken for a class although it might not be one.
+
+    Raises:
+        AdvrBDError: the folders are the parts of a split set, or two of them are one.
+    """
+    notes = []
+    for path, other in source.twice:
+        if not f"{path}/".startswith(f"{other}/" if other else ""):  # else a loop, which holds nothing more
+            if path.startswith(prefix) and "/" not in path[len(prefix) :]:
+                raise AdvrBDError(
+                    f"{where}: the class folders {brief(path)} and {brief(other)} are one folder: remove the link"
+                )
+            notes.append(f"The folder {brief(path)} leads to {brief(other)} and is read there only.")
+    if not set(found) <= set(class_names):
+        notes += _check_split(source, where, prefix, found)
+    forms = Counter(unicodedata.normalize("NFC", name) for name in found)
+    for name in (name for name, count in forms.items() if count > 1):
+        notes.append(
+            f"{forms[name]} class folders are called {brief(name)} in different Unicode forms; each is a class."
+        )
+    return notes
+
+
+def _check_split(source: Source, where: str, prefix: str, found: Sequence[str]) -> list[str]:
+    """Refuse ``train`` and ``test`` as classes, whatever they are called and whatever lies beside them."""
+    parts = [name for name in found if _part_of_split(name)]
+    others = [name for name in found if name not in parts]
+    if not parts:
+        return _look_like_folds(source, prefix, found)
+    in_folders = {name: _is_of_folders(source, f"{prefix}{name}/") for name in found}
+    if len(parts) > 1 or (in_folders[parts[0]] and sum(not in_folders[name] for name in others) < 2):
+        if len(found) > 1:
+            beside = f" beside {', '.join(others[:3])}" if others else ""
+            advice = _part_to_give(source, prefix, parts)
+            raise AdvrBDError(f"{where} holds {' and '.join(parts[:5])}{beside}, not class folders: {advice}")
+        return []
+    return [f"The folder {brief(parts[0])} is taken for a class, as those beside it are."] if others else []
+
+
+def _part_of_split(name: str) -> str | None:
+    """``train`` or ``test`` where a folder's name says that it is that part of a set."""
+    letters = re.sub("[^a-z]", "", name.lower())
+    match = _SPLIT_NAME.fullmatch(letters) if len(letters) <= 40 else None
+    return None if match is None else "train" if match[1].startswith("tr") else "test"
+
+
+def _is_of_folders(source: Source, inner: str) -> bool:
+    """Whether a folder holds pictures in at least two sub-folders, and none right in it."""
+    below = [path[len(inner) :] for path in source.files if path.startswith(inner) and is_picture(path)]
+    return all("/" in path for path in below) and len({path.split("/")[0] for path in below}) > 1
+
+
+def _look_like_folds(source: Source, prefix: str, found: Sequence[str]) -> list[str]:
+    """A sentence where every folder holds the same sub-folders: perhaps those are the classes."""
+    if len(found) < 2 or len(found) > 20:
+        return []
+    inner = [_children(source.folders, f"{prefix}{name}/") for name in found]
+    if len(inner[0]) < 2 or any(other != inner[0] for other in inner):
+        return []
+    if not all(_is_of_folders(source, f"{prefix}{name}/") for name in found):
+        return []
+    listed, parts = (", ".join(map(brief, names[:5])) for names in (found, inner[0]))
+    return [
+        f"{listed} all hold the sub-folders {parts}; {listed} are taken for the classes. If they are "
+        "parts of one set, give one of them."
+    ]
 
 
 def _part_to_give(source: Source, prefix: str, parts: Sequence[str]) -> str:
     """What to do where a set is split into ``parts``: the training part is meant if there is one."""
-    part = next((name for name in parts if name.lower() in _TRAINING_NAMES), parts[0])
+    part = next((name for name in parts if _part_of_split(name) == "train"), parts[0])
     if source.root.is_dir():
         return f"give {source.root / prefix / part}"
     return f"unpack it and give its folder {prefix}{part}, or a zip of that alone"
+
+
+def _passed_over(source: Source, prefix: str) -> list[str]:
+    """A sentence on pictures and archives that lie beside the class folders."""
+    beside = [path for path in source.files if not path.startswith(prefix) or "/" not in path[len(prefix) :]]
+    beside = [path for path in beside if is_picture(path, named=True) or path.lower().endswith(_ARCHIVES)]
+    if not beside:
+        return []
+    listed = ", ".join(brief(path)[1:-1] for path in beside[:3]) + (", ..." if len(beside) > 3 else "")
+    subject = (
+        "1 file beside the class folders is"
+        if len(beside) == 1
+        else f"{len(beside)} files beside the class folders are"
+    )
+    return [f"{subject} not read ({listed})."]
+
+
+def is_picture(path: str, *, named: bool = False) -> bool:
+    """Whether a file is called as pictures are; without ending it may be one, unless it must be ``named``."""
+    name = path.rsplit("/", 1)[-1].lower()
+    return name.endswith(EXTENSIONS) or (not named and "." not in name)
 
 
 def _wrapper(source: Source, class_names: Sequence[str]) -> str:
     """The path of the folders that only wrap the class folders, ``""`` or ending in ``/``."""
     prefix = ""
     while True:
-        children = {path[len(prefix) :].split("/")[0] for path in source.folders if path.startswith(prefix)}
-        if len(children) != 1 or children <= set(class_names):
+        children = _children(source.folders, prefix)
+        if len(children) != 1 or set(children) <= set(class_names):
             return prefix
-        inner = f"{prefix}{children.pop()}/"
-        grandchildren = {path[len(inner) :].split("/")[0] for path in source.folders if path.startswith(inner)}
-        files_inside = any(path.startswith(inner) and "/" not in path[len(inner) :] for path in source.files)
-        if files_inside or not grandchildren:
+        inner = f"{prefix}{children[0]}/"
+        inside = (path for path in source.files if path.startswith(inner) and "/" not in path[len(inner) :])
+        # A README beside the class folders is no picture.
+        if any(is_picture(path, named=True) for path in inside) or not _children(source.folders, inner):
             return prefix
         prefix = inner

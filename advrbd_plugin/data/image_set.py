@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.plain import brief
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ class ImageSet:
                 f"labels must be int64 of shape ({len(self)},), got {labels.dtype} of shape {tuple(labels.shape)}"
             )
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
-            raise AdvrBDError(f"class_names must be distinct and at least one, got {list(self.class_names)}")
+            raise AdvrBDError(f"class_names must be distinct and at least one, got {brief(list(self.class_names))}")
         outside = ((labels < 0) | (labels >= self.num_classes)).nonzero().flatten()
         if len(outside):
             first = int(outside[0])

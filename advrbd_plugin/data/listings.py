@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import torch
 
-from advrbd_plugin.data.reading import Listing, path_id
-from advrbd_plugin.data.sources import Source, points_outside
-from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin import limits
+from advrbd_plugin.data.reading import Listing, path_ids
+from advrbd_plugin.data.sources import DAMAGE, Source, points_outside
+from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
+from advrbd_plugin.plain import brief
 
 TINY_IMAGENET = "tiny-imagenet-200"
 GTSRB_CLASSES = 43
@@ -40,7 +43,7 @@ def list_imagenette(source: Source, part: str) -> Listing:
     known = imagenette_names()
     unknown = sorted(set(wnids) - set(known))
     if unknown:
-        raise AdvrBDError(f"{source.root} has the class folder {unknown[0]!r}, which Imagenette has not")
+        raise AdvrBDError(f"{source.root} has the class folder {brief(unknown[0])}, which Imagenette has not")
     inside = _in_class_folders(source, f"{home}{'train' if part == 'train' else 'val'}/")
     return _listing(source, home, inside, wnids, [known[wnid] for wnid in wnids])
 
@@ -60,10 +63,10 @@ def list_gtsrb(source: Source, part: str) -> Listing:
         found = _in_class_folders(source, f"{home}GTSRB/Training/")
         return _listing(source, home, ((path, label) for path, label in found if path.endswith(".ppm")), classes)
     table = f"{home}GT-final_test.csv"
-    rows = list(csv.DictReader(_lines(source, table), delimiter=";", skipinitialspace=True))
     try:
+        rows = list(csv.DictReader(_lines(source, table), delimiter=";", skipinitialspace=True))
         found = [(f"{home}GTSRB/Final_Test/Images/" + row["Filename"], f"{int(row['ClassId']):05d}") for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise AdvrBDError(
             f"{source.root} ({table}) has no column Filename or no number in ClassId: take the table with the classes"
         ) from error
@@ -96,25 +99,30 @@ def _listing(
     label_of = {name: label for label, name in enumerate(classes)}
     for path, name in pairs:
         if name not in label_of:
-            raise AdvrBDError(f"{source.root}: {path} is of the class {name!r}, which the training part has not")
+            raise AdvrBDError(
+                f"{source.root}: {brief(path)} is of the class {brief(name)}, which the training part has not"
+            )
     missing = sorted(set(classes) - {name for _, name in pairs})
     if missing:
-        raise AdvrBDError(f"{source.root} holds no image of the class {missing[0]!r}: unpack the archive again")
+        raise AdvrBDError(f"{source.root} holds no image of the class {brief(missing[0])}: unpack the archive again")
     paths = [path for path, _ in pairs]
+    twice = next((path for path, other in pairwise(paths) if path == other), None)
+    if twice is not None:
+        raise AdvrBDError(f"{source.root} names {brief(twice)} twice: unpack the archive again")
     return Listing(
         paths=paths,
         labels=torch.tensor([label_of[name] for _, name in pairs], dtype=torch.int64),
-        sample_ids=torch.tensor([path_id(path[len(home) :]) for path in paths], dtype=torch.int64),
+        sample_ids=path_ids([path[len(home) :] for path in paths]),
         class_names=tuple(class_names or classes),
     )
 
 
 def _check_names(source: Source, table: str, names: Iterable[str]) -> None:
     """A table may come from anyone: it must not make us read files outside the data set."""
-    outside = next(filter(points_outside, names), None)
+    outside = next((name for name in names if "\\" in name or points_outside(name)), None)
     if outside is not None:
         raise AdvrBDError(
-            f"{source.root} ({table}) names a file outside the data set ({outside!r}): it was not made to be trusted"
+            f"{source.root} ({table}) names a file outside the data set ({brief(outside)}): it is not to be trusted"
         )
 
 
@@ -138,7 +146,13 @@ def _in_class_folders(source: Source, prefix: str) -> list[tuple[str, str]]:
 
 def _lines(source: Source, path: str) -> list[str]:
     try:
+        if source.size(path) > limits.MAX_TABLE_BYTES:
+            raise AdvrBDError(
+                f"{source.root} ({path}) is larger than {limits.MAX_TABLE_BYTES // 2**20} MiB: no such table is"
+            )
         lines = source.read(path).decode("utf-8").splitlines()[:_MOST_TEXT_LINES]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, ValueError, *DAMAGE, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(f"reading {path}") from error
         raise AdvrBDError(f"{source.root} holds no readable {path}, which has the test labels") from error
     return [line for line in lines if line.strip()]

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from advrbd_plugin.data.decoding import DecodedImage, UnreadableImage, decode, read_size
+from advrbd_plugin import limits
+from advrbd_plugin.data.decoding import (
+    DecodedImage,
+    UnreadableImage,
+    bit_range,
+    decode,
+    may_be_picture,
+    memory_needed,
+    read_size,
+    to_8_bits,
+)
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import check_samples, draw, draw_stratified
 from advrbd_plugin.data.sources import Source
-from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.errors import AdvrBDError, OutOfMemory, is_out_of_memory, out_of_memory
+from advrbd_plugin.plain import one_reason
 
 LARGEST_DEFAULT_SIDE = 64  # larger pictures are shrunk to this unless a size is asked for
 _SIZES_READ = 1000
+_LARGE_FILE = 2**24  # bytes of a file that is read only if it begins as a picture does
 
 
 @dataclass(frozen=True)
@@ -48,14 +62,16 @@ class Listing:
     Attributes:
         paths: of the image files, sorted.
         labels: (N,) int64.
-        sample_ids: (N,) int64, see :func:`path_id`.
+        sample_ids: (N,) int64, see :func:`path_ids`.
         class_names: in the order of the labels.
+        notes: whole sentences on what was taken for what, and what was passed over.
     """
 
     paths: list[str]
     labels: Tensor
     sample_ids: Tensor
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def read_listing(
@@ -85,9 +101,10 @@ def read_listing(
         if samples is not None:
             listing = _draw_samples(listing, samples, seed)
         report = on_progress or (lambda done, total: None)
-        with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
-            size, notes = _choose_size(source, listing, image_size, pool)
-            images, kept, left_out, seen = _decode_all(source, listing, size, pool, report)
+        gate = _Gate()
+        with _threads() as pool:
+            size, notes = _choose_size(source, listing, image_size, pool, gate)
+            images, kept, left_out, seen = _decode_all(source, listing, size, pool, gate, report)
     _check_readable(source, listing, kept, left_out, must_be_complete=must_be_complete)
     image_set = ImageSet(
         images=images,
@@ -96,12 +113,44 @@ def read_listing(
         sample_ids=listing.sample_ids[kept],
         paths=tuple(listing.paths[index] for index in kept.tolist()),
     )
-    return LoadedImages(image_set, tuple(left_out), (*notes, *_describe(seen, size)))
+    notes = (*listing.notes, *source.notes, *notes, *_describe(seen, size))
+    return LoadedImages(image_set, tuple(left_out), notes)
 
 
-def path_id(path: str) -> int:
-    """63 bits of the path's digest; the path in one Unicode form, since file systems differ in it."""
-    digest = hashlib.blake2b(unicodedata.normalize("NFC", path).encode("utf-8", "surrogateescape"), digest_size=8)
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that read; after an error none of those that wait begins."""
+    pool = ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1)))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def path_ids(paths: Sequence[str]) -> Tensor:
+    """(N,) int64 sample ids of distinct paths: 63 bits of each path's digest, all distinct.
+
+    A path counts in one Unicode form (NFC), since file systems differ in it. Where several of the paths have the same
+    form, the one that is written in it keeps its id (else the first), and each of the others has that of its own bytes.
+    """
+    forms: dict[str, list[str]] = {}
+    for path in paths:
+        forms.setdefault(unicodedata.normalize("NFC", path), []).append(path)
+    ids: dict[str, int] = {}
+    taken: set[int] = set()
+    for form, written in forms.items():
+        first = form if form in written else min(written)
+        for path in sorted(written, key=lambda path: (path != first, path)):
+            text = form if path == first else f"{path}\0"
+            while (number := _digest(text)) in taken:
+                text += "\0"
+            taken.add(number)
+            ids[path] = number
+    return torch.tensor([ids[path] for path in paths], dtype=torch.int64)
+
+
+def _digest(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8)
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
@@ -110,16 +159,20 @@ def _draw_samples(listing: Listing, samples: int, seed: int) -> Listing:
     if samples >= len(listing.paths):
         return listing
     chosen = draw_stratified(listing.sample_ids, listing.labels, samples, seed=seed)
-    return Listing(
-        [listing.paths[index] for index in chosen.tolist()],
-        listing.labels[chosen],
-        listing.sample_ids[chosen],
-        listing.class_names,
+    return replace(
+        listing,
+        paths=[listing.paths[index] for index in chosen.tolist()],
+        labels=listing.labels[chosen],
+        sample_ids=listing.sample_ids[chosen],
     )
 
 
 def _choose_size(
-    source: Source, listing: Listing, asked: tuple[int, int] | None, pool: ThreadPoolExecutor
+    source: Source,
+    listing: Listing,
+    asked: tuple[int, int] | None,
+    pool: ThreadPoolExecutor,
+    gate: _Gate,
 ) -> tuple[tuple[int, int], list[str]]:
     """The size for all images, and a sentence if it is not simply theirs."""
     if asked is not None:
@@ -128,7 +181,7 @@ def _choose_size(
         return asked, []
     looked_at = draw(listing.sample_ids, min(_SIZES_READ, len(listing.paths)), seed=0, purpose="sizes")
     sizes = Counter()
-    for size in pool.map(lambda index: _size_or_none(source, listing.paths[index]), looked_at.tolist()):
+    for size in pool.map(lambda index: _size_or_none(source, gate, listing.paths[index]), looked_at.tolist()):
         if size is not None:
             sizes[size] += 1
     if not sizes:
@@ -137,14 +190,23 @@ def _choose_size(
     if max(height, width) <= LARGEST_DEFAULT_SIDE:
         return (height, width), []
     side = LARGEST_DEFAULT_SIDE
-    note = f"The images are large (most often {height}x{width}); they are shrunk to {side}x{side}. --image-size changes that."
+    note = (
+        f"The images are large (most often {height}x{width}); they are shrunk to {side}x{side}. "
+        "--image-size changes that."
+    )
     return (side, side), [note]
 
 
-def _size_or_none(source: Source, path: str) -> tuple[int, int] | None:
+def _size_or_none(source: Source, gate: _Gate, path: str) -> tuple[int, int] | None:
     try:
-        return read_size(source.read(path))
-    except Exception:  # whatever is wrong with it is told when it is decoded
+        size = source.size(path)
+        if size > _LARGE_FILE and not may_be_picture(source.head(path)):
+            return None
+        with gate.hold_file(size):
+            return read_size(source.read(path))
+    except Exception as error:  # whatever is wrong with it is told when it is decoded
+        if is_out_of_memory(error):
+            raise out_of_memory("reading pictures") from error
         return None
 
 
@@ -153,6 +215,7 @@ def _decode_all(
     listing: Listing,
     size: tuple[int, int],
     pool: ThreadPoolExecutor,
+    gate: _Gate,
     report: Callable[[int, int], None],
 ) -> tuple[Tensor, Tensor, list[tuple[str, str]], list[DecodedImage]]:
     """(images, positions that were kept, what was left out, one record without pixels for each that was kept)."""
@@ -161,31 +224,95 @@ def _decode_all(
         images = torch.empty((total, 3, *size), dtype=torch.uint8)
     except RuntimeError as error:
         gigabytes = total * 3 * size[0] * size[1] / 1e9
-        raise AdvrBDError(f"{total} images of {size[0]}x{size[1]} need {gigabytes:.1f} GB: use --image-size") from error
+        raise OutOfMemory(f"{total} images of {size[0]}x{size[1]} need {gigabytes:.1f} GB: use --image-size") from error
     kept: list[int] = []
     left_out: list[tuple[str, str]] = []
     seen: list[DecodedImage] = []
-    tasks = _in_order(pool, lambda path: _decode_or_reason(source, path, size), listing.paths)
+    deep: dict[int, DecodedImage] = {}
+    tasks = _in_order(pool, lambda path: _decode_or_reason(source, gate, path, size), listing.paths)
     for index, outcome in enumerate(tasks):
         if isinstance(outcome, str):
             left_out.append((listing.paths[index], outcome))
         else:
-            images[len(kept)] = torch.from_numpy(np.ascontiguousarray(outcome.pixels.transpose(2, 0, 1)))
+            if outcome.depth is not None:
+                deep[len(kept)] = outcome
+            else:
+                images[len(kept)] = _channels_first(outcome.pixels)
             kept.append(index)
-            seen.append(DecodedImage(np.empty(0, np.uint8), outcome.mode, outcome.size))
+            seen.append(replace(outcome, pixels=np.empty(0, np.uint8)))
         report(index + 1, total)
+    if deep:
+        low, high = deep_range(seen)
+        for place, image in deep.items():
+            images[place] = _channels_first(to_8_bits(image.pixels, low, high))
     return images[: len(kept)], torch.tensor(kept, dtype=torch.int64), left_out, seen
 
 
-def _decode_or_reason(source: Source, path: str, size: tuple[int, int]) -> DecodedImage | str:
+def _channels_first(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def deep_range(seen: Sequence[DecodedImage]) -> tuple[int, int]:
+    """The lowest and the highest value in all pictures of 16 and 32 bits."""
+    depths = [image.depth for image in seen if image.depth is not None]
+    return min(low for low, _ in depths), max(high for _, high in depths)
+
+
+def _decode_or_reason(source: Source, gate: _Gate, path: str, size: tuple[int, int]) -> DecodedImage | str:
     try:
-        return decode(source.read(path), size)
-    except (UnreadableImage, ValueError) as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or str(error)
+        size_in_file = source.size(path)
+        if size_in_file > _LARGE_FILE and not may_be_picture(source.head(path)):
+            return "not an image"
+        with gate.hold_file(size_in_file):
+            content = source.read(path)
+            with gate.hold_picture(memory_needed(content)):
+                return decode(content, size)
     except Exception as error:  # damage inside an archive: zlib.error, BadZipFile and their like
-        return f"damaged: {' '.join(str(error).split())[:120]}"
+        if is_out_of_memory(error):
+            raise out_of_memory("reading pictures", "give fewer or smaller images, or end other programs") from error
+        if isinstance(error, OSError):
+            return error.strerror or one_reason(error)
+        return (
+            one_reason(error) if isinstance(error, (UnreadableImage, ValueError)) else f"damaged: {one_reason(error)}"
+        )
+
+
+class _Gate:
+    """Lets threads wait until what they hold together fits in the memory that reading may take.
+
+    Files and pictures have their own share: a thread that holds a file waits for its picture, never the other way
+    round, so that no two wait for one another.
+    """
+
+    def __init__(self) -> None:
+        self._files = _Share(limits.FILES_IN_FLIGHT)
+        self._pictures = _Share(limits.PICTURES_IN_FLIGHT)
+
+    def hold_file(self, size: int) -> AbstractContextManager[None]:
+        return self._files.hold(size)
+
+    def hold_picture(self, size: int) -> AbstractContextManager[None]:
+        return self._pictures.hold(size)
+
+
+class _Share:
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._held = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        size = min(size, self._size)  # what is larger than the share is let through alone
+        with self._changed:
+            self._changed.wait_for(lambda: self._held + size <= self._size)
+            self._held += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= size
+                self._changed.notify_all()
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Iterable) -> Iterator:
@@ -219,6 +346,14 @@ def _describe(seen: list[DecodedImage], size: tuple[int, int]) -> list[str]:
     others = sum(image.size != size for image in seen)
     if others:
         notes.append(f"{others} of {len(seen)} images were resized to {size[0]}x{size[1]} pixels.")
+    deep = sum(image.depth is not None for image in seen)
+    if deep:
+        low, high = deep_range(seen)
+        bottom, top = bit_range(low, high)
+        notes.append(
+            f"{deep} of {len(seen)} images have 16 or 32 bits a value; their values, {low} to {high} over all of them, "
+            f"were scaled from {bottom} to {top} down to 0 to 255."
+        )
     modes = Counter(image.mode for image in seen if image.mode != "RGB")
     if modes:
         listed = ", ".join(f"{count} {mode}" for mode, count in sorted(modes.items()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation.cell import Cell
 from advrbd_plugin.files import write_json
+from advrbd_plugin.plain import one_reason, parse_json
 
 TOOL = "advrbd reproduce"
 DONE, FAILED, NOT_RUN = "done", "failed", "not run"
@@ -109,11 +109,11 @@ def _read(path: Path) -> Result | None:
 def _parse(path: Path) -> Result:
     text = path.read_text(encoding="utf-8")
     try:
-        content = json.loads(text)
+        content = parse_json(text, str(path))
         if content["tool"] != TOOL or content["status"] not in (DONE, FAILED, NOT_RUN):
             raise ValueError("it was written by something else")
         return Result(Cell.from_mapping(content["cell"]), content, path)
-    except (ValueError, KeyError, TypeError) as error:
+    except (AdvrBDError, ValueError, KeyError, TypeError) as error:
         raise AdvrBDError(
-            f"{path} is no result of advrbd reproduce ({error}): delete it and run its cell again"
+            f"{path} is no result of advrbd reproduce ({one_reason(error)}): delete it and run its cell again"
         ) from error

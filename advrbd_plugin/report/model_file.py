@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,14 +10,17 @@ from typing import Any
 
 from torch import nn
 
-from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
 from advrbd_plugin.files import write_bytes, write_json
 from advrbd_plugin.nn.description import ModelDescription
+from advrbd_plugin.plain import brief, one_reason, read_json
 
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_DESCRIPTION = "model.json"
 _FORMAT = "advrbd-model"
 _VERSION = 1
+_LONGEST_NAME = 1000
+_MOST_CLASSES = 65_536  # a model is built before its weights are read: its size must not come from a short list
 
 
 def save_model(folder: str | os.PathLike[str], model: nn.Module, description: ModelDescription) -> None:
@@ -53,25 +55,26 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelDescript
     description = _read_description(folder / MODEL_DESCRIPTION)
     try:
         tensors = load_file(folder / MODEL_WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise AdvrBDError(f"{folder / MODEL_WEIGHTS} is damaged: {error}") from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(f"reading {folder / MODEL_WEIGHTS}") from error
+        raise AdvrBDError(f"{folder / MODEL_WEIGHTS} is damaged: {one_reason(error)}") from error
     model = description.build()
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(f"reading {folder / MODEL_WEIGHTS}") from error
         raise AdvrBDError(f"{folder / MODEL_WEIGHTS} does not fit {MODEL_DESCRIPTION} ({description.name})") from error
     return model.eval(), description
 
 
 def _read_description(path: Path) -> ModelDescription:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdvrBDError(f"{path} cannot be read as JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise AdvrBDError(f"{path} does not describe a model that advrbd wrote")
     if content.get("version") != _VERSION:
-        raise AdvrBDError(f"{path} has version {content.get('version')!r}, this advrbd reads {_VERSION}")
+        raise AdvrBDError(f"{path} has version {brief(content.get('version'))}, this advrbd reads {_VERSION}")
     return _checked_description(path, content)
 
 
@@ -80,7 +83,7 @@ def _checked_description(path: Path, content: Mapping[str, Any]) -> ModelDescrip
 
     def check(condition: bool, field: str, allowed: str) -> None:
         if not condition:
-            raise AdvrBDError(f"{path}: {field} must be {allowed}, got {content.get(field)!r}")
+            raise AdvrBDError(f"{path}: {field} must be {allowed}, got {brief(content.get(field))}")
 
     def numbers(field: str, kind: type | tuple[type, ...], count: int, low: float, high: float) -> tuple:
         values = content.get(field)
@@ -89,14 +92,16 @@ def _checked_description(path: Path, content: Mapping[str, Any]) -> ModelDescrip
         check(good, field, f"{count} numbers in [{low}, {high}]")
         return tuple(values)
 
-    check(isinstance(content.get("name"), str), "name", "a model's name")
+    name = content.get("name")
+    check(isinstance(name, str) and len(name) <= _LONGEST_NAME, "name", "a model's name")
     names = content.get("class_names")
-    good_names = isinstance(names, list) and 0 < len(names) <= 1_000_000 and all(isinstance(n, str) for n in names)
+    good_names = isinstance(names, list) and 0 < len(names) <= _MOST_CLASSES and all(isinstance(n, str) for n in names)
+    good_names = good_names and all(len(name) <= _LONGEST_NAME for name in names)
     check(good_names and len(set(names)) == len(names), "class_names", "distinct names")
-    check(content.get("in_channels") in (1, 3), "in_channels", "1 or 3")
-    channels = int(content["in_channels"])
+    channels = content.get("in_channels")
+    check(isinstance(channels, int) and channels in (1, 3) and channels is not True, "in_channels", "1 or 3")
     return ModelDescription(
-        name=content["name"],
+        name=name,
         class_names=tuple(names),
         in_channels=channels,
         image_size=numbers("image_size", int, 2, 1, 4096),

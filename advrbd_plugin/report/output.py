@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -15,12 +14,14 @@ from torch import nn
 
 from advrbd_plugin.errors import AdvrBDError, StorageError
 from advrbd_plugin.files import explain_os_error, write_bytes, write_json, write_text
+from advrbd_plugin.plain import read_json
 from advrbd_plugin.nn.description import ModelDescription
 from advrbd_plugin.report.figures import overview_png
 from advrbd_plugin.report.model_file import save_model
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.record import TOOL, RunRecord, finite, summarise
 from advrbd_plugin.report.tables import curves_csv, verdicts_csv
+from advrbd_plugin.report.text import file_bytes
 
 SUMMARY = "summary.json"
 WORK_FOLDER = ".advrbd-work"
@@ -105,7 +106,7 @@ class OutputFolder:
         """
         summary = summarise(record) | ({"truth": finite(dict(truth))} if truth is not None else {})
         files = {
-            "verdicts.csv": verdicts_csv(record).encode(),
+            "verdicts.csv": file_bytes(verdicts_csv(record)),
             "report.png": overview_png(record),
             "report.html": report_html(record, summary, comparison).encode(),
         }
@@ -172,7 +173,7 @@ def _refuse_others_files(path: Path) -> None:
 
 def _is_ours(summary: Path) -> bool:
     try:
-        content = json.loads(summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(summary)
+    except AdvrBDError:
         return False
     return isinstance(content, dict) and content.get("tool") == TOOL

@@ -8,7 +8,7 @@ from typing import Any
 
 from advrbd_plugin.report import figures
 from advrbd_plugin.report.record import RunRecord
-from advrbd_plugin.report.text import one_line
+from advrbd_plugin.report.text import one_line, printable
 
 _GALLERY = 48
 _EVIDENCE_ROWS = 50
@@ -27,7 +27,7 @@ def report_html(record: RunRecord, summary: Mapping[str, Any], comparison: Mappi
         loader=PackageLoader("advrbd_plugin.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("report.html").render(
-        summary=summary,
+        summary=printable(summary),
         comparison=comparison,
         gallery=_gallery(record),
         evidence=_evidence(record),

@@ -11,7 +11,6 @@ import torch
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.environment import commit, hardware, versions
 from advrbd_plugin.nn.description import ModelDescription
-from advrbd_plugin.report.text import one_line
 
 if TYPE_CHECKING:
     from advrbd_plugin.defense.pipeline import AdvrBDResult
@@ -55,10 +54,10 @@ def summarise(record: RunRecord) -> dict[str, Any]:
     image_set, result = record.image_set, record.result
     poisoned = result.verdicts.poisoned
     flagged = torch.bincount(image_set.labels[poisoned], minlength=image_set.num_classes).tolist()
-    names = [one_line(name) for name in image_set.class_names]
+    names = image_set.class_names
     return {
         "tool": TOOL,
-        "data": one_line(record.data),
+        "data": record.data,
         "images": len(image_set),
         "poisoned": int(poisoned.sum()),
         "clean": int((~poisoned).sum()),
@@ -76,7 +75,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "commit": commit(),
         "hardware": hardware(),
         "notes": list(record.notes),
-        "left_out": [{"path": one_line(path), "reason": one_line(reason)} for path, reason in record.left_out],
+        "left_out": [{"path": path, "reason": reason} for path, reason in record.left_out],
     }
 
 

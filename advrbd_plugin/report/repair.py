@@ -17,7 +17,7 @@ from advrbd_plugin.nn.description import ModelDescription
 from advrbd_plugin.report.figures import CLEAN_COLOUR, POISONED_COLOUR, draw_curves, encode, make_figure, shorten
 from advrbd_plugin.report.page import data_uri, duration
 from advrbd_plugin.report.record import TOOL, finite
-from advrbd_plugin.report.text import one_line
+from advrbd_plugin.report.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,12 +55,12 @@ class RepairRecord:
 def summarise_repair(record: RepairRecord) -> dict[str, Any]:
     """``summary.json`` of a repair."""
     result = record.result
-    names = [one_line(name) for name in record.clean_set.class_names]
+    names = record.clean_set.class_names
     return {
         "tool": TOOL,
         "method": "ulrl",
-        "source": one_line(record.source),
-        "data": one_line(record.data),
+        "source": record.source,
+        "data": record.data,
         "clean_from_poisoned": record.from_poisoned,
         "clean_samples": len(record.clean_set),
         "verdict": result.verdict,
@@ -80,7 +80,7 @@ def summarise_repair(record: RepairRecord) -> dict[str, Any]:
         "commit": commit(),
         "hardware": hardware(),
         "notes": list(record.notes),
-        "left_out": [{"path": one_line(path), "reason": one_line(reason)} for path, reason in record.left_out],
+        "left_out": [{"path": path, "reason": reason} for path, reason in record.left_out],
     }
 
 
@@ -95,7 +95,7 @@ def repair_files(record: RepairRecord, summary: Mapping[str, Any]) -> dict[str, 
         loader=PackageLoader("advrbd_plugin.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = environment.get_template("repair.html").render(
-        summary=summary,
+        summary=printable(summary),
         neurons=[(layer, index, f"{z_score:.1f}") for layer, index, _, z_score in _suspicious(record)],
         limit=_LISTED_NEURONS,
         picture=data_uri(picture, "image/png"),

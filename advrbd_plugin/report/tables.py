@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from advrbd_plugin.report.record import RunRecord, finite
@@ -16,7 +16,9 @@ VERDICT_COLUMNS = ("path", "label", "score", "verdict", "suggested_label")
 def verdicts_csv(record: RunRecord) -> str:
     """One row a sample in the order of the paths; a higher score is more suspicious.
 
-    Labels are class names. ``suggested_label`` is a guess that training can use, never the truth.
+    Paths and class names (the labels) are those on the disk, character for character; see
+    :func:`advrbd_plugin.report.text.spreadsheet_cell` for the one exception. ``suggested_label`` is a guess that
+    training can use, never the truth.
     """
     verdicts, labels = record.result.verdicts, record.image_set.labels
     names = [spreadsheet_cell(name) for name in record.image_set.class_names]
@@ -57,8 +59,10 @@ def _cell(value: Any) -> Any:
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    lines: list[str] = []
+    # With \r\n for the line's end, the writer quotes cells that hold either; the lines themselves end in \n.
+    into = SimpleNamespace(write=lambda line: lines.append(line[:-2] + "\n"))
+    writer = csv.writer(into, lineterminator="\r\n")
     writer.writerow(header)
     writer.writerows(rows)
-    return buffer.getvalue()
+    return "".join(lines)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+import numpy
 import pytest
+import torch
 
 from advrbd_plugin.backdoorbench.datasets import data_root
 from advrbd_plugin.backdoorbench.record import read_record, record_folder
@@ -111,3 +113,79 @@ def test_the_data_root_is_beside_the_record_or_given(records, tmp_path):
     assert data_root(record, str(tmp_path / "elsewhere")) == tmp_path / "elsewhere/cifar10"
     (tmp_path / "data/cifar10").mkdir(parents=True)
     assert data_root(record, str(tmp_path / "elsewhere")) == tmp_path / "data/cifar10"
+
+
+NESTED = ["x"]
+for _ in range(40):
+    NESTED = [NESTED, NESTED]  # shared: written out, it has 2^40 words
+WRONG = [None, 0, -1, 1.5, True, "", "x" * 10**5, b"x", [], [[]], {}, {"a": 1}, (), numpy.zeros((2, 2)), torch.zeros(3)]
+
+
+@pytest.mark.parametrize(
+    "key", ["model_name", "num_classes", "model", "data_path", "img_size", "clean_data", "bd_test"]
+)
+def test_fields_of_the_wrong_type_are_one_line(records, key):
+    for value in (*WRONG, NESTED, 10**30, 2**31, float("nan"), ["8", "8"], [8, 8, 8, 8], [8, -8], [8, 8.5], "a\0b"):
+        content = records.content() | {key: value}
+        folder = records.write(content)
+        with pytest.raises(AdvrBDError) as error:
+            read_record(folder)
+        line = str(error.value)
+        assert "\n" not in line and len(line) < 400 + len(str(folder)), (key, line)
+        assert key in line or value is NESTED, (key, line)
+
+
+PARTS = {
+    "bd_data_container": WRONG,
+    "original_index_array": [1, "x", [["a"]], {"a": 1}, numpy.zeros(3), numpy.array([7]), numpy.array([-1]), [2**70]],
+    "poison_indicator": [1, "x", [["a"]], {"a": 1}, numpy.zeros((2, 2)), numpy.zeros(0), ["a"] * 6],
+}
+
+
+@pytest.mark.parametrize("key", PARTS)
+@pytest.mark.parametrize("part", ["bd_train", "bd_test"])
+def test_parts_of_the_wrong_type_are_one_line(records, part, key):
+    for value in PARTS[key]:
+        content = records.content()
+        content[part][key] = value
+        with pytest.raises(AdvrBDError, match=part) as error:
+            read_record(records.write(content))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize(
+    "entry", [None, 1, "x", [], {}, {"path": 1, "other_info": [0]}, {"path": "x"}, ["x", "y"], [[], []]]
+)
+def test_entries_of_the_wrong_type_are_one_line(records, entry, in_memory):
+    content = records.content(in_memory=in_memory)
+    content["bd_train"]["bd_data_container"]["data_dict"][1] = entry
+    with pytest.raises(AdvrBDError, match="bd_train: sample 1 must") as error:
+        read_record(records.write(content))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["a", -1, None, b"x", True])
+def test_samples_go_by_number(records, key):
+    content = records.content()
+    entries = content["bd_train"]["bd_data_container"]["data_dict"]
+    entries[key] = entries.pop(1)
+    with pytest.raises(AdvrBDError, match="which is no sample's number|calls sample 1 poisoned"):
+        read_record(records.write(content))
+
+
+@pytest.mark.parametrize("folder", ["", "/", "..", "a/..", 1, [], "x" * 10**4])
+def test_the_folder_of_the_images_is_one(records, folder):
+    content = records.content()
+    content["bd_train"]["bd_data_container"]["save_folder_path"] = folder
+    with pytest.raises(AdvrBDError, match="bd_train"):
+        read_record(records.write(content))
+
+
+@pytest.mark.parametrize("path", ["x\0y", "x/" * 3000, "\ud800", ""])
+def test_odd_paths_are_one_line(records, path):
+    content = records.content()
+    content["bd_train"]["bd_data_container"]["data_dict"][1]["path"] = path
+    with pytest.raises(AdvrBDError, match="names (the|an) image") as error:
+        read_record(records.write(content))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600

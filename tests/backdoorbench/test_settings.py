@@ -45,7 +45,7 @@ def test_what_advrbd_has_no_use_for_is_said(tmp_path):
         ("epochs: -1\n", r"epochs must be a whole number in \[0, 10000\], got -1"),
         ("preset: best\n", "preset must be one of robust, paper"),
         ("- 1\n", "must hold keys and values, got a list"),
-        ("a: [\n", "is no YAML"),
+        ("a: [\n", "is not valid YAML"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, text, said):

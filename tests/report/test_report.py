@@ -48,7 +48,7 @@ def test_the_summary_tells_how_it_was_made(written):
     assert summary["seconds"] == {"train": 61.5, "enhance": 3.25}
     assert {"torch", "python", "advrbd_plugin"} <= set(summary["versions"])
     assert summary["hardware"]["cores"] >= 1 and "commit" in summary
-    assert summary["left_out"] == [{"path": "c1/broken\\n.png", "reason": "not an image"}]
+    assert summary["left_out"] == [{"path": "c1/broken\n.png", "reason": "not an image"}]
     assert summary["truth"] == {"asr": None}
 
 

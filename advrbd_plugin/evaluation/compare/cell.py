@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import write_json
+from advrbd_plugin.plain import read_json
 
 UNDEFENDED = "none"
 
@@ -42,11 +43,26 @@ class Cell:
 
 def read_cell(path: Path) -> Cell | None:
     """The cell that :func:`write_cell` kept; ``None`` where there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Cell(**{**content, "options": tuple(content.get("options", ()))})
-    except (OSError, ValueError, TypeError):
+    if not path.is_file():
         return None
+    try:
+        content = read_json(path)
+        cell = Cell(**{**content, "options": tuple(content.get("options", ()))})
+    except (AdvrBDError, TypeError, AttributeError):
+        return None
+    return cell if _is_sound(cell) else None
+
+
+def _is_sound(cell: Cell) -> bool:
+    """Whether each field has its type: the file lies in a record, which may come from anyone."""
+    texts = (cell.record, cell.defense, *cell.options)
+    named = ("record", "defense", "options", "problem")
+    numbers = {key: value for key, value in asdict(cell).items() if key not in named}
+    return (
+        all(isinstance(text, str) for text in texts)
+        and (cell.problem is None or isinstance(cell.problem, str))
+        and all(value is None or type(value) in (int, float) for value in numbers.values())
+    )
 
 
 def write_cell(path: Path, cell: Cell) -> None:

@@ -6,9 +6,11 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+from advrbd_plugin import limits
 from advrbd_plugin.backdoorbench import safe_pickle
 from advrbd_plugin.backdoorbench.record import AttackRecord
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.plain import read_text
 
 
 def defense_folder(record: AttackRecord, name: str) -> Path:
@@ -41,15 +43,23 @@ def detection_rates(record: AttackRecord, name: str) -> tuple[float, float] | No
     for place in places:
         path = record.folder / place / "detection_info.csv"
         if path.is_file():
-            return _rates(path.read_text(encoding="utf-8").splitlines())
+            return _rates(read_text(path, limit=limits.MAX_TABLE_BYTES).splitlines())
     return None
+
+
+def _rows(lines: Iterable[str]) -> list[list[str]]:
+    """The rows of a table; none of one that is damaged."""
+    try:
+        return list(csv.reader(lines))
+    except csv.Error:
+        return []
 
 
 def _rates(lines: Iterable[str]) -> tuple[float, float] | None:
     """The last row's rates; the toolbox repeats the header before every row."""
     header: list[str] = []
     rates = None
-    for row in csv.reader(lines):
+    for row in _rows(lines):
         if row and row[0] == "record":
             header = row
         elif row and header:
