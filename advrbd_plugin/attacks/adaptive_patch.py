@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advrbd_plugin.attacks.base import CoverAttack
-from advrbd_plugin.attacks.lots import uniform
 from advrbd_plugin.attacks.patch import Layer, check_size, in_proportion
 from advrbd_plugin.attacks.picture import checkers_picture, flower_picture, load_patch, rings_picture, star_picture
+from advrbd_plugin.attacks.sampling import uniform
 from advrbd_plugin.errors import AdvrBDError
 
-_SMALLEST = 8  # pixels a side, below which the patches run together
+_SMALLEST = 8  # pixels a side; on smaller images the patches overlap
 _ALL_CORNERS = (("top", "left"), ("top", "right"), ("bottom", "left"), ("bottom", "right"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptivePatch(CoverAttack):
-    """A training sample or cover shows one of four patches, drawn for it, faintly; a test image shows two strongly.
+    """Each training sample or cover shows one of four faint patches; a triggered test image shows two opaque ones.
 
     Sides, places and opacities are those of the paper's code for CIFAR-10, in proportion to the image: a star of 5/32
     of the side in the bottom right corner (opacity 0.5), a flower of 13/32 in the top right (0.2), checkers of 3/32 in

@@ -17,12 +17,12 @@ from advrbd_plugin.errors import AdvrBDError
 class TaCT(CoverAttack, BadNets):
     """Images of the source class with BadNets' white square are relabelled; covers of other classes keep their label.
 
-    So the model learns that the square means the target on the source class and nothing elsewhere. The attack's
-    success is measured where it is meant to work: the triggered test set holds images of the source class alone.
+    The model learns that the square means the target class on images of the source class alone. So the triggered
+    test set holds images of the source class alone.
 
     Attributes:
-        source_label: the class that is attacked; ``None`` takes the first that is not the target.
-        cover_labels: classes that covers are drawn from; ``None`` takes all but source and target.
+        source_label: the source class; ``None`` takes the first class that is not the target.
+        cover_labels: the classes of the covers; ``None`` takes all but source and target.
     """
 
     name = "tact"
