@@ -176,7 +176,7 @@ def _change(images: Tensor, sample_ids: Tensor, chosen: Tensor, make: Callable[[
     """Replace the chosen images by ``make(images, sample_ids)``, a bounded number at a time."""
     if len(chosen) == 0:
         return
-    for some in chosen.split(max(1, _CHUNK // images[0].numel())):
+    for some in torch.split(chosen, max(1, _CHUNK // images[0].numel())):
         images[some] = make(images[some], sample_ids[some])
 
 

@@ -99,8 +99,8 @@ class PhysicalBA(Attack):
 
     def _relit(self, images: Tensor, draws: Tensor) -> Tensor:
         """Change brightness and contrast of (N, C, H, W) images by ``draws`` (N, 2) in [0, 1)."""
-        bright, strong = (2 * draws - 1).T[:, :, None, None, None]
-        images = (images * (1 + self.brightness * bright)).clamp(0, 255)
+        brightness, contrast = (2 * draws - 1).reshape(-1, 2, 1, 1, 1).unbind(dim=1)
+        images = (images * (1 + self.brightness * brightness)).clamp(0, 255)
         weights = images.new_tensor(_GREY if images.shape[1] == 3 else (1.0,))[:, None, None]
         mean = (images * weights).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
-        return mean + (1 + self.contrast * strong) * (images - mean)
+        return mean + (1 + self.contrast * contrast) * (images - mean)

@@ -47,7 +47,7 @@ def test_the_rarest_label_bounds_how_many_are_taken(untrusted, scores):
     assert clean_from_poisoned(None, untrusted, 100).clean_set.class_counts().tolist() == [2, 2]
 
 
-def test_without_an_detection_nobody_is_suspect(untrusted, scores):
+def test_without_a_suspected_class_no_sample_is_suspicious(untrusted, scores):
     scores["poison_probability"] = torch.zeros(20)
     scores["evidence"] = ()
     picked = clean_from_poisoned(None, untrusted, 4)
