@@ -20,7 +20,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from advrbd_plugin.attacks import ATTACKS, Attack, make_attack
 from advrbd_plugin.backdoorbench.additions import install_additions
-from advrbd_plugin.backdoorbench.compat import apply_mends, take_data_as_it_is
+from advrbd_plugin.backdoorbench.compat import apply_patches, use_local_data
 from advrbd_plugin.backdoorbench.datasets import as_image_set
 from advrbd_plugin.backdoorbench.settings import read_yaml, yaml_value
 from advrbd_plugin.errors import AdvrBDError
@@ -122,7 +122,7 @@ def own_parameters(name: str) -> list[str]:
 
 def prepare_process() -> None:
     """Let the checkout's modules be imported on today's libraries, and know our networks and datasets."""
-    apply_mends()
+    apply_patches()
     install_additions()
 
 
@@ -139,7 +139,7 @@ def main(attack_class: type) -> None:
         attack.add_bd_yaml_to_args(args)
         attack.add_yaml_to_args(args)
         if getattr(args, "local_data", None):
-            take_data_as_it_is()
+            use_local_data()
         args = attack.args = attack.process_args(args)
         attack.make_attack()  # a value out of range is said before a record is begun
         attack.prepare(args)

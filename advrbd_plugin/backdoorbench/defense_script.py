@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from advrbd_plugin.backdoorbench.classifiers import attacked_model, maker_for, toolbox_state
-from advrbd_plugin.backdoorbench.compat import apply_mends_for_modules, take_data_as_it_is
+from advrbd_plugin.backdoorbench.compat import apply_patches_for_modules, use_local_data
 from advrbd_plugin.backdoorbench.datasets import PoisonTruth, clean_samples, load_result, test_sets, training_set
 from advrbd_plugin.backdoorbench.outputs import (
     DetectionCounts,
@@ -108,9 +108,9 @@ class DefenseScript:
         args = self.args
         folder = record_folder(Path.cwd(), result_file)
         if self.record is None or self.record.folder != folder:
-            apply_mends_for_modules()
+            apply_patches_for_modules()
             if args.local_data:
-                take_data_as_it_is()
+                use_local_data()
             trust = bool(args.trust_record or os.environ.get(TRUST_RECORD_VARIABLE))
             self.record = read_record(folder, trust=trust)
             self._check_dataset()

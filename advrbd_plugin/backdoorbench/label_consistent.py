@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from advrbd_plugin.backdoorbench import safe_pickle
 from advrbd_plugin.backdoorbench.classifiers import model_maker, wrap_state
-from advrbd_plugin.backdoorbench.compat import apply_mends_for_modules, take_data_as_it_is
+from advrbd_plugin.backdoorbench.compat import apply_patches_for_modules, use_local_data
 from advrbd_plugin.backdoorbench.datasets import as_image_set
 from advrbd_plugin.backdoorbench.requirements import explained_requirements
 from advrbd_plugin.errors import AdvrBDError
@@ -119,9 +119,9 @@ def write_images(
     if os.fspath(checkout) not in sys.path:
         sys.path.insert(0, os.fspath(checkout))
     sys.dont_write_bytecode = True  # the checkout has no .gitignore
-    apply_mends_for_modules()
+    apply_patches_for_modules()
     if local_data:
-        take_data_as_it_is()
+        use_local_data()
     make = model_maker(
         settings["model"], num_classes=settings["num_classes"], image_size=size[0], dataset=settings["dataset"]
     )

@@ -66,7 +66,7 @@ def _add_toolbox(subparsers: argparse._SubParsersAction) -> None:
 
     run = commands.add_parser(
         "run",
-        help="run a script of the checkout, unchanged, with the mends that today's libraries call for",
+        help="run a script of the checkout, unchanged, with the patches that today's libraries need",
         epilog="example: advrbd backdoorbench run defense/clp.py --result_file badnet --device cpu",
     )
     add_checkout_options(run)
@@ -75,7 +75,7 @@ def _add_toolbox(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help="run in the script's own folder, as the readmes of resource/ssba and resource/label-consistent say",
     )
-    run.add_argument("--report", metavar="FILE", type=Path, help="write time, peak memory and mends there as JSON")
+    run.add_argument("--report", metavar="FILE", type=Path, help="write time, peak memory and patches there as JSON")
     run.add_argument("script", metavar="SCRIPT", help="for example attack/badnet.py or defense/ft.py")
     run.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="what the script is given")
     run.set_defaults(run=_run)
@@ -155,7 +155,7 @@ def add_checkout_options(parser: argparse.ArgumentParser) -> None:
         help="unpickle whatever the record holds; it can run any code that its maker put there",
     )
     parser.add_argument(
-        "--local-data", action="store_true", help="take data/ as it is: no download and no checksum (a subset, say)"
+        "--local-data", action="store_true", help="read data/ without download or checksum (a subset, say)"
     )
 
 

@@ -56,7 +56,7 @@ def test_a_script_runs_as_it_would_there(checkout, tmp_path):
     assert sorted(checkout.rglob("*")) == before
     report = json.loads((checkout.parent / "report.json").read_text())
     assert report["seconds"] > 0 and report["peak_memory_bytes"] > 2**20
-    assert "record-types" in report["mends"]
+    assert "record-types" in report["patches"]
 
 
 def test_a_strangers_file_is_refused_in_one_line(checkout):
