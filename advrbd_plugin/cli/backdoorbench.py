@@ -44,9 +44,9 @@ def _add_registration(subparsers: argparse._SubParsersAction) -> None:
     register = subparsers.add_parser(
         "register",
         help="add this package's defenses and attacks to a BackdoorBench checkout",
-        description="Add the scripts and configurations of this package's defenses, detections and attacks to a checkout.",
+        description="Add the scripts and configurations of our defenses, detections and attacks to a checkout.",
     )
-    unregister = subparsers.add_parser("unregister", help="take exactly that away again")
+    unregister = subparsers.add_parser("unregister", help="remove exactly these files again")
     for parser, run in ((register, _register), (unregister, _unregister)):
         parser.add_argument("path", metavar="PATH", nargs="?", type=Path, help="the checkout (default: as found)")
         parser.add_argument("--any-version", action="store_true", help="accept a checkout that is not v2.2")
@@ -164,11 +164,11 @@ def _register(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.backdoorbench.registration import register
 
     checkout = find_checkout(arguments.path, any_version=arguments.any_version)
-    written, kept = register(checkout)
-    for name in kept:
-        print(f"kept {name}: it was changed after `advrbd register` wrote it")
+    written, left = register(checkout)
+    for name in left:
+        print(f"left {name}: it was changed after `advrbd register` wrote it")
     if not written:
-        print(f"everything is registered in {checkout} already: nothing to do")
+        print(f"all files are registered in {checkout} already: nothing to do")
         return 0
     print(f"written into {checkout}:")
     for name in written:
@@ -182,13 +182,13 @@ def _unregister(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.backdoorbench.registration import unregister
 
     checkout = find_checkout(arguments.path, any_version=arguments.any_version)
-    removed, kept = unregister(checkout)
-    if not removed and not kept:
+    removed, left = unregister(checkout)
+    if not removed and not left:
         print(f"nothing is registered in {checkout}: nothing to do")
     for name in removed:
         print(f"removed {name}")
-    for name in kept:
-        print(f"kept {name}: it was changed after `advrbd register` wrote it")
+    for name in left:
+        print(f"left {name}: it was changed after `advrbd register` wrote it")
     return 0
 
 

@@ -172,7 +172,7 @@ def test_a_network_on_the_cpu_works_in_the_layout_that_is_fast_there():
 
 def test_names_that_are_taken(tmp_path, parts):
     write_record(tmp_path, "blend", **parts)
-    with pytest.raises(AdvrBDError, match="is there already"):
+    with pytest.raises(AdvrBDError, match="exists already"):
         write_record(tmp_path, "blend", **parts)
     (tmp_path / "record/blend/left_over").write_text("old")
     write_record(tmp_path, "blend", overwrite=True, **parts)

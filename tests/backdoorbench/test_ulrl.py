@@ -85,6 +85,6 @@ def test_a_repair_without_clean_samples(attacked, clean_set, monkeypatch, suspec
     monkeypatch.setattr(ulrl, "clean_from_poisoned", lambda *_, **__: picked)
     outcome = run(make(*QUICK, "--clean_from_poisoned", "--attraction_threshold", "0"), clean_set)
     assert outcome.suspected_classes == suspected and outcome.notes["clean_from_poisoned"]
-    # The detection stands for the search, also where it accuses nobody.
+    # The detection replaces the search, even if it suspects no class.
     assert "attraction" not in outcome.seconds
     assert outcome.notes["verdict"] == ("suspicious neurons found" if suspected else "looks clean")
