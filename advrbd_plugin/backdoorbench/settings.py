@@ -140,7 +140,7 @@ def read_settings(
     where = f"{given['yaml_path']} or the command line"
     adapter, keys = _adapter_keys(clean_samples), config_keys(config_class)
     unused = _unused_keys(config_class, clean_samples)
-    own_names = {TOOLBOX_NAMES[key] for key in keys if key in TOOLBOX_NAMES}
+    own_names = {TOOLBOX_NAMES[key] for key in keys if key in TOOLBOX_NAMES} | set(config_class.renamed)
     known = {*adapter, *unused, *keys, *own_names}
     for key in merged:
         if key not in known:

@@ -74,3 +74,8 @@ def test_the_configurations_that_register_writes_are_read(tmp_path, name):
     found = settings(tmp_path, planned_files()[f"config/defense/advrbd/{name}.yaml"].decode())
     assert found.options["dataset"] == (None if name == "config" else name)
     assert not found.unused
+
+
+def test_a_former_name_of_a_key_is_still_read(tmp_path):
+    with pytest.warns(UserWarning, match="the key doubt is now called abstain_threshold"):
+        assert settings(tmp_path, "doubt: 0.25\n").config.abstain_threshold == 0.25
