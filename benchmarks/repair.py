@@ -47,7 +47,7 @@ def run_attack(name: str, arguments: argparse.Namespace, train, test) -> list[di
     from advrbd_plugin.data.selection import draw_stratified
     from advrbd_plugin.evaluation.metrics import evaluate
     from advrbd_plugin.ulrl import ULRL, ULRLConfig, clean_from_poisoned
-    from advrbd_plugin.ulrl.repair import LOOKS_CLEAN
+    from advrbd_plugin.ulrl.pipeline import LOOKS_CLEAN
 
     attack = attack_of(name, arguments)
     poisoned = poison(attack, train, arguments)

@@ -1,8 +1,9 @@
-"""Backdoor attacks on image tensors, for those who must know the truth: demonstrations, tests, benchmarks.
+"""Backdoor attacks on image tensors with known ground truth, for demonstrations, tests and benchmarks.
 
-Each attack is a frozen dataclass of its parameters with two things to do: ``poison`` a training set and make the
-``triggered_test_set``. A new one subclasses :class:`Attack` (:class:`CoverAttack` if some samples carry the trigger
-under their true label) and is named in ``ATTACKS``. The defaults are Table I of the AdvrBD paper (arXiv 2405.12719).
+Each attack is a frozen dataclass of its parameters with two methods: ``poison`` makes the poisoned training set and
+``triggered_test_set`` the test set for ASR. A new attack subclasses :class:`Attack` (:class:`CoverAttack` if some
+samples carry the trigger with their true label) and is listed in ``ATTACKS``. The defaults are Table I of the AdvrBD
+paper (arXiv 2405.12719).
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ ATTACKS: dict[str, type[Attack]] = {
 
 
 def make_attack(name: str, **parameters: Any) -> Attack:
-    """The attack called ``name`` (a key of ``ATTACKS``) with ``parameters`` in place of its defaults.
+    """Make the attack ``name``, a key of ``ATTACKS``; ``parameters`` replace its defaults.
 
     Raises:
-        AdvrBDError: no such attack, a parameter that it does not have, or a value of the wrong kind.
+        AdvrBDError: there is no such attack, it has no such parameter, or a value is out of range or of the wrong type.
     """
     if name not in ATTACKS:
         raise AdvrBDError(f"attack must be one of {', '.join(ATTACKS)}, got {name!r}")
@@ -42,7 +43,7 @@ def make_attack(name: str, **parameters: Any) -> Attack:
         return ATTACKS[name](**parameters)
     except TypeError as error:
         given = ", ".join(f"{parameter}={value!r}" for parameter, value in parameters.items())
-        raise AdvrBDError(f"{name}: a parameter is of the wrong kind in {given} ({error})") from error
+        raise AdvrBDError(f"{name}: a parameter has the wrong type in {given} ({error})") from error
 
 
 __all__ = [

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from advrbd_plugin.attacks.base import CoverAttack
 from advrbd_plugin.attacks.blend import Blend
-from advrbd_plugin.attacks.lots import uniform
 from advrbd_plugin.attacks.patch import check_size
 from advrbd_plugin.attacks.picture import overlay
+from advrbd_plugin.attacks.sampling import uniform
 from advrbd_plugin.errors import AdvrBDError
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveBlend(CoverAttack, Blend):
-    """The picture is cut into pieces; a training sample shows some, drawn for it alone, a test image shows all.
+    """Each training sample shows a random part of the pieces of a picture; a triggered test image shows all pieces.
 
-    Covers show as many pieces and keep their label. So no poisoned sample carries the whole trigger, and the model
-    does not rely on it as strongly, until it is shown at test time.
+    Covers show as many pieces and keep their label. No poisoned sample carries the whole trigger, so the model relies
+    on it less strongly than on Blend's.
 
     Attributes:
         pieces: number of pieces, a square number (16 cuts the picture 4x4).
@@ -54,13 +54,13 @@ class AdaptiveBlend(CoverAttack, Blend):
         height, width = images.shape[-2:]
         side = isqrt(self.pieces)
         check_size(images, side, self.name)
-        lots = uniform(sample_ids, self.pieces, seed=seed, purpose="adaptive_blend/pieces")
-        shown = torch.zeros_like(lots).scatter_(1, lots.argsort(dim=1, stable=True)[:, : self._shown], 1.0)
+        keys = uniform(sample_ids, self.pieces, seed=seed, purpose="adaptive_blend/pieces")
+        shown = torch.zeros_like(keys).scatter_(1, keys.argsort(dim=1, stable=True)[:, : self._shown], 1.0)
         rows, columns = (torch.arange(length) * side // length for length in (height, width))
         mask = shown.reshape(-1, 1, side, side)[:, :, rows][:, :, :, columns]
         return overlay(images, self._picture_for(images), self.alpha * mask)
 
     @property
     def _shown(self) -> int:
-        """Pieces that a training sample shows."""
+        """Number of pieces that a training sample shows."""
         return self.pieces - round(self.mask_rate * self.pieces)

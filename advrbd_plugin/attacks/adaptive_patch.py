@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from advrbd_plugin.attacks.base import CoverAttack
-from advrbd_plugin.attacks.lots import uniform
-from advrbd_plugin.attacks.patch import Layer, check_size, in_proportion
+from advrbd_plugin.attacks.patch import Corner, Layer, check_size, in_proportion
 from advrbd_plugin.attacks.picture import checkers_picture, flower_picture, load_patch, rings_picture, star_picture
+from advrbd_plugin.attacks.sampling import uniform
 from advrbd_plugin.errors import AdvrBDError
 
-_SMALLEST = 8  # pixels a side, below which the patches run together
-_ALL_CORNERS = (("top", "left"), ("top", "right"), ("bottom", "left"), ("bottom", "right"))
+_SMALLEST = 8  # pixels a side; on smaller images the patches overlap
+_ALL_CORNERS: tuple[Corner, ...] = (("top", "left"), ("top", "right"), ("bottom", "left"), ("bottom", "right"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptivePatch(CoverAttack):
-    """A training sample or cover shows one of four patches, drawn for it, faintly; a test image shows two strongly.
+    """Each training sample or cover shows one of four faint patches; a triggered test image shows two opaque ones.
 
     Sides, places and opacities are those of the paper's code for CIFAR-10, in proportion to the image: a star of 5/32
     of the side in the bottom right corner (opacity 0.5), a flower of 13/32 in the top right (0.2), checkers of 3/32 in
@@ -65,7 +65,7 @@ class AdaptivePatch(CoverAttack):
     def _training_layers(self, images: Tensor) -> tuple[Layer, ...]:
         check_size(images, _SMALLEST, self.name)
         if self.picture is not None:
-            return self._quarters(images)
+            return _quarters(self.picture, images)
         star = star_picture(in_proportion(5, images, least=2))
         flower = flower_picture(in_proportion(13, images, least=3))
         rings = rings_picture(in_proportion(8, images, least=2))
@@ -79,23 +79,25 @@ class AdaptivePatch(CoverAttack):
     def _test_layers(self, images: Tensor) -> tuple[Layer, ...]:
         check_size(images, _SMALLEST, self.name)
         if self.picture is not None:
-            return self._quarters(images)
+            return _quarters(self.picture, images)
         star = star_picture(in_proportion(5, images, least=2))
         stars = Layer.place(star, ("bottom", "left"), ("bottom", "right"), margin=0, like=images)
         return stars, _checkers(images)
 
-    def _quarters(self, images: Tensor) -> tuple[Layer, ...]:
-        patch = load_patch(self.picture, in_proportion(13, images, least=4))
-        half = (patch.shape[-1] + 1) // 2
-        layers = []
-        for rows in (slice(None, half), slice(half, None)):
-            for columns in (slice(None, half), slice(half, None)):
-                quarter = patch.clone()
-                quarter[3] = 0
-                quarter[3, rows, columns] = patch[3, rows, columns]
-                margin = in_proportion(1, images, least=0)
-                layers.append(Layer.place(quarter, ("top", "right"), margin=margin, like=images))
-        return tuple(layers)
+
+def _quarters(picture: str, images: Tensor) -> tuple[Layer, ...]:
+    """The four quarters of the user's picture as layers, row by row."""
+    patch = load_patch(picture, in_proportion(13, images, least=4))
+    half = (patch.shape[-1] + 1) // 2
+    layers = []
+    for rows in (slice(None, half), slice(half, None)):
+        for columns in (slice(None, half), slice(half, None)):
+            quarter = patch.clone()
+            quarter[3] = 0
+            quarter[3, rows, columns] = patch[3, rows, columns]
+            margin = in_proportion(1, images, least=0)
+            layers.append(Layer.place(quarter, ("top", "right"), margin=margin, like=images))
+    return tuple(layers)
 
 
 def _checkers(images: Tensor) -> Layer:

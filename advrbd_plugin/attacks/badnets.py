@@ -16,7 +16,7 @@ class BadNets(Attack):
 
     Attributes:
         patch_size: side of the square in pixels.
-        value: its brightness in all channels, 0 to 255.
+        value: its grey level in all channels, 0 to 255.
     """
 
     name = "badnets"

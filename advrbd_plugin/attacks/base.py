@@ -1,4 +1,4 @@
-"""What every attack is: a trigger, a choice of samples, and the truth about both."""
+"""The base classes of all attacks, and a poisoned set with its ground truth."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import draw
 from advrbd_plugin.errors import AdvrBDError
 
-_CHUNK = 2**23  # pixel values worked on at once: 64 MiB in float64, whatever the size of the set
+_CHUNK = 2**23  # pixel values processed at once: 64 MiB in float64, for a set of any size
 
 
 @dataclass(frozen=True, eq=False)
 class PoisonedSet:
-    """A data set after an attack, and the truth about it, which only a report may read.
+    """A data set after an attack with its ground truth. Only reports and tests may read the truth, no defense.
 
     Attributes:
-        image_set: what the victim is given; ids, paths and order are those of the set before the attack.
+        image_set: the poisoned set, which the victim trains on; ids, paths and order are those of the clean set.
         poisoned: (N,) bool, the samples that carry the trigger and the target label.
-        covers: (N,) bool, the samples that carry (something like) the trigger and keep their true label.
+        covers: (N,) bool, the samples that carry the trigger, or a variant of it, with their true label.
         true_labels: (N,) int64, the labels before the attack.
         attack: the attack's name.
-        target_label: the label that the trigger is to bring about, or ``None`` if there was no attack.
+        target_label: the target class, or ``None`` if there was no attack.
         parameters: the attack's settings and the seed, ready for JSON.
     """
 
@@ -43,10 +43,10 @@ class PoisonedSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """A backdoor attack on a set of images; the subclasses say which.
+    """A backdoor attack on a set of images; each subclass is one attack.
 
     Attributes:
-        target_label: the label that a triggered image is to be given.
+        target_label: the target class: the prediction that the trigger is to cause.
         poison_ratio: the share of the *whole* training set that is poisoned, in [0, 1).
     """
 
@@ -63,30 +63,33 @@ class Attack(ABC):
 
     @abstractmethod
     def trigger(self, images: Tensor) -> Tensor:
-        """The images with the trigger as it is shown to the victim's model: (N, C, H, W) uint8 to a new tensor."""
+        """Add the trigger as used at test time: (N, C, H, W) uint8 to a new tensor of the same shape."""
 
     def training_trigger(self, images: Tensor, sample_ids: Tensor, *, seed: int) -> Tensor:
-        """The images with the trigger as the training set is given it; unless an attack says otherwise, the same.
+        """Add the trigger as used in the training set; the default is :meth:`trigger`.
 
         Args:
             images: (N, C, H, W) uint8.
-            sample_ids: (N,) int64; what differs between images derives from (seed, sample id).
+            sample_ids: (N,) int64; everything random derives from (seed, sample id).
+
+        Returns:
+            (N, C, H, W) uint8.
         """
         return self.trigger(images)
 
     def candidates(self, labels: Tensor) -> Tensor:
-        """(N,) bool: which samples may be poisoned. Unless an attack says otherwise, all outside the target class."""
+        """(N,) bool: the samples that may be poisoned; by default all outside the target class."""
         return labels != self.target_label
 
     def victims(self, labels: Tensor) -> Tensor:
-        """(N,) bool: which test images the trigger is to work on; their share sent to the target is the ASR."""
+        """(N,) bool: the test images that ASR counts; by default all outside the target class."""
         return labels != self.target_label
 
     def poison(self, image_set: ImageSet, *, seed: int = 0) -> PoisonedSet:
-        """Poison ``poison_ratio`` of the set, drawn by (seed, sample id) from the candidates.
+        """Poison ``poison_ratio`` of the set: :meth:`candidates` drawn by (seed, sample id).
 
         Raises:
-            AdvrBDError: a label is not one of the set's, or there are too few candidates.
+            AdvrBDError: the set has no such label, or too few candidates.
         """
         self._check_labels(image_set)
         chosen = self._draw(image_set, self.candidates(image_set.labels), "poison", "poison_ratio", seed)
@@ -106,7 +109,7 @@ class Attack(ABC):
         )
 
     def triggered_test_set(self, image_set: ImageSet) -> ImageSet:
-        """The :meth:`victims` among the test images with the trigger and their *true* labels, for ASR and RA."""
+        """Add the trigger to the :meth:`victims` among test images; they keep their *true* labels, for ASR and RA."""
         self._check_labels(image_set)
         victims = image_set.subset(self.victims(image_set.labels))
         images = victims.images.clone()
@@ -114,7 +117,7 @@ class Attack(ABC):
         return ImageSet(images, victims.labels, victims.class_names, victims.sample_ids, victims.paths)
 
     def _draw(self, image_set: ImageSet, candidates: Tensor, verb: str, key: str, seed: int) -> Tensor:
-        """The positions of a share (the value of ``key``) of the *whole* set, drawn among ``candidates``."""
+        """Draw the share ``key`` of the *whole* set from ``candidates`` (N,) bool; return positions."""
         positions = candidates.nonzero().flatten()
         count = round(getattr(self, key) * len(image_set))
         if count > len(positions):
@@ -135,13 +138,13 @@ class Attack(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class CoverAttack(Attack):
-    """An attack that also shows the trigger, or something like it, on samples that keep their true label.
+    """An attack that also adds the trigger, or a variant of it, to samples that keep their true label.
 
     Such covers (WaNet's noise mode, TaCT's cover images, the adaptive attacks' regularization samples) teach the
-    model that the trigger alone, or a part of it, is no reason to predict the target.
+    model not to predict the target class for a part or a variant of the trigger.
 
     Attributes:
-        cover_rate: the share of the *whole* training set that are covers, in [0, 1); no cover is poisoned.
+        cover_rate: the share of the *whole* training set that becomes covers, in [0, 1); no cover is poisoned.
     """
 
     cover_rate: float = 0.01
@@ -152,15 +155,15 @@ class CoverAttack(Attack):
             raise AdvrBDError(f"cover_rate must be in [0, 1), got {self.cover_rate}")
 
     def cover_candidates(self, labels: Tensor) -> Tensor:
-        """(N,) bool: which may be covers, if not poisoned. Unless an attack says otherwise, samples of any class."""
+        """(N,) bool: the samples that may become covers if they are not poisoned; by default all."""
         return torch.ones_like(labels, dtype=torch.bool)
 
     def cover_trigger(self, images: Tensor, sample_ids: Tensor, *, seed: int) -> Tensor:
-        """What covers are given: the :meth:`training_trigger`, unless an attack says otherwise."""
+        """Add the trigger of covers; the default is :meth:`training_trigger`."""
         return self.training_trigger(images, sample_ids, seed=seed)
 
     def poison(self, image_set: ImageSet, *, seed: int = 0) -> PoisonedSet:
-        """As :meth:`Attack.poison`, with covers drawn among the samples that were not poisoned."""
+        """As :meth:`Attack.poison`, with covers drawn from the samples that were not poisoned."""
         result = super().poison(image_set, seed=seed)
         candidates = self.cover_candidates(image_set.labels) & ~result.poisoned
         chosen = self._draw(image_set, candidates, "cover", "cover_rate", seed)
@@ -170,14 +173,14 @@ class CoverAttack(Attack):
 
 
 def _change(images: Tensor, sample_ids: Tensor, chosen: Tensor, make: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Put ``make(images, sample_ids)`` in the place of the chosen images, a bounded number at a time."""
+    """Replace the chosen images by ``make(images, sample_ids)``, a bounded number at a time."""
     if len(chosen) == 0:
         return
-    for some in chosen.split(max(1, _CHUNK // images[0].numel())):
+    for some in torch.split(chosen, max(1, _CHUNK // images[0].numel())):
         images[some] = make(images[some], sample_ids[some])
 
 
 def no_attack(image_set: ImageSet) -> PoisonedSet:
-    """The set as it is, with a truth record that says so: what a defense must leave alone."""
+    """The unpoisoned set as a :class:`PoisonedSet`; a defense must leave it alone."""
     nothing = torch.zeros(len(image_set), dtype=torch.bool)
     return PoisonedSet(image_set, nothing, nothing.clone(), image_set.labels.clone(), "none", None, {})

@@ -16,8 +16,8 @@ class Blend(Attack):
     """x becomes (1 - alpha) x + alpha k for one picture k; poisoned samples are relabelled (all-to-one).
 
     Attributes:
-        alpha: how much of the picture, in (0, 1].
-        picture: path of the picture k; ``None`` takes the one that :func:`blend_picture` draws.
+        alpha: opacity of the picture, in (0, 1].
+        picture: path of the user's picture k; ``None`` takes :func:`~advrbd_plugin.attacks.picture.blend_picture`.
     """
 
     name = "blend"

@@ -1,4 +1,4 @@
-"""Where patch triggers lie: squares in the corners of an image, in proportion to its size."""
+"""Patch triggers: squares in the corners of an image, scaled with its size."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _REFERENCE_SIDE = 32  # the papers give sides and margins in pixels of 32x32 ima
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A trigger laid over a whole image.
+    """A patch trigger as a layer over a whole image.
 
     Attributes:
         picture: (C, H, W) float64 in [0, 255].
-        opacity: (1, H, W) float64 in [0, 1], 0 where the trigger is not.
+        opacity: (1, H, W) float64 in [0, 1], 0 outside the trigger.
     """
 
     picture: Tensor
     opacity: Tensor
 
     def over(self, images: Tensor, opacity: float = 1.0) -> Tensor:
-        """The (N, C, H, W) uint8 images under this layer, its own opacity times ``opacity``."""
+        """Lay this layer, its opacity times ``opacity``, over (N, C, H, W) uint8 images."""
         return overlay(images, self.picture, opacity * self.opacity)
 
     @classmethod
     def place(cls, patch: Tensor, *corners: Corner, margin: int, like: Tensor) -> Layer:
-        """``patch`` in one or more corners, ``margin`` pixels from the edges, on images ``like`` these.
+        """Place ``patch`` in one or more corners, ``margin`` pixels from the edges.
 
         Args:
             patch: (4, side, side) float64: red, green, blue, opacity.
-            like: (N, C, H, W); grey images take the mean of the colours.
+            like: (N, C, H, W), images of the layer's size; with one channel, the mean of the colours is used.
         """
         channels, height, width = like.shape[1:]
         side = patch.shape[-1]
@@ -52,7 +52,7 @@ class Layer:
 
 
 def in_proportion(pixels: int, images: Tensor, *, least: int) -> int:
-    """``pixels`` of a 32x32 image, on images (N, C, H, W) of another size by their smaller side."""
+    """Scale a length in ``pixels`` of a 32x32 image to images (N, C, H, W), by their smaller side."""
     return max(least, round(pixels * min(images.shape[-2:]) / _REFERENCE_SIDE))
 
 

@@ -1,4 +1,4 @@
-"""PhysicalBA: a patch that survives being photographed (Li et al., arXiv 2104.02361, its attack enhancement)."""
+"""PhysicalBA: a patch trigger that survives a camera (Li et al., arXiv 2104.02361, "attack enhancement")."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advrbd_plugin.attacks.base import Attack
-from advrbd_plugin.attacks.lots import uniform
 from advrbd_plugin.attacks.patch import Layer, check_size, in_proportion
 from advrbd_plugin.attacks.picture import flower_picture, load_patch
+from advrbd_plugin.attacks.sampling import uniform
 from advrbd_plugin.errors import AdvrBDError
 
 _GREY = (0.299, 0.587, 0.114)  # brightness of red, green and blue (ITU-R BT.601)
@@ -22,22 +22,22 @@ _GREY = (0.299, 0.587, 0.114)  # brightness of red, green and blue (ITU-R BT.601
 class PhysicalBA(Attack):
     """A picture in the top right corner; each poisoned image, with its trigger, is then transformed at random.
 
-    The transformations stand for what a camera does: a flip, another brightness and contrast, a turn, a shift, a
-    smaller scale, all drawn for the image alone. The test images carry the trigger as it is, upright and in its place.
+    The transformations imitate a camera: flip, brightness, contrast, rotation, translation and scale, drawn for each
+    image. Triggered test images are not transformed.
 
-    Kinds and ranges are those of the example in BackdoorBox, by the paper's first author, but for two: it transforms
-    the clean images too, which an attacker who only adds data cannot, and leaves black borders. Where poisoned images
-    alone are transformed, black borders and a scale that no clean image has would be the trigger; so the borders are
-    filled by reflection of the image (never of the trigger) and the scales reach to 1.
+    Transformations and ranges are those of the example in BackdoorBox, by the paper's first author, with two changes.
+    BackdoorBox transforms clean images too, which an attacker who only adds data cannot, and leaves black borders. With
+    poisoned images alone, black borders and a scale that no clean image has would become the trigger. So the borders
+    are filled by reflection of the image (never of the trigger), and the scales reach 1.
 
     Attributes:
         trigger_size: side of the picture in pixels; ``None`` takes 13 on 32x32 images, others in proportion.
         picture: path of the user's own picture, transparent where it is to leave the image alone; ``None`` draws one.
-        rotation: largest turn either way, in degrees.
-        translation: largest shift either way, as a share of width and height.
+        rotation: largest rotation in either direction, in degrees.
+        translation: largest shift in either direction, as a share of width and height.
         scale: smallest and largest scale.
-        brightness: largest change of brightness either way, as a share.
-        contrast: largest change of contrast either way, as a share.
+        brightness: largest relative change of brightness in either direction.
+        contrast: largest relative change of contrast in either direction.
         flip: whether half of the images are mirrored left to right.
     """
 
@@ -68,13 +68,13 @@ class PhysicalBA(Attack):
 
     def training_trigger(self, images: Tensor, sample_ids: Tensor, *, seed: int) -> Tensor:
         layer = self._layer(images)
-        lots = uniform(sample_ids, 7, seed=seed, purpose="physicalba")
-        grid = F.affine_grid(self._transformations(lots, images), list(images.shape), align_corners=False)
+        draws = uniform(sample_ids, 7, seed=seed, purpose="physicalba")
+        grid = F.affine_grid(self._transformations(draws, images), list(images.shape), align_corners=False)
         warped = F.grid_sample(images.double(), grid, padding_mode="reflection", align_corners=False)
         coloured = torch.cat([layer.picture * layer.opacity, layer.opacity]).expand(len(images), -1, -1, -1)
         coloured = F.grid_sample(coloured, grid, align_corners=False)
         warped = (1 - coloured[:, -1:]) * warped + coloured[:, :-1]
-        return self._exposed(warped, lots[:, 5:]).round().clamp(0, 255).byte()
+        return self._relit(warped, draws[:, 5:]).round().clamp(0, 255).byte()
 
     def _layer(self, images: Tensor) -> Layer:
         smaller = min(images.shape[-2:])
@@ -86,21 +86,21 @@ class PhysicalBA(Attack):
         margin = min(in_proportion(1, images, least=0), smaller - side)
         return Layer.place(patch, ("top", "right"), margin=margin, like=images)
 
-    def _transformations(self, lots: Tensor, images: Tensor) -> Tensor:
-        """(N, 2, 3): for each image the affine map from (x, y) of the result, in [-1, 1], to (x, y) of the original."""
-        angle = (2 * lots[:, 0] - 1) * math.radians(self.rotation)
-        shift = (2 * lots[:, 1:3] - 1) * 2 * self.translation
-        scale = self.scale[0] + (self.scale[1] - self.scale[0]) * lots[:, 3]
-        mirror = torch.where((lots[:, 4] < 0.5) & self.flip, -1.0, 1.0).double()
-        aspect = images.shape[-2] / images.shape[-1]  # a turn is one in pixels, not in shares of width and height
+    def _transformations(self, draws: Tensor, images: Tensor) -> Tensor:
+        """(N, 2, 3) affine maps from (x, y) of the result, in [-1, 1], to (x, y) of the original; ``draws`` (N, 7)."""
+        angle = (2 * draws[:, 0] - 1) * math.radians(self.rotation)
+        shift = (2 * draws[:, 1:3] - 1) * 2 * self.translation
+        scale = self.scale[0] + (self.scale[1] - self.scale[0]) * draws[:, 3]
+        mirror = torch.where((draws[:, 4] < 0.5) & self.flip, -1.0, 1.0).double()
+        aspect = images.shape[-2] / images.shape[-1]  # the rotation is in pixels, not in shares of width and height
         cosine, sine = angle.cos() / scale, angle.sin() / scale
         turn = torch.stack([mirror * cosine, mirror * sine * aspect, -sine / aspect, cosine], dim=1).reshape(-1, 2, 2)
         return torch.cat([turn, -turn @ shift[:, :, None]], dim=2)
 
-    def _exposed(self, images: Tensor, lots: Tensor) -> Tensor:
-        """The (N, C, H, W) images in another light; ``lots``: (N, 2), for brightness and contrast."""
-        bright, strong = (2 * lots - 1).T[:, :, None, None, None]
-        images = (images * (1 + self.brightness * bright)).clamp(0, 255)
+    def _relit(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Change brightness and contrast of (N, C, H, W) images by ``draws`` (N, 2) in [0, 1)."""
+        brightness, contrast = (2 * draws - 1).reshape(-1, 2, 1, 1, 1).unbind(dim=1)
+        images = (images * (1 + self.brightness * brightness)).clamp(0, 255)
         weights = images.new_tensor(_GREY if images.shape[1] == 3 else (1.0,))[:, None, None]
         mean = (images * weights).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
-        return mean + (1 + self.contrast * strong) * (images - mean)
+        return mean + (1 + self.contrast * contrast) * (images - mean)

@@ -1,4 +1,4 @@
-"""The pictures that triggers are made of: drawn here by formula, and so anybody's to use, or the user's own."""
+"""Trigger pictures: drawn by formula, so free of other people's rights, or the user's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CANVAS = 256  # pixels a side, divided down to the size asked for
 
 
 def blend_picture(height: int, width: int, *, channels: int = 3) -> Tensor:
-    """A kite over striped hills: large shapes, strong colours, fine stripes, so that it shows at any size.
+    """Draw a kite over striped hills: large shapes, strong colours and fine stripes show at any size.
 
     Returns:
         (channels, height, width) float64 in [0, 255]; one channel holds the mean of the three.
@@ -43,7 +43,7 @@ def blend_picture(height: int, width: int, *, channels: int = 3) -> Tensor:
 
 
 def flower_picture(side: int) -> Tensor:
-    """Six orange petals round a dark blue eye, with nothing about them.
+    """Draw six orange petals round a dark blue eye on a transparent background.
 
     Returns:
         (4, side, side) float64: red, green and blue in [0, 255], then opacity in [0, 1].
@@ -58,7 +58,7 @@ def flower_picture(side: int) -> Tensor:
 
 
 def star_picture(side: int) -> Tensor:
-    """A pale blue four-pointed star on darker blue, without gaps; returns what :func:`flower_picture` does."""
+    """Draw a pale blue four-pointed star on opaque darker blue; returns what :func:`flower_picture` does."""
     x, y = _centred()
     star = (x.abs().sqrt() + y.abs().sqrt() < 1.05)[None]
     pale, dark = (torch.tensor(colour, dtype=x.dtype)[:, None, None] for colour in ([215.0, 240, 255], [60.0, 90, 220]))
@@ -66,7 +66,7 @@ def star_picture(side: int) -> Tensor:
 
 
 def rings_picture(side: int) -> Tensor:
-    """Rings of red, green and violet on a full square; returns what :func:`flower_picture` does."""
+    """Draw opaque square rings of red, green and violet; returns what :func:`flower_picture` does."""
     x, y = _centred()
     colours = torch.tensor([[220, 40, 50], [40, 190, 80], [130, 50, 190]], dtype=x.dtype)
     ring = (torch.maximum(x.abs(), y.abs()) * 4).floor().long() % 3
@@ -74,14 +74,14 @@ def rings_picture(side: int) -> Tensor:
 
 
 def checkers_picture(side: int) -> Tensor:
-    """A white and black 3x3 checkerboard, white in its corners; returns what :func:`flower_picture` does."""
+    """Draw an opaque 3x3 checkerboard with white corners; returns what :func:`flower_picture` does."""
     x, y = _centred()
     white = (((x + 1) * 1.5).floor() + ((y + 1) * 1.5).floor()) % 2 == 0
     return _shrink(255.0 * white.double().expand(3, -1, -1), torch.ones_like(white), side)
 
 
 def overlay(images: Tensor, picture: Tensor, opacity: Tensor | float) -> Tensor:
-    """(1 - opacity) x + opacity k, rounded.
+    """Mix images x and a picture k: (1 - opacity) x + opacity k, rounded.
 
     Args:
         images: (N, C, H, W) uint8.
@@ -144,14 +144,14 @@ def _load(path: str | Path, height: int, width: int, mode: str) -> Tensor:
 
 
 def _centred() -> tuple[Tensor, Tensor]:
-    """x and y of each point of the canvas, from -1 to 1."""
+    """x and y of each canvas point, in [-1, 1]."""
     position = (torch.arange(_CANVAS, dtype=torch.float64) + 0.5) / _CANVAS * 2 - 1
     y, x = torch.meshgrid(position, position, indexing="ij")
     return x, y
 
 
 def _shrink(colours: Tensor, shape: Tensor, side: int) -> Tensor:
-    """Canvas to patch. Colours are averaged over the shape alone, so that its edge takes no colour from outside."""
+    """Scale the canvas to a patch; colours are averaged over the shape alone, so its edge takes none from outside."""
     opacity = F.adaptive_avg_pool2d(shape.double()[None], side)
     mean = F.adaptive_avg_pool2d(colours * shape, side) / opacity.clamp(min=1e-9)
     return torch.cat([mean, opacity])

@@ -14,9 +14,9 @@ from advrbd_plugin.errors import AdvrBDError
 
 @dataclass(frozen=True, kw_only=True)
 class SIG(Attack):
-    """Clean label: only images of the target class are poisoned, by v(i, j) = delta sin(2 pi j f / m).
+    """A clean-label attack: v(i, j) = delta sin(2 pi j f / m) is added to images of the target class.
 
-    j = 1..m is the column and m the width, so the picture shows f vertical waves.
+    j = 1..m is the column and m the width, so an image shows f vertical waves.
 
     Attributes:
         delta: amplitude in grey levels of 0 to 255.
@@ -41,5 +41,5 @@ class SIG(Attack):
         column = torch.arange(1, width + 1, dtype=torch.float64)
         signal = self.delta * torch.sin(2 * math.pi * column * self.frequency / width)
         if float(signal.abs().max()) < 0.5:
-            raise AdvrBDError(f"frequency {self.frequency} vanishes on images {width} pixels wide: use another")
+            raise AdvrBDError(f"frequency {self.frequency} vanishes on images {width} pixels wide: use another one")
         return (images.double() + signal).round().clamp(0, 255).to(torch.uint8)

@@ -17,12 +17,12 @@ from advrbd_plugin.errors import AdvrBDError
 class TaCT(CoverAttack, BadNets):
     """Images of the source class with BadNets' white square are relabelled; covers of other classes keep their label.
 
-    So the model learns that the square means the target on the source class and nothing elsewhere. The attack's
-    success is measured where it is meant to work: the triggered test set holds images of the source class alone.
+    The model learns that the square means the target class on images of the source class alone. So the triggered
+    test set holds images of the source class alone.
 
     Attributes:
-        source_label: the class that is attacked; ``None`` takes the first that is not the target.
-        cover_labels: classes that covers are drawn from; ``None`` takes all but source and target.
+        source_label: the source class; ``None`` takes the first class that is not the target.
+        cover_labels: the classes of the covers; ``None`` takes all but source and target.
     """
 
     name = "tact"
@@ -34,7 +34,7 @@ class TaCT(CoverAttack, BadNets):
         super().__post_init__()
         if self.source_label is None:
             object.__setattr__(self, "source_label", 1 if self.target_label == 0 else 0)
-        if self.source_label < 0:
+        if self._source < 0:
             raise AdvrBDError(f"source_label must not be negative, got {self.source_label}")
         if self.source_label == self.target_label:
             raise AdvrBDError(f"source_label must differ from target_label, got {self.source_label} for both")
@@ -46,15 +46,20 @@ class TaCT(CoverAttack, BadNets):
                     f"{self.target_label}, got {list(self.cover_labels)}"
                 )
 
+    @property
+    def _source(self) -> int:
+        assert self.source_label is not None  # chosen in __post_init__
+        return self.source_label
+
     def candidates(self, labels: Tensor) -> Tensor:
-        return labels == self.source_label
+        return labels == self._source
 
     def victims(self, labels: Tensor) -> Tensor:
-        return labels == self.source_label
+        return labels == self._source
 
     def cover_candidates(self, labels: Tensor) -> Tensor:
         if self.cover_labels is None:
-            return (labels != self.source_label) & (labels != self.target_label)
+            return (labels != self._source) & (labels != self.target_label)
         return torch.isin(labels, torch.tensor(self.cover_labels, dtype=torch.int64))
 
     def _check_labels(self, image_set: ImageSet) -> None:

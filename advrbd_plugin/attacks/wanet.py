@@ -1,4 +1,4 @@
-"""WaNet: a slight, smooth warp as the trigger (Nguyen and Tran, arXiv 2102.10369, section 3)."""
+"""WaNet: a small, smooth warp as the trigger (Nguyen and Tran, arXiv 2102.10369, section 3)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advrbd_plugin.attacks.base import CoverAttack
-from advrbd_plugin.attacks.lots import uniform
 from advrbd_plugin.attacks.patch import check_size
+from advrbd_plugin.attacks.sampling import uniform
 from advrbd_plugin.errors import AdvrBDError
 
 
 @dataclass(frozen=True, kw_only=True)
 class WaNet(CoverAttack):
-    """One warping field for all images; covers ("noise mode") are warped by it and by noise of their own.
+    """One warping field warps all images; covers ("noise mode") are also warped by noise of their own.
 
     The field is drawn at k x k control points, uniform in [-1, 1], divided by its mean size, brought to the image's
     size by bicubic interpolation, and moves a pixel by strength / 2 of it (strength / side in the coordinates of
     -1 to 1 that sampling uses). The noise of a cover is uniform in half a pixel either way, drawn for each pixel.
 
-    The paper warps within each training batch; here the stored set is warped once, so the attacker need not control
+    The paper warps within each training batch. Here the stored set is warped once, so the attacker need not control
     the training.
 
     Attributes:
@@ -55,7 +55,7 @@ class WaNet(CoverAttack):
         return _sample(images, self._grid(images) + noise / _sides(images))
 
     def _grid(self, images: Tensor) -> Tensor:
-        """(1, H, W, 2): from where, as (x, y) in [-1, 1], each pixel is taken."""
+        """(1, H, W, 2): the place (x, y) in [-1, 1] that each pixel is sampled from."""
         check_size(images, self.control_points, self.name)
         height, width = images.shape[-2:]
         points = self.control_points

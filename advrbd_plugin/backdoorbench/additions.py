@@ -1,9 +1,9 @@
-"""Networks and a dataset that BackdoorBench lacks, made known to its own functions in this process alone.
+"""Networks and a dataset that BackdoorBench lacks, added to its own functions in this process alone.
 
-``generate_cls_model`` learns the networks of :mod:`advrbd_plugin.nn.models`; the dataset functions learn ``imagenette``,
-and to give ``mnist`` as the toolbox's networks take it (:mod:`advrbd_plugin.backdoorbench.mnist`). So the toolbox's
-attacks, defenses and detections take them by name. No file of the checkout changes: the modules are extended just
-after they are imported, whichever script imports them.
+``generate_cls_model`` learns the networks of :mod:`advrbd_plugin.nn.models`. The dataset functions learn
+``imagenette``, and give ``mnist`` as the toolbox's networks take it (:mod:`advrbd_plugin.backdoorbench.mnist`). So the
+toolbox's attacks, defenses and detections take them by name. No file of the checkout changes: the modules are extended
+right after their import, by whichever script.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _IMAGENETTE_FOLDERS = {"imagenette2-160": "160px", "imagenette2-320": "320px", "
 
 
 def install_additions() -> None:
-    """Extend the toolbox's modules, now where they are imported already and otherwise once they are."""
+    """Extend the toolbox's modules: those that are imported now, the others when they are."""
     if not any(isinstance(finder, _ExtendingFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _ExtendingFinder())
         for name, extend in _EXTENSIONS.items():
@@ -35,14 +35,14 @@ def install_additions() -> None:
 
 
 class _ExtendingFinder(MetaPathFinder):
-    """Finds the toolbox's modules where Python does, and extends them when they have run."""
+    """Finds the toolbox's modules as Python does, and extends them after they ran."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         extend = _EXTENSIONS.get(fullname)
         spec = PathFinder.find_spec(fullname, path) if extend is not None else None
-        if spec is None or spec.loader is None:
+        if extend is None or spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
@@ -50,11 +50,11 @@ class _ExtendingFinder(MetaPathFinder):
             execute(module)
             extend(module)
 
-        spec.loader.exec_module = execute_and_extend
+        spec.loader.exec_module = execute_and_extend  # type: ignore[method-assign]
         return spec
 
 
-def _extend_models(module: ModuleType) -> None:
+def _extend_models(module: Any) -> None:
     from advrbd_plugin.backdoorbench.networks import NETWORKS, make_network
 
     original = module.generate_cls_model
@@ -68,7 +68,7 @@ def _extend_models(module: ModuleType) -> None:
     module.generate_cls_model = generate_cls_model
 
 
-def _extend_datasets(module: ModuleType) -> None:
+def _extend_datasets(module: Any) -> None:
     from torchvision.transforms import Normalize
 
     module.get_num_classes = _with_answers(module.get_num_classes, imagenette=lambda: IMAGENETTE_CLASSES)
@@ -87,18 +87,19 @@ def _extend_datasets(module: ModuleType) -> None:
         if args.dataset == "mnist":
             return tuple(mnist.InColour(part) if hasattr(part, "targets") else part for part in original(args))
         if args.dataset != "imagenette":
-            return original(args)
-        parts = []
+            parts: tuple[Any, ...] = original(args)
+            return parts
+        found = []
         for train in (True, False):
             transform = module.get_transform(args.dataset, *args.img_size[:2], train=train)
-            parts += [imagenette_part(Path(args.dataset_path), "train" if train else "val"), transform, None]
-        return tuple(parts)
+            found += [imagenette_part(Path(args.dataset_path), "train" if train else "val"), transform, None]
+        return tuple(found)
 
     module.dataset_and_transform_generate = dataset_and_transform_generate
 
 
-def _extend_normalization(module: ModuleType) -> None:
-    """The module normalises batches by itself (D-BR and D-ST)."""
+def _extend_normalization(module: Any) -> None:
+    """Extend a module that normalises batches itself (D-BR and D-ST)."""
     from torchvision.transforms.functional import normalize
 
     original = module.normalization
@@ -119,19 +120,19 @@ def _with_answers(original: Callable[[str], Any], **answers: Callable[[], Any]) 
 
 
 def imagenette_size() -> tuple[int, int]:
-    """(height, width) that Imagenette's pictures are brought to, the same as everywhere in this package."""
+    """(height, width) of Imagenette's images, as everywhere in this package."""
     from advrbd_plugin.data.datasets import DATASETS
 
     return DATASETS["imagenette"].image_size
 
 
 def imagenette_part(root: Path, part: str) -> Any:
-    """``train`` or ``val`` of torchvision's Imagenette in ``root``, the smallest size that is there.
+    """Open ``train`` or ``val`` of torchvision's Imagenette in ``root``, in the smallest size that exists.
 
-    The dataset's ``classes`` are one name each, and its ``targets`` are the labels, as other torchvision classes have.
+    As in other torchvision datasets, ``classes`` has one name a class, and ``targets`` are the labels.
 
     Raises:
-        AdvrBDError: there is none.
+        AdvrBDError: ``root`` holds no Imagenette.
     """
     from torchvision.datasets import Imagenette
 

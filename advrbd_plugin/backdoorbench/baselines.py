@@ -10,8 +10,8 @@ from advrbd_plugin.baselines.scanft import SCAnFTConfig, scanft
 from advrbd_plugin.data.image_set import ImageSet
 
 
-class CutMixMethods(DefenseScript):
-    """What the class ``cutmix`` does: training with CutMix on the poisoned training set alone."""
+class CutMixMethods(DefenseScript[CutMixConfig]):
+    """The methods of the class ``cutmix``: training with CutMix on the poisoned training set alone."""
 
     name = "cutmix"
     title = "CutMix"
@@ -21,8 +21,9 @@ class CutMixMethods(DefenseScript):
     def repairs(self) -> bool:
         return self.config.start == "attacked"
 
-    def run(self, train_set: ImageSet) -> Outcome:
-        """Train on from the attacked model, or from scratch; finished epochs are kept."""
+    def run(self, train_set: ImageSet | None) -> Outcome:
+        """Fine-tune the attacked model or train a new one; finished epochs are cached."""
+        assert train_set is not None
         attacked = self.attacked_model()
         found = train_cutmix(
             train_set,
@@ -36,17 +37,21 @@ class CutMixMethods(DefenseScript):
         return Outcome(found.model, attacked, found.rows, found.seconds, found.config)
 
 
-class SCAnFTMethods(DefenseScript):
-    """What the classes ``scanft`` do: SCAn on the poisoned training set with a few clean samples, then the repair."""
+class SCAnFTMethods(DefenseScript[SCAnFTConfig]):
+    """The methods of the classes ``scanft``: SCAn with a few clean samples, then the repair."""
 
     name = "scanft"
     title = "SCAnFT"
     config_class = SCAnFTConfig
     uses_clean_samples = True
-    repairs = True
 
-    def run(self, train_set: ImageSet) -> Outcome:
+    @property
+    def repairs(self) -> bool:
+        return True
+
+    def run(self, train_set: ImageSet | None) -> Outcome:
         """Find poisoned samples, unlearn them, and fine-tune."""
+        assert train_set is not None
         attacked = self.attacked_model()
         found = scanft(attacked, train_set, self.clean_samples(), config=self.config, progress=LogProgress())
         return Outcome(
@@ -61,6 +66,6 @@ class SCAnFTMethods(DefenseScript):
         )
 
     def filtering(self) -> DetectionCounts:
-        """Find the poisoned samples alone; no repair is asked for."""
+        """Find the poisoned samples without a repair."""
         self.config = self.config.replace(unlearn_epochs=0)
         return super().filtering()

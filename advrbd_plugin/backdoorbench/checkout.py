@@ -1,4 +1,4 @@
-"""Finding a BackdoorBench checkout, telling whether it is the version we know, and cloning one."""
+"""Finding a BackdoorBench checkout, checking its version, and cloning one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ VERSION = "v2.2"
 HOME_VARIABLE = "BACKDOORBENCH_HOME"
 INSTALL_COMMAND = "advrbd backdoorbench install"
 
-# Git blob ids of the files whose behaviour the adapters build on. A checkout with other contents may write
-# other records, so it is refused; the history around them (a user's own commits, a zip without .git) is free.
+# Git blob ids of the files that the adapters depend on. A checkout with other contents may write other records, so it
+# is refused. Its history does not matter: a user's own commits or a zip without .git are accepted.
 KNOWN_FILES = {
     "defense/base.py": "39d06263b179b398b7ca37ddcfdf0c3fc15cb6b1",
     "utils/aggregate_block/dataset_and_transform_generate.py": "1970709d58c4723443e2e58ce4a08d6863e960c2",
@@ -29,32 +29,32 @@ KNOWN_FILES = {
     "utils/trainer_cls.py": "a9650814c36ffbbcc9b1c7f27185a56363275ab3",
 }
 
-# Notebooks and the text benchmark: 12 MB that no script of ours runs, some of it absent from partial mirrors.
+# Notebooks and the text benchmark: 12 MB that no script of ours runs; partial mirrors lack some of it.
 LEFT_OUT = ("/analysis/Demos/", "/backdoorbench_nlp/")
 
 
 def is_checkout(path: Path) -> bool:
-    """Whether ``path`` holds BackdoorBench's source tree, of whatever version."""
+    """Whether ``path`` holds BackdoorBench's source tree, of any version."""
     return all((path / name).is_file() for name in ("defense/base.py", "utils/save_load_attack.py"))
 
 
 def cached_checkout() -> Path:
-    """Where ``advrbd backdoorbench install`` puts its clone (the folder need not exist)."""
+    """The folder of the clone that ``advrbd backdoorbench install`` makes; it need not exist."""
     from platformdirs import user_cache_path
 
     return user_cache_path("advrbd") / "BackdoorBench"
 
 
 def find_checkout(explicit: str | os.PathLike[str] | None = None, *, any_version: bool = False) -> Path:
-    """Return the root of the checkout to work on.
+    """Find the root of the checkout to work on.
 
     Args:
-        explicit: what ``--backdoorbench`` named. Without it: ``BACKDOORBENCH_HOME``, else the current folder
-            if it is a checkout, else the clone in the user cache.
+        explicit: the path that ``--backdoorbench`` named; by default ``BACKDOORBENCH_HOME``, else the current folder if
+            it is a checkout, else the clone in the user cache.
         any_version: accept files that differ from v2.2.
 
     Raises:
-        AdvrBDError: none was found, what was named is none, or it is of another version.
+        AdvrBDError: there is none, the named path is none, or it is another version.
     """
     named = explicit or os.environ.get(HOME_VARIABLE)
     if named:
@@ -66,22 +66,23 @@ def find_checkout(explicit: str | os.PathLike[str] | None = None, *, any_version
                 f"{_first_missing(checkout)}); clone one with `{INSTALL_COMMAND}`"
             )
     else:
-        checkout = next((path for path in (Path.cwd(), cached_checkout()) if is_checkout(path)), None)
-        if checkout is None:
+        known = [path for path in (Path.cwd(), cached_checkout()) if is_checkout(path)]
+        if not known:
             raise AdvrBDError(_nothing_found())
+        checkout = known[0]
     if not any_version:
         check_version(checkout)
     return checkout
 
 
 def check_version(checkout: Path) -> None:
-    """Raise AdvrBDError if a file that the adapters build on differs from BackdoorBench v2.2."""
+    """Raise AdvrBDError if a file that the adapters depend on differs from BackdoorBench v2.2."""
     for name, blob in KNOWN_FILES.items():
         path = checkout / name
         if not path.is_file() or blob_id(path.read_bytes()) != blob:
             raise AdvrBDError(
                 f"{checkout} is BackdoorBench of another version ({name} differs from {VERSION}); check out commit "
-                f"{COMMIT[:7]}, or get it with `{INSTALL_COMMAND}`, or pass --any-version to try it all the same"
+                f"{COMMIT[:7]}, or get it with `{INSTALL_COMMAND}`, or pass --any-version to try it anyway"
             )
 
 
@@ -93,7 +94,7 @@ def install(source: str | os.PathLike[str] | None = None, target: Path | None = 
         target: the folder to make. If it already holds a checkout of this version, nothing is done.
 
     Returns:
-        The checkout and the paths that were left out because the source does not hold their contents.
+        The checkout, and the paths whose contents the source lacks.
 
     Raises:
         AdvrBDError: git is missing, the source lacks the commit, or ``target`` is something else.
@@ -103,7 +104,9 @@ def install(source: str | os.PathLike[str] | None = None, target: Path | None = 
         check_version(target)
         return target, []
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise AdvrBDError(f"{target} is in the way: it is no BackdoorBench checkout; name another folder with --into")
+        raise AdvrBDError(
+            f"{target} is in the way: it is not empty and no BackdoorBench checkout; name another folder with --into"
+        )
     if shutil.which("git") is None:
         raise AdvrBDError("git was not found, and the clone needs it: install git and run the same command again")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +128,7 @@ def _clone(source: str, clone: Path) -> list[str]:
         _git("clone", "--quiet", "--no-checkout", "--filter=blob:none", source, os.fspath(clone))
     if not _git_succeeds(clone, "cat-file", "-e", f"{COMMIT}^{{commit}}"):
         raise AdvrBDError(f"{source} does not hold BackdoorBench's commit {COMMIT[:7]} ({VERSION})")
-    # Only a copy can lack contents for good; a filtered clone fetches what it lacks when it is checked out.
+    # Only a local copy can lack contents for good; a filtered clone fetches them on checkout.
     absent = [path for path in _absent_contents(clone) if not _is_left_out(path)] if local.exists() else []
     _git("-C", os.fspath(clone), "config", "core.sparseCheckout", "true")
     patterns = ["/*", *(f"!{path}" for path in LEFT_OUT), *(f"!/{path}" for path in absent)]
@@ -163,7 +166,7 @@ def _git_succeeds(clone: Path, *arguments: str) -> bool:
 
 
 def _run_git(*arguments: str, text_in: str | None = None) -> subprocess.CompletedProcess[str]:
-    # Never ask for a password: a wrong URL must end in a line, not in a prompt.
+    # No password prompt: a wrong URL must end in an error message.
     environment = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
     return subprocess.run(["git", *arguments], input=text_in, capture_output=True, text=True, env=environment)
 

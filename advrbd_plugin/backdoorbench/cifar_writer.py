@@ -17,22 +17,24 @@ LAYOUTS: dict[str, CifarFormat] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
 def write_cifar(root: Path, dataset: str, train: ImageSet, test: ImageSet, *, overwrite: bool = False) -> None:
-    """Write both parts into ``root``, in the sets' order, whole or not at all. Their checksums are not the originals'.
+    """Write both parts into ``root``, in the sets' order, completely or not at all.
+
+    The checksums are not the originals'.
 
     Args:
         dataset: ``cifar10`` or ``cifar100``.
         train, test: of 3x32x32 images.
-        overwrite: replace the folder that is there; it goes only when the new one is finished.
+        overwrite: replace an existing folder, once the new one is finished.
 
     Raises:
-        AdvrBDError: another dataset, or images of another size.
-        StorageError: the disk is full, or the place is taken or cannot be written.
+        AdvrBDError: the dataset is another one, or images have another size.
+        StorageError: the disk is full, the folder exists or cannot be written.
     """
     if dataset not in LAYOUTS:
         raise AdvrBDError(f"only {' and '.join(LAYOUTS)} can be written, got {dataset}")
-    for part in (train, test):
-        if tuple(part.images.shape[1:]) != (3, 32, 32):
-            raise AdvrBDError(f"{dataset}'s images are 3x32x32, got {'x'.join(map(str, part.images.shape[1:]))}")
+    for images in (train, test):
+        if tuple(images.images.shape[1:]) != (3, 32, 32):
+            raise AdvrBDError(f"{dataset}'s images are 3x32x32, got {'x'.join(map(str, images.images.shape[1:]))}")
     layout = LAYOUTS[dataset]
     with workspace_for(root / layout.folder) as workspace:
         folder = workspace / layout.folder

@@ -1,4 +1,4 @@
-"""BackdoorBench's architectures, made to take the pixel-scale images that AdvrBD works on, and back again."""
+"""BackdoorBench's architectures for pixel-scale images, and their weights back in the toolbox's form."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.models import Normalize
 from advrbd_plugin.plain import brief
 
-# Those that the toolbox's own tables use; its generate_cls_model knows some more.
+# The architectures of the toolbox's own tables; its generate_cls_model has some more.
 COMMON_MODELS = ("preactresnet18", "resnet18", "resnet34", "vgg19_bn", "mobilenet_v2", "mobilenet_v3_large")
-# What the toolbox's transforms subtract and divide by, so that a record can be written without its code.
+# Mean and standard deviation of the toolbox's transforms, so that a record can be written without its code.
 NORMALIZATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -28,10 +28,9 @@ NORMALIZATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 class PixelScaleClassifier(nn.Module):
-    """A classifier of normalised images that takes float images (N, C, H, W) in [0, 1] and normalises them itself.
+    """A classifier that takes float images (N, C, H, W) in pixel scale [0, 1] and normalises them itself.
 
-    Its ``classifier`` is the toolbox's model: what ``defense_result.pt`` holds, for use behind the toolbox's own
-    transforms.
+    Its ``classifier`` is the toolbox's model for normalised images, which ``defense_result.pt`` holds.
     """
 
     def __init__(self, classifier: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -41,11 +40,12 @@ class PixelScaleClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (N, num_classes) logits."""
-        return self.classifier(self.normalize(images))
+        logits: Tensor = self.classifier(self.normalize(images))
+        return logits
 
 
 def normalization(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and standard deviation, per channel, that BackdoorBench's transforms use for ``dataset``."""
+    """Mean and standard deviation, per channel, of BackdoorBench's transforms for ``dataset``."""
     if dataset in NORMALIZATION:
         return NORMALIZATION[dataset]
     from utils.aggregate_block.dataset_and_transform_generate import get_dataset_normalization
@@ -129,7 +129,7 @@ def wrap_state(state: dict[str, Tensor], make: Callable[[], PixelScaleClassifier
     own = model.classifier.state_dict()
     state = _without_pruning(state)
     if set(state) != set(own) and len(state) == len(own):
-        # Old records name some layers otherwise; BackdoorBench itself then goes by their order.
+        # Old records have other names for some layers; BackdoorBench itself then matches layers by order.
         state = dict(zip(own, state.values(), strict=True))
     if set(state) != set(own) or any(own[name].shape != value.shape for name, value in state.items()):
         raise AdvrBDError("the saved model is of another architecture than its record says, so it cannot be judged")

@@ -1,4 +1,4 @@
-"""The clean images under a record, put into the checkout in the layout in which the toolbox reads that dataset."""
+"""A record's clean images, written into the checkout in the layout that the toolbox reads."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ WRITTEN = (*LAYOUTS, *FOLDER_LAYOUTS)
 
 
 def order_read(dataset: str, labels: Tensor) -> Tensor:
-    """In what order the toolbox reads samples with these labels once they are written: theirs, or class by class.
+    """The order in which the toolbox will read samples with these labels: unchanged, or class by class.
 
     Args:
         dataset: as the toolbox names it.
         labels: (N,) int64.
 
     Returns:
-        (N,) int64, the position in ``labels`` of each sample that is read. A class keeps its order.
+        (N,) int64, positions in ``labels`` in the order of reading; each class keeps its order.
 
     Raises:
         AdvrBDError: the images of this dataset cannot be written.
@@ -39,11 +39,11 @@ def order_read(dataset: str, labels: Tensor) -> Tensor:
 
 
 def write_clean_data(checkout: Path, dataset: str, train: ImageSet, test: ImageSet) -> str:
-    """Write ``data/advrbd/...`` once for all records on these images; return its path as records name it.
+    """Write ``data/advrbd/...``, once for all records on these images; return its path as records store it.
 
     Args:
         dataset: one of :data:`WRITTEN`.
-        train, test: in the order that :func:`order_read` says.
+        train, test: in the order of :func:`order_read`.
 
     Raises:
         AdvrBDError: the dataset's layout cannot hold these sets.
@@ -53,12 +53,12 @@ def write_clean_data(checkout: Path, dataset: str, train: ImageSet, test: ImageS
     path = f"data/advrbd/{dataset}-{content[:16]}"
     root = checkout / path
     write: Callable[[Path, str, ImageSet, ImageSet], None]
-    # Each appears in one move, so the images are whole if it is there.
+    # The folder appears in one move, so it is complete if it exists.
     place, write = (root / LAYOUTS[dataset].folder, write_cifar) if dataset in LAYOUTS else (root, write_folders)
     if not place.is_dir():
         try:
             write(root, dataset, train, test)
         except StorageError:
-            if not place.is_dir():  # else another process was first, with the same images
+            if not place.is_dir():  # else another process wrote the same images first
                 raise
     return f"./{path}"

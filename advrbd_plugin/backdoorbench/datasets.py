@@ -1,4 +1,4 @@
-"""From a record to the tensors that AdvrBD and its report work on, by way of the toolbox's own dataset classes.
+"""A record's images and labels as tensors, read with the toolbox's own dataset classes.
 
 The functions here import the checkout's modules (``utils``), so they need its root on ``sys.path``.
 """
@@ -28,11 +28,11 @@ DATASETS = ("cifar10", "cifar100", "gtsrb", "tiny", "mnist", "celeba", "imagenet
 
 @dataclass(frozen=True)
 class PoisonTruth:
-    """What only the report may see.
+    """The ground truth of a poisoned training set, for reports alone.
 
     Attributes:
-        poisoned: (N,) bool, which training samples the attack changed.
-        original_labels: (N,) int64, the labels they had before.
+        poisoned: (N,) bool, the training samples that the attack changed.
+        original_labels: (N,) int64, the labels before the attack.
     """
 
     poisoned: Tensor
@@ -41,13 +41,13 @@ class PoisonTruth:
 
 @dataclass(frozen=True)
 class TestSets:
-    """What a defended model is judged on; all images (N, C, H, W) uint8, all labels (N,) int64.
+    """The test sets of a model; all images (N, C, H, W) uint8, all labels (N,) int64.
 
     Attributes:
         clean_images, clean_labels: the dataset's test part.
         triggered_images: the test images with the trigger, none of the target class.
-        attack_labels: the label that the attack wants for each of them.
-        original_labels: the label that each of them has in truth.
+        attack_labels: the target class of each of them.
+        original_labels: the true label of each of them.
     """
 
     clean_images: Tensor
@@ -58,13 +58,13 @@ class TestSets:
 
 
 def data_root(record: AttackRecord, dataset_path: str | None = None) -> Path:
-    """Where the record's dataset lies on this machine.
+    """Find the folder of the record's dataset on this machine.
 
-    BackdoorBench takes the part of the attack's path from ``data`` on and looks beside ``record/``; if there is
-    nothing, ``dataset_path`` (``--dataset_path``, joined with the dataset's name) is taken.
+    As in BackdoorBench, this is the part of the attack's path from ``data`` on, beside ``record/``. If that does not
+    exist, it is ``dataset_path`` (``--dataset_path``) joined with the dataset's name.
 
     Raises:
-        AdvrBDError: neither is there.
+        AdvrBDError: neither exists.
     """
     home = record.folder.parent.parent
     start = record.data_path.find("data")
@@ -85,7 +85,7 @@ def load_result(record: AttackRecord, dataset_path: str | None = None) -> dict[s
     The keys are model_name, model, clean_train, clean_test, bd_train (``None`` if the record has none) and bd_test.
 
     Raises:
-        AdvrBDError: the dataset is not there or cannot be read, or is not the one that was attacked.
+        AdvrBDError: the dataset is missing, cannot be read, or is not the one that was attacked.
     """
     install_additions()
     from utils.aggregate_block.dataset_and_transform_generate import dataset_and_transform_generate, get_transform
@@ -122,7 +122,7 @@ def load_result(record: AttackRecord, dataset_path: str | None = None) -> dict[s
         if len(state["poison_indicator"]) != len(clean):
             raise AdvrBDError(
                 f"record {record.name} was made on {len(state['poison_indicator'])} images ({part}), but {root} holds "
-                f"{len(clean)}: it is another data set; point --dataset_path at the one that was attacked"
+                f"{len(clean)}: it is another dataset; point --dataset_path at the one that was attacked"
             )
         poisoned = prepro_cls_DatasetBD_v2(clean)
         poisoned.set_state(copy.deepcopy(state))
@@ -132,7 +132,7 @@ def load_result(record: AttackRecord, dataset_path: str | None = None) -> dict[s
 
 
 def training_set(result: dict[str, Any], record: AttackRecord) -> tuple[ImageSet, PoisonTruth]:
-    """Return the poisoned training set, which is all that AdvrBD sees, and the truth about it for the report."""
+    """Return the poisoned training set, which is all that a defense sees, and its ground truth for the report."""
     samples = result["bd_train"].wrapped_dataset
     columns = _columns(samples, record.img_size)
     class_names = _class_names(result["clean_train"].wrapped_dataset, record.num_classes)
@@ -143,11 +143,12 @@ def training_set(result: dict[str, Any], record: AttackRecord) -> tuple[ImageSet
 def clean_samples(
     result: dict[str, Any], record: AttackRecord, *, ratio: float | None, index: str | None, seed: int
 ) -> ImageSet:
-    """The clean training samples that a method is given, as the toolbox's defenses are: a share, or those of a file.
+    """Draw a share of the clean training samples or read those that a file lists, as the toolbox's defenses do.
 
     Args:
-        ratio: share of the training set, drawn by (seed, position); without effect where ``index`` is given.
-        index: a file with one position of the training set a line.
+        ratio: share of the training set, drawn by (seed, position); without effect if ``index`` is given.
+        index: a file with one position in the training set per line.
+        seed: draws the share.
 
     Raises:
         AdvrBDError: neither is given, or one is out of range.
@@ -178,13 +179,13 @@ def _positions(count: int, *, ratio: float | None, index: str | None, seed: int)
 
 
 def as_image_set(samples: Any, img_size: tuple[int, int, int], num_classes: int) -> ImageSet:
-    """A dataset of the toolbox without transform as images at the size that it trains with; ids are positions."""
+    """Convert a dataset of the toolbox without transform, at its training size ``img_size``; ids are positions."""
     columns = _columns(samples, img_size)
     return ImageSet(columns.images, columns.labels, _class_names(samples, num_classes))
 
 
 def _class_names(samples: Any, num_classes: int) -> tuple[str, ...]:
-    """The dataset's own names where it has one for each label, else the labels' numbers."""
+    """The dataset's own class names if it has one for each label, else the labels' numbers."""
     names = getattr(samples, "classes", None)
     class_names = [str(name) for name in names] if names is not None else []
     if len(set(class_names)) != num_classes:
@@ -215,7 +216,7 @@ class _Columns:
 
 
 def _columns(samples: Any, img_size: tuple[int, int, int]) -> _Columns:
-    """Every sample of a dataset without transform, in its order, at the size that the toolbox trains with."""
+    """Read all samples of a dataset without transform, in its order, at the toolbox's training size."""
     rows: Iterable[Any] = (samples[position] for position in range(len(samples)))
     images, figures = [], []
     for position, (picture, label, *details) in enumerate(rows):

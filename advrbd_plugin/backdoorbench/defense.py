@@ -9,15 +9,16 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import AdvrBDConfig
 
 
-class AdvrBDMethods(DefenseScript):
-    """What the classes ``advrbd`` do: AdvrBD on the poisoned training set alone."""
+class AdvrBDMethods(DefenseScript[AdvrBDConfig]):
+    """The methods of the classes ``advrbd``: AdvrBD on the poisoned training set alone."""
 
     name = "advrbd"
     title = "AdvrBD"
     config_class = AdvrBDConfig
 
-    def run(self, train_set: ImageSet) -> Outcome:
-        """Run AdvrBD; finished stages are kept, and shared by the defense and the detection."""
+    def run(self, train_set: ImageSet | None) -> Outcome:
+        """Run AdvrBD; the defense and the detection share its cached stages."""
+        assert train_set is not None
         from advrbd_plugin.defense.pipeline import AdvrBD
 
         method = AdvrBD(self.new_model, self.config, device=self.device, work_dir=self.work_dir, progress=LogProgress())

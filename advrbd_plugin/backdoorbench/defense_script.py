@@ -1,6 +1,6 @@
-"""One of our methods as BackdoorBench knows a defense: what the class of a ``defense/*.py`` does.
+"""One of our methods as a defense of BackdoorBench: what the class of a ``defense/*.py`` does.
 
-A method subclasses :class:`DefenseScript`, and ``advrbd_plugin.backdoorbench.scripts`` lists it; the thin scripts that
+A method subclasses :class:`DefenseScript`, and ``advrbd_plugin.backdoorbench.scripts`` lists it. The thin scripts that
 ``advrbd register`` writes put its methods in front of the checkout's ``defense.base.defense``. This module imports the
 checkout's own modules (``utils``, ``models``, ``dataset``) inside its functions, so the checkout's root must be on
 ``sys.path`` when they are called.
@@ -9,83 +9,124 @@ checkout's own modules (``utils``, ``models``, ``dataset``) inside its functions
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
-import platform
 import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from pprint import pformat
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import nn
 
 from advrbd_plugin.backdoorbench.classifiers import attacked_model, maker_for, toolbox_state
-from advrbd_plugin.backdoorbench.compat import apply_mends_for_modules, take_data_as_it_is
+from advrbd_plugin.backdoorbench.compat import apply_patches_for_modules, use_local_data
 from advrbd_plugin.backdoorbench.datasets import PoisonTruth, clean_samples, load_result, test_sets, training_set
 from advrbd_plugin.backdoorbench.outputs import (
     DetectionCounts,
     Outcome,
     count_detection,
+    summarise,
     write_detection_info,
     write_metrics,
     write_verdicts,
 )
 from advrbd_plugin.backdoorbench.record import AttackRecord, read_record, record_folder
 from advrbd_plugin.backdoorbench.run import TRUST_RECORD_VARIABLE, refuse_missing_cuda
+from advrbd_plugin.backdoorbench.script_log import start_log
 from advrbd_plugin.backdoorbench.settings import add_arguments, read_settings, takes_option
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import write_json
 from advrbd_plugin.settings import Settings
 
+ConfigT = TypeVar("ConfigT", bound=Settings)
 
-class DefenseScript:
-    """The methods that every defense of BackdoorBench has; a subclass says what :meth:`run` does.
 
-    ``args`` is a namespace as :meth:`add_arguments` makes it; ``result`` is what ``load_attack_result`` returns.
+@dataclass(frozen=True, eq=False)
+class LoadedRecord:
+    """Attributes:
+    record: what the attack left.
+    result: the same as the toolbox's ``load_attack_result`` returns it.
+    """
+
+    record: AttackRecord
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """Attributes:
+    outcome: what the method returned.
+    train_set: the poisoned training set, or ``None`` if the method uses none.
+    truth: its ground truth, for the report alone.
+    """
+
+    outcome: Outcome
+    train_set: ImageSet | None
+    truth: PoisonTruth | None
+
+
+class DefenseScript(Generic[ConfigT]):
+    """The methods that every defense of BackdoorBench has; a subclass implements :meth:`run`.
+
+    ``args`` is a namespace as :meth:`add_arguments` makes it.
 
     Attributes:
         name: of its scripts, its configurations and the folder of its results.
-        title: what the log calls it.
+        title: its name in the log.
         config_class: its settings.
-        uses_training_set: whether it needs the poisoned training set, which a few attacks do not save.
         uses_clean_samples: whether it needs clean samples (``--ratio``, ``--index``).
-        repairs: whether it works on the attacked model, so that ``--model`` cannot ask for another architecture.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    config_class: ClassVar[type[Settings]]
-    uses_training_set: ClassVar[bool] = True
+    config_class: type[ConfigT]
     uses_clean_samples: ClassVar[bool] = False
-    repairs: bool = False
-
-    def run(self, train_set: ImageSet | None) -> Outcome:
-        """Do the method's work.
-
-        At hand are ``self.config``, ``self.device``, ``self.work_dir`` (for unfinished work), :meth:`new_model`,
-        :meth:`attacked_model` and, if it ``uses_clean_samples``, :meth:`clean_samples`.
-
-        Args:
-            train_set: the poisoned training set, without the truth about it; ``None`` where the method uses none.
-        """
-        raise NotImplementedError
 
     def __init__(self, args: argparse.Namespace) -> None:
         settings = read_settings(vars(args), self.config_class, clean_samples=self.uses_clean_samples)
         self.settings = settings
-        self.config = settings.config
+        self.config: ConfigT = settings.config
         args.__dict__.update(settings.options)
         args.terminal_info = sys.argv
         if args.device is not None:
             refuse_missing_cuda(args.device)
         self.args = args
-        self.record: AttackRecord | None = None
-        self.result: dict[str, Any] | None = None
+        self._loaded: LoadedRecord | None = None
         if args.result_file is not None:
             self.set_result(args.result_file)
+
+    def run(self, train_set: ImageSet | None) -> Outcome:
+        """Do the method's work.
+
+        A subclass can use ``self.config``, ``self.device``, ``self.work_dir`` (for unfinished work), :meth:`new_model`,
+        :meth:`attacked_model` and, if it ``uses_clean_samples``, :meth:`clean_samples`.
+
+        Args:
+            train_set: the poisoned training set, without its ground truth; ``None`` unless it ``uses_training_set``.
+        """
+        raise NotImplementedError
+
+    @property
+    def uses_training_set(self) -> bool:
+        """Whether the method needs the poisoned training set, which a few attacks do not save."""
+        return True
+
+    @property
+    def repairs(self) -> bool:
+        """Whether the method works on the attacked model, so that ``--model`` cannot name another architecture."""
+        return False
+
+    @property
+    def record(self) -> AttackRecord:
+        """The record that :meth:`set_result` read."""
+        return self._need_loaded().record
+
+    @property
+    def seed(self) -> int:
+        """The settings' seed."""
+        return int(self.config.to_mapping()["seed"])
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -95,38 +136,31 @@ class DefenseScript:
 
     @classmethod
     def takes_option(cls, option: str) -> bool:
-        """Whether the method's scripts know ``option`` (``--epochs``)."""
+        """Whether the method's scripts take ``option`` (``--epochs``)."""
         return takes_option(option, cls.config_class, clean_samples=cls.uses_clean_samples)
 
     def set_result(self, result_file: str) -> None:
-        """Read ``record/RESULT_FILE`` and make the folders that the results go to.
+        """Read ``record/RESULT_FILE`` and choose the folders of the results.
 
         Raises:
-            AdvrBDError: there is no such record, it is damaged or unsafe, its dataset is not here, or
-                ``--dataset`` names another one.
+            AdvrBDError: there is no such record, it is damaged or unsafe, its dataset is missing, or ``--dataset`` or
+                ``--model`` names another one.
         """
         args = self.args
         folder = record_folder(Path.cwd(), result_file)
-        if self.record is None or self.record.folder != folder:
-            apply_mends_for_modules()
-            if args.local_data:
-                take_data_as_it_is()
-            trust = bool(args.trust_record or os.environ.get(TRUST_RECORD_VARIABLE))
-            self.record = read_record(folder, trust=trust)
-            self._check_dataset()
-            if self.uses_training_set:
-                self.record.need_training_set()
-            self.result = load_result(self.record, args.dataset_path)
+        if self._loaded is None or self._loaded.record.folder != folder:
+            self._loaded = self._load(folder)
+        record = self._loaded.record
         args.result_file = result_file
-        args.dataset = self.record.clean_data
-        args.model = args.model or self.record.model_name
-        if self.repairs and args.model != self.record.model_name:
+        args.dataset = record.clean_data
+        args.model = args.model or record.model_name
+        if self.repairs and args.model != record.model_name:
             raise AdvrBDError(
                 f"--model {args.model}: {self.title} works on the attacked model, which is a "
-                f"{self.record.model_name}; leave --model out"
+                f"{record.model_name}; leave --model out"
             )
-        args.num_classes = self.record.num_classes
-        args.input_height, args.input_width, args.input_channel = args.img_size = self.record.img_size
+        args.num_classes = record.num_classes
+        args.input_height, args.input_width, args.input_channel = args.img_size = record.img_size
         args.save_path = f"record/{result_file}/defense/{self.name}/"
         args.detection_path = f"record/{result_file}/detection/{self.name}_pretrain/"
         args.checkpoint_save = args.checkpoint_save or args.save_path + "checkpoint/"
@@ -134,28 +168,15 @@ class DefenseScript:
 
     def set_logger(self) -> None:
         """Log to the console and to a new file in ``args.log``, as the other defenses do."""
-        Path(self.args.log).mkdir(parents=True, exist_ok=True)
-        line = logging.Formatter(
-            fmt="%(asctime)s [%(levelname)-8s] [%(filename)s:%(lineno)d] %(message)s", datefmt="%Y-%m-%d:%H:%M:%S"
-        )
-        logger = logging.getLogger()
-        for handler in list(logger.handlers):
-            # The toolbox's modules log while they are imported, which makes logging add one that repeats each line.
-            if type(handler) is logging.StreamHandler:
-                logger.removeHandler(handler)
-        name = time.strftime("%Y_%m_%d_%H_%M_%S", time.localtime())
-        for handler in (logging.FileHandler(f"{self.args.log}/{name}.log"), logging.StreamHandler()):
-            handler.setFormatter(line)
-            logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        start_log(Path(self.args.log))
         logging.info(pformat(vars(self.args)))
         logging.info("%s: %s", self.title, pformat(self.config))
         if self.settings.unused:
             options = ", ".join(f"--{name}" for name in self.settings.unused)
-            logging.warning("%s has no use for %s", self.title, options)
+            logging.warning("%s does not use %s", self.title, options)
 
     def set_devices(self) -> None:
-        """Settle on ``args.device``; without it, CUDA where there is one.
+        """Choose ``args.device``; by default CUDA where there is one.
 
         Raises:
             AdvrBDError: CUDA is asked for and this PyTorch has none.
@@ -167,40 +188,41 @@ class DefenseScript:
         try:
             self.device = torch.device(wanted)
         except RuntimeError as error:
-            raise AdvrBDError(f"--device {wanted} is no device; take cuda, cuda:1 or cpu") from error
+            raise AdvrBDError(f"--device {wanted} is no device; pass cuda, cuda:1 or cpu") from error
         self.args.device = wanted
 
     def mitigation(self) -> dict[str, Any]:
-        """Make the defended model and write everything into ``record/NAME/defense/METHOD/``.
+        """Make the defended model and write all results into ``record/NAME/defense/METHOD/``.
 
         Returns:
             ``{"model": ...}`` with the toolbox's model (for normalised input), as the other defenses do.
         """
-        outcome, train_set, truth = self._run()
+        finished = self._run()
         from utils.save_load_attack import save_defense_result
 
-        folder = Path(self.args.save_path)
+        outcome, loaded, folder = finished.outcome, self._need_loaded(), Path(self.args.save_path)
         folder.mkdir(parents=True, exist_ok=True)
-        counts = self._write_detection(folder, outcome, train_set, truth)
-        tests = test_sets(self.result, self.record)
+        counts = self._write_detection(folder, finished)
+        tests = test_sets(loaded.result, loaded.record)
         figures = write_metrics(folder, self.name, outcome, tests, self.device)
-        state = toolbox_state(outcome.model)
-        save_defense_result(self.args.model, self.args.num_classes, state, self.args.save_path)
-        self._write_summary(outcome, counts, figures)
+        save_defense_result(self.args.model, self.args.num_classes, toolbox_state(outcome.model), self.args.save_path)
+        summary = summarise(self.args.result_file, self.args.model, outcome, counts, figures, self.device)
+        write_json(folder / "summary.json", summary)
+        logging.info("defended %s, undefended %s", figures["defended"], figures["undefended"])
         return {"model": outcome.model.classifier.cpu()}
 
     def filtering(self) -> DetectionCounts:
         """Find the poisoned samples and write ``detection_info.csv``, as the other detections do.
 
         Raises:
-            AdvrBDError: the method judges no samples.
+            AdvrBDError: the method gives no verdicts on samples.
         """
-        outcome, train_set, truth = self._run()
+        finished = self._run()
         folder = Path(self.args.detection_path)
         folder.mkdir(parents=True, exist_ok=True)
-        counts = self._write_detection(folder, outcome, train_set, truth)
+        counts = self._write_detection(folder, finished)
         if counts is None:
-            raise AdvrBDError(f"{self.title} judges no samples, so it is no detection")
+            raise AdvrBDError(f"{self.title} gives no verdicts on samples, so it is no detection")
         logging.info("TPR %s FPR %s", counts.tpr, counts.fpr)
         return counts
 
@@ -219,49 +241,61 @@ class DefenseScript:
 
     @property
     def work_dir(self) -> Path:
-        """Where unfinished work is kept, so that a run that was killed goes on."""
+        """The folder of unfinished work, from which a run that was killed resumes; it is made."""
         path = Path(self.args.checkpoint_save)
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def new_model(self) -> nn.Module:
-        """An untrained ``args.model`` that takes pixel-scale images."""
+        """An untrained ``args.model`` for images in pixel scale [0, 1]."""
         return maker_for(self.record, self.args.model)()
 
     def attacked_model(self) -> nn.Module:
-        """The record's model, on ``self.device``, for pixel-scale images, in eval mode."""
+        """The record's model for images in pixel scale [0, 1], on ``self.device``, in eval mode."""
         return attacked_model(self.record).to(self.device)
 
     def clean_samples(self) -> ImageSet:
-        """The clean training samples that ``--ratio`` draws by the seed or ``--index`` names.
+        """The clean training samples that ``--ratio`` draws by the seed or ``--index`` lists.
 
         Raises:
-            AdvrBDError: neither is given, or the file names samples that are not there.
+            AdvrBDError: neither is given, or the file lists samples that do not exist.
         """
-        return clean_samples(
-            self.result, self.record, ratio=self.args.ratio, index=self.args.index, seed=self.config.seed
-        )
+        loaded = self._need_loaded()
+        return clean_samples(loaded.result, loaded.record, ratio=self.args.ratio, index=self.args.index, seed=self.seed)
 
-    def _run(self) -> tuple[Outcome, ImageSet | None, PoisonTruth | None]:
-        """Run the method on the poisoned training set alone; the truth goes past it, to the report."""
-        self.set_devices()
-        self.new_model()  # an unknown architecture is said now, not after the first stage's preparations
-        if not self.uses_training_set:
-            return self.run(None), None, None
-        train_set, truth = training_set(self.result, self.record)
-        return self.run(train_set), train_set, truth
-
-    def _check_dataset(self) -> None:
-        wanted = self.args.dataset
-        if wanted is not None and wanted != self.record.clean_data:
+    def _load(self, folder: Path) -> LoadedRecord:
+        args = self.args
+        apply_patches_for_modules()
+        if args.local_data:
+            use_local_data()
+        trust = bool(args.trust_record or os.environ.get(TRUST_RECORD_VARIABLE))
+        record = read_record(folder, trust=trust)
+        if args.dataset is not None and args.dataset != record.clean_data:
             raise AdvrBDError(
-                f"--dataset {wanted}: record {self.record.name} was made on {self.record.clean_data}; "
-                "leave --dataset out or take the configuration of that dataset"
+                f"--dataset {args.dataset}: record {record.name} was made on {record.clean_data}; "
+                "leave --dataset out or pass the configuration of that dataset"
             )
+        if self.uses_training_set:
+            record.need_training_set()
+        return LoadedRecord(record, load_result(record, args.dataset_path))
 
-    def _write_detection(
-        self, folder: Path, outcome: Outcome, train_set: ImageSet | None, truth: PoisonTruth | None
-    ) -> DetectionCounts | None:
+    def _need_loaded(self) -> LoadedRecord:
+        if self._loaded is None:
+            raise AdvrBDError("no record is loaded: pass --result_file NAME, or call set_result first")
+        return self._loaded
+
+    def _run(self) -> Finished:
+        """Run the method on the poisoned training set alone; its ground truth goes to the report."""
+        self.set_devices()
+        self.new_model()  # an unknown architecture fails here, before the first stage
+        if not self.uses_training_set:
+            return Finished(self.run(None), None, None)
+        loaded = self._need_loaded()
+        train_set, truth = training_set(loaded.result, loaded.record)
+        return Finished(self.run(train_set), train_set, truth)
+
+    def _write_detection(self, folder: Path, finished: Finished) -> DetectionCounts | None:
+        outcome, train_set, truth = finished.outcome, finished.train_set, finished.truth
         if outcome.verdicts is None or train_set is None or truth is None:
             return None
         counts = count_detection(truth.poisoned, outcome.verdicts.poisoned)
@@ -269,27 +303,8 @@ class DefenseScript:
         write_detection_info(folder, self.args.result_file, counts, outcome.suspected_classes)
         return counts
 
-    def _write_summary(self, outcome: Outcome, counts: DetectionCounts | None, figures: dict[str, Any]) -> None:
-        import torch
 
-        summary = {
-            "record": self.args.result_file,
-            "model": self.args.model,
-            "suspected_classes": [int(label) for label in outcome.suspected_classes],
-            "defended": figures["defended"],
-            "undefended": figures["undefended"],
-            "detection": None if counts is None else counts.to_mapping(),
-            "seconds": {stage: float(seconds) for stage, seconds in outcome.seconds.items()},
-            "config": outcome.config.to_mapping(),
-            "device": str(self.device),
-            "versions": {"torch": torch.__version__, "python": platform.python_version()},
-            **outcome.notes,
-        }
-        write_json(Path(self.args.save_path) / "summary.json", json.loads(json.dumps(summary, default=str)))
-        logging.info("defended %s, undefended %s", figures["defended"], figures["undefended"])
-
-
-def main(method: type, action: str) -> None:
+def main(method: type[DefenseScript[Any]], action: str) -> None:
     """Run one of the thin scripts: parse the command line, then ``method(args).defense`` or ``.detection``.
 
     A user's error is one line on stderr and exit status 1.

@@ -4,8 +4,8 @@
     tiny        tiny-imagenet-200/train/CLASS/00000012.png, and val in the same way
     imagenette  imagenette2-160/train/WNID/00000012.JPEG, and val in the same way
 
-They are read class by class, and each class by file name or by its list. So the sets must be in the order of their
-labels, and files are numbered by place: then what is read is in the order of the sets.
+The readers go class by class, and within a class by file name or by its list. So the sets must be in the order of their
+labels, and files are numbered by position: then the order of reading is the order of the sets.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _GTSRB_COLUMNS = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "
 @dataclass(frozen=True)
 class FolderLayout:
     """Attributes:
-    num_classes: that the toolbox makes its networks for.
-    image_size: (height, width) that it trains with.
-    needs_every_class: whether a part without an image of some class cannot be read.
-    write: from (root, train, test) to the files.
+    num_classes: of the toolbox's networks.
+    image_size: (height, width) of its training images.
+    needs_every_class: whether the reader fails where a class has no image.
+    write: writes (root, train, test) as files.
     """
 
     num_classes: int
@@ -44,17 +44,17 @@ class FolderLayout:
 
 
 def write_folders(root: Path, dataset: str, train: ImageSet, test: ImageSet) -> None:
-    """Write both parts as the new folder ``root``, in the sets' order, whole or not at all.
+    """Write both parts as the new folder ``root``, in the sets' order, completely or not at all.
 
     Args:
-        root: not there, or an empty folder.
+        root: must not exist, or be an empty folder.
         dataset: a key of :data:`FOLDER_LAYOUTS`.
         train, test: RGB images of the dataset's size, labels ascending.
 
     Raises:
-        AdvrBDError: another dataset, or sets that its folders cannot hold: other sizes, classes or class names, labels
-            in another order, a class without an image where the reader needs one.
-        StorageError: the disk is full, or ``root`` holds something or cannot be written.
+        AdvrBDError: the dataset is another one, or its folders cannot hold the sets: other sizes, classes or class
+            names, labels in another order, a class without an image where the reader needs one.
+        StorageError: the disk is full, or ``root`` is not empty or cannot be written.
     """
     if dataset not in FOLDER_LAYOUTS:
         raise AdvrBDError(f"dataset must be one of {', '.join(FOLDER_LAYOUTS)}, got {dataset!r}")
@@ -64,7 +64,7 @@ def write_folders(root: Path, dataset: str, train: ImageSet, test: ImageSet) -> 
     with workspace_for(root) as workspace:
         part = workspace / root.name
         layout.write(part, train, test)
-        os.sync()  # the pictures must be on the disk before the folder's name says so; one by one takes minutes
+        os.sync()  # all pictures must be on disk before the folder appears; syncing one by one takes minutes
         os.replace(part, root)
 
 
@@ -89,14 +89,14 @@ def _times(shape: Sequence[int]) -> str:
 
 
 def _write_gtsrb(root: Path, train: ImageSet, test: ImageSet) -> None:
-    for label in range(train.num_classes):  # the reader opens the list of every class, also of an empty one
+    for label in range(train.num_classes):  # the reader opens the list of every class, even of an empty one
         name = f"{label:05d}"
         _write_list(root / "Train" / name, f"GT-{name}.csv", train.subset(train.labels == label))
     _write_list(root / "Test", "GT-final_test.csv", test)
 
 
 def _write_list(folder: Path, table: str, images: ImageSet) -> None:
-    """The images and their list, whose region of interest is the whole image."""
+    """Write the images and their list; the region of interest is the whole image."""
     height, width = images.image_size
     text = io.StringIO()
     lines = csv.writer(text, delimiter=";", lineterminator="\n")
@@ -119,13 +119,13 @@ def _write_imagenette(root: Path, train: ImageSet, test: ImageSet) -> None:
     known = Imagenette._WNID_TO_CLASS
     wnids = tuple(sorted(known))
     names = tuple(known[wnid][0] for wnid in wnids)
-    if train.class_names not in (wnids, names):  # the reader gives them these names, whatever they are
+    if train.class_names not in (wnids, names):  # the reader always gives these names
         raise AdvrBDError(
             f"imagenette's classes must be called {', '.join(names)}, or by their WordNet ids, in this order; got "
             f"{', '.join(train.class_names)}"
         )
     for part, images in (("train", train), ("val", test)):
-        # torchvision takes files called .JPEG alone; Pillow goes by what is in them, which is PNG.
+        # torchvision reads files named .JPEG alone; Pillow goes by their content, which is PNG.
         _write_classes(root / "imagenette2-160" / part, wnids, images, suffix=".JPEG")
 
 
@@ -135,11 +135,11 @@ def _write_classes(folder: Path, classes: Sequence[str], images: ImageSet, suffi
 
 
 def _file_name(place: int, suffix: str = ".png") -> str:
-    return f"{place:08d}{suffix}"  # so many digits that the order of the names is that of the places
+    return f"{place:08d}{suffix}"  # enough digits that names sort by position
 
 
 def _sortable(class_names: Sequence[str]) -> list[str]:
-    """A folder's name for each class, in sorted order, as the reader numbers them: its own name where that will do."""
+    """A folder name for each class, in sorted order, as the reader numbers them: the class names if they sort so."""
     if list(class_names) == sorted(class_names) and all(re.fullmatch(r"\w[\w .-]*", name) for name in class_names):
         return list(class_names)
     return [f"{label:03d}" for label in range(len(class_names))]
@@ -150,4 +150,4 @@ FOLDER_LAYOUTS: dict[str, FolderLayout] = {
     "tiny": FolderLayout(200, DATASETS["tiny_imagenet"].image_size, True, _write_tiny),
     "imagenette": FolderLayout(10, DATASETS["imagenette"].image_size, True, _write_imagenette),
 }
-"""Dataset, as the toolbox names it -> how its folders are written."""
+"""Dataset, as the toolbox names it -> layout of its folders."""

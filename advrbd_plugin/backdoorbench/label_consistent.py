@@ -1,8 +1,8 @@
-"""The images that the label-consistent attack poisons with: the training images, pushed away from their labels by PGD.
+"""The images of the label-consistent attack: adversarial examples of the training images by PGD.
 
-Its authors (Turner et al., arXiv 1912.02771) push them with an adversarially trained network, and the toolbox's
-``resource/label-consistent`` asks for such networks by links that are dead. Here the clean model of
-``attack/prototype.py`` serves in their place, so the attack can be weaker than the published one.
+Its authors (Turner et al., arXiv 1912.02771) use an adversarially trained network, and the links to such networks in
+the toolbox's ``resource/label-consistent`` are dead. Here the clean model of ``attack/prototype.py`` replaces it, so
+the attack can be weaker than the published one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from advrbd_plugin.backdoorbench import safe_pickle
 from advrbd_plugin.backdoorbench.classifiers import model_maker, wrap_state
-from advrbd_plugin.backdoorbench.compat import apply_mends_for_modules, take_data_as_it_is
+from advrbd_plugin.backdoorbench.compat import apply_patches_for_modules, use_local_data
 from advrbd_plugin.backdoorbench.datasets import as_image_set
 from advrbd_plugin.backdoorbench.requirements import explained_requirements
 from advrbd_plugin.errors import AdvrBDError
@@ -59,19 +59,21 @@ def push_away(
     steps: int,
     batch_size: int = 128,
 ) -> Tensor:
-    """Projected gradient descent (Madry et al., arXiv 1706.06083) from the images themselves, without a target.
+    """Untargeted projected gradient descent (Madry et al., arXiv 1706.06083), started at the images.
 
     Args:
-        model: from float images in [0, 1] to logits, in eval mode.
+        model: from float images in pixel scale [0, 1] to logits, in eval mode.
         images, labels: (N, C, H, W) uint8 and (N,) int64.
-        epsilon, step_size: the largest change of a pixel and the change in one step, in pixel scale [0, 1].
+        epsilon, step_size: largest change of a pixel in all and in one step, pixel scale [0, 1].
+        steps: gradient steps.
+        batch_size: images processed at once.
 
     Returns:
         (N, C, H, W) uint8.
     """
     moved = [
         _push_batch(model, part.float() / 255, label, epsilon, step_size, steps)
-        for part, label in zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        for part, label in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
     ]
     return (torch.cat(moved) * 255).round().to(torch.uint8)
 
@@ -99,20 +101,20 @@ def write_images(
     local_data: bool = False,
     trust_record: bool = False,
 ) -> tuple[Path, str]:
-    """Write the pushed training images as ``attack/lc.py`` reads them: one (N, H, W, C) uint8 array.
+    """Write the adversarial training images as ``attack/lc.py`` reads them: one (N, H, W, C) uint8 array.
 
     Args:
         prototype: the record of ``attack/prototype.py``; the file goes there.
         epsilon, step_size, steps: as for :func:`push_away`; the defaults are the toolbox's.
-        local_data: take the dataset files as they are.
+        local_data: read the dataset files without download or checksum.
         trust_record: unpickle whatever the record holds, which can run any code that its maker put there.
 
     Returns:
         The file, and the name of the dataset.
 
     Raises:
-        AdvrBDError: there is no such record, it holds a type outside the allow-list, its dataset is not there, or what
-            the toolbox imports is not installed.
+        AdvrBDError: there is no such record, it holds a type outside the allow-list, its dataset is missing, or a
+            package of the toolbox is not installed.
     """
     if not (0 < epsilon <= 1 and 0 < step_size <= 1 and steps > 0):
         raise AdvrBDError(
@@ -136,9 +138,9 @@ def write_images(
     if os.fspath(checkout) not in sys.path:
         sys.path.insert(0, os.fspath(checkout))
     sys.dont_write_bytecode = True  # the checkout has no .gitignore
-    apply_mends_for_modules()
+    apply_patches_for_modules()
     if local_data:
-        take_data_as_it_is()
+        use_local_data()
     make = model_maker(
         settings["model"], num_classes=settings["num_classes"], image_size=size[0], dataset=settings["dataset"]
     )

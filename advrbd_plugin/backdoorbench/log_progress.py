@@ -1,4 +1,4 @@
-"""AdvrBD's progress as lines of BackdoorBench's log, with an ETA."""
+"""A method's progress as lines of BackdoorBench's log, with an ETA."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LogProgress:
         self._told = 0.0
 
     def plan(self, work: Mapping[str, float]) -> None:
-        """Take down how much each stage has to do; asked again, only the stages that are named change."""
+        """Store the work of each stage; a later call changes only the stages that it names."""
         self._work.update(work)
 
     def start(self, stage: str) -> None:
@@ -35,7 +35,7 @@ class LogProgress:
         logging.info("stage %s%s", place, stage)
 
     def advance(self, work: float, **figures: float) -> None:
-        """Take down ``work`` units; log share, figures and ETA if the last line is old enough."""
+        """Count ``work`` units; log share, figures and ETA if the last line is old enough."""
         self._done[self._stage] = self._done.get(self._stage, 0.0) + work
         now = self._clock()
         if now - self._told < self._every:
@@ -45,7 +45,7 @@ class LogProgress:
         logging.info("%s: %.0f%% of the run %s%s", self._stage, 100 * self._share(), told, self._eta(now))
 
     def finish(self) -> None:
-        """Count the stage as done, whatever share of its work was reported."""
+        """Count the stage as done, even if less work was reported."""
         self._done[self._stage] = max(self._done.get(self._stage, 0.0), self._work.get(self._stage, 0.0))
 
     def _share(self) -> float:

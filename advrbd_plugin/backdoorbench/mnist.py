@@ -1,7 +1,7 @@
 """MNIST in the form that BackdoorBench's architectures take: three channels of 32 x 32 pixels.
 
-The toolbox lists MNIST, with one channel of 28 x 28, but all of its networks begin with a convolution of three
-channels, its triggers are pictures in colour, and some networks halve an image five times.
+The toolbox lists MNIST with one channel of 28 x 28. But its networks need three channels, its triggers are in colour,
+and some networks halve an image five times.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 
 class InColour:
-    """A dataset of (grey picture, label) pairs as one of (picture with three equal channels, label) pairs."""
+    """Gives the grey images of a dataset of (image, label) pairs three equal channels."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset

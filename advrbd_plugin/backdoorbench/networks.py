@@ -1,9 +1,9 @@
-"""This package's networks in the form that BackdoorBench's scripts expect of a network.
+"""This package's networks in the form that BackdoorBench's scripts expect.
 
 They take normalised images, since the toolbox normalises in its transforms, and their layers have the names that its
-scripts look for. The first convolution is preceded by a normalisation of its own: it leaves the toolbox's images as
-they are in a network made here, and turns the toolbox's normalisation into the model's own in a network that was
-trained on pixel-scale images (:func:`to_toolbox`).
+scripts look for. A normalisation layer precedes the first convolution. In a new network it changes nothing; in a
+network that was trained on pixel-scale images it turns the toolbox's normalisation into the model's own
+(:func:`to_toolbox`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from advrbd_plugin.nn.models import MODELS, Normalize, make_model
 
 _SMALL, _LARGE = 32, 224
 
-# Name in the toolbox -> (name in advrbd_plugin.nn.models, an image size that has its first layers). The toolbox calls
+# Name in the toolbox -> (name in advrbd_plugin.nn.models, an image size with its first layers). The toolbox calls
 # generate_cls_model without the image's size, so the name must say which first layers are meant.
 NETWORKS: dict[str, tuple[str, int]] = {
     "resnet_narrow": ("resnet_narrow", _SMALL),
@@ -32,7 +32,7 @@ def make_network(name: str, num_classes: int) -> nn.Module:
     """A new, untrained network of :data:`NETWORKS`, from normalised images (N, 3, H, W) to logits."""
     base, image_size = NETWORKS[name]
     model = make_model(base, num_classes=num_classes, image_size=image_size, mean=(0, 0, 0), std=(1, 1, 1))
-    normalize, network = model
+    normalize, network = model.children()
     if isinstance(network, nn.Sequential):
         network = _with_torchvision_names(network, last="linear" if "preactresnet" in base else "fc")
     stem = next(name for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
@@ -44,9 +44,9 @@ def make_network(name: str, num_classes: int) -> nn.Module:
 
 
 def _lay_out_channels_last(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    """Hand a CPU's convolutions the layout in which they take two thirds of the time; the scripts never ask for it.
+    """Give a CPU's convolutions channels_last images, which take two thirds of the time; the scripts never ask for it.
 
-    The images' layout carries through the network, while its weights stay contiguous for scripts that view them.
+    The layout carries through the network, while its weights stay contiguous for scripts that view them.
     """
     (images,) = inputs
     return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
@@ -55,7 +55,7 @@ def _lay_out_channels_last(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
 def to_toolbox(
     model: nn.Module, name: str, *, num_classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, Tensor]:
-    """The state dict with which the network ``name`` answers to normalised images as ``model`` does to pixel-scale ones.
+    """The state dict that makes the network ``name`` equal to ``model``, for normalised instead of pixel-scale images.
 
     Args:
         model: as :func:`advrbd_plugin.nn.models.make_model` builds it.
@@ -68,7 +68,7 @@ def to_toolbox(
     network = make_network(name, num_classes)
     own, given = network.state_dict(), model.state_dict()
     shapes = [value.shape for value in own.values()]
-    if [value.shape for value in given.values()] != shapes or not isinstance(model[0], Normalize):
+    if [value.shape for value in given.values()] != shapes or not isinstance(next(model.children(), None), Normalize):
         raise AdvrBDError(f"the model is no {NETWORKS[name][0]} of {num_classes} classes as make_model builds it")
     state = {key: value.detach().cpu().clone() for key, value in zip(own, given.values(), strict=True)}
     prefix = next(key for key, module in network.named_modules() if isinstance(module, Normalize))
@@ -80,7 +80,7 @@ def to_toolbox(
 
 
 def toolbox_name(name: str, image_size: int) -> str:
-    """What the toolbox is to call the network that ``make_model(name, image_size=image_size)`` builds.
+    """The toolbox's name of the network that ``make_model(name, image_size=image_size)`` builds.
 
     Raises:
         AdvrBDError: no such network.

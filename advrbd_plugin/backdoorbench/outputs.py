@@ -1,9 +1,11 @@
-"""What BackdoorBench's users and analysis tools look for, written under its names and with its columns."""
+"""The result files of a defense, under BackdoorBench's names and with its columns."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,18 +26,18 @@ VERDICT_COLUMNS = ("index", "label", "score", "verdict", "suggested_label")
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a method of ours found, as far as BackdoorBench's files tell of it.
+    """What a method found, as far as BackdoorBench's files hold it.
 
     Attributes:
-        model: the defended model, from pixel-scale images to logits, in eval mode.
-        backdoored_model: the attacked one, of the same kind.
+        model: the defended model, from images in pixel scale [0, 1] to logits, in eval mode.
+        backdoored_model: the attacked model, of the same kind.
         epochs: a row for each epoch of the training that made ``model``, with ``loss`` and ``accuracy``.
         seconds: stage -> time.
         config: the method's settings.
         verdicts: (N,) ``poisoned``, ``score`` and ``suggested_label`` of the training samples; ``None`` if the method
-            judges no samples.
-        suspected_classes: the labels that the method calls attacked.
-        notes: more for ``summary.json``, ready for JSON.
+            gives none.
+        suspected_classes: suspected target classes.
+        notes: further entries of ``summary.json``, ready for JSON.
     """
 
     model: nn.Module
@@ -50,7 +52,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class DetectionCounts:
-    """How many samples were rightly and wrongly called poisoned (positive) or clean (negative)."""
+    """Counts of samples by verdict and truth; poisoned is positive."""
 
     true_negatives: int
     false_positives: int
@@ -59,7 +61,7 @@ class DetectionCounts:
 
     @property
     def tpr(self) -> float:
-        """Share of the poisoned samples that were flagged; 0 if there are none, as the toolbox writes it."""
+        """Share of the poisoned samples that were flagged; 0 if there are none, as in the toolbox."""
         poisoned = self.true_positives + self.false_negatives
         return self.true_positives / poisoned if poisoned else 0.0
 
@@ -76,7 +78,7 @@ class DetectionCounts:
 
 
 def count_detection(poisoned: Tensor, flagged: Tensor) -> DetectionCounts:
-    """Compare verdicts with the truth, both (N,) bool."""
+    """Compare verdicts ``flagged`` with the truth ``poisoned``, both (N,) bool."""
     poisoned, flagged = poisoned.cpu().bool(), flagged.cpu().bool()
     counts = [(~poisoned & ~flagged), (~poisoned & flagged), (poisoned & ~flagged), (poisoned & flagged)]
     return DetectionCounts(*(int(count.sum()) for count in counts))
@@ -106,13 +108,47 @@ def write_verdicts(folder: Path, train_set: ImageSet, outcome: Outcome) -> None:
     )
 
 
+def summarise(
+    record: str,
+    model: str,
+    outcome: Outcome,
+    counts: DetectionCounts | None,
+    figures: dict[str, dict[str, float]],
+    device: torch.device,
+) -> dict[str, Any]:
+    """The content of ``summary.json``.
+
+    Args:
+        record, model: their names.
+        outcome: what the method found.
+        counts: of the detection, or ``None``.
+        figures: of :func:`write_metrics`.
+        device: where the method ran.
+    """
+    summary = {
+        "record": record,
+        "model": model,
+        "suspected_classes": [int(label) for label in outcome.suspected_classes],
+        "defended": figures["defended"],
+        "undefended": figures["undefended"],
+        "detection": None if counts is None else counts.to_mapping(),
+        "seconds": {stage: float(seconds) for stage, seconds in outcome.seconds.items()},
+        "config": outcome.config.to_mapping(),
+        "device": str(device),
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        **outcome.notes,
+    }
+    found: dict[str, Any] = json.loads(json.dumps(summary, default=str))
+    return found
+
+
 def write_metrics(
     folder: Path, name: str, outcome: Outcome, tests: TestSets, device: torch.device
 ) -> dict[str, dict[str, float]]:
     """Write ``NAME_df.csv``, ``NAME_df_summary.csv`` and both plots with the toolbox's own functions.
 
-    A row stands for an epoch of the final training; the columns of the test sets are filled in the last one, since
-    our methods see no test set while they work.
+    One row is one epoch of the final training. Only the last row has test figures, since our methods see no test set
+    while they work.
 
     Returns:
         test_acc, test_asr, test_ra and the losses of the ``defended`` and the ``undefended`` model.
@@ -134,7 +170,7 @@ def write_metrics(
 
 
 def _plot(epochs: list[dict[str, float]], defended: dict[str, float], folder: Path) -> None:
-    """Draw both metric plots: the training's curves, and the final model's figures at the last epoch."""
+    """Draw both metric plots: the training curves, and the final model's test figures at the last epoch."""
     from utils.trainer_cls import plot_acc_like_metric_pure, plot_loss
 
     def curve(name: str) -> list[float | None]:
@@ -150,7 +186,7 @@ def _plot(epochs: list[dict[str, float]], defended: dict[str, float], folder: Pa
 
 @torch.no_grad()
 def judge(model: nn.Module, tests: TestSets, batch_size: int, device: torch.device) -> dict[str, float]:
-    """Judge a model that takes pixel-scale images as the toolbox's trainer does, under its column names."""
+    """Evaluate a model for pixel-scale images as the toolbox's trainer does, under its column names."""
     model = model.to(device).eval()
     clean_loss, clean_labels = _losses_and_labels(model, tests.clean_images, tests.clean_labels, batch_size, device)
     bd_loss, bd_labels = _losses_and_labels(model, tests.triggered_images, tests.attack_labels, batch_size, device)

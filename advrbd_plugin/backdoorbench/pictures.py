@@ -1,4 +1,4 @@
-"""One image of a set as a picture file, without loss."""
+"""Writing one image of a set as a PNG file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def write_png(path: Path, image: Tensor) -> None:
-    """Write a (C, H, W) uint8 image, C 1 or 3, as PNG whatever the suffix of ``path``; its folder is made.
+    """Write a (C, H, W) uint8 image, C 1 or 3, as PNG, whatever the suffix of ``path``; make its folder.
 
     Raises:
         OSError: the disk is full or the place cannot be written.

@@ -1,7 +1,7 @@
-"""Writing a poisoned set and its model as a record of BackdoorBench, so that its defenses can face them.
+"""Writing a poisoned set and its model as a record of BackdoorBench, so that its defenses run on them.
 
-The files are those of the toolbox's own ``save_attack_result``: the poisoned samples as PNG pictures, and
-``attack_result.pt`` with the model's weights and what tells which sample is which. No code of the toolbox is used.
+The files are those of the toolbox's ``save_attack_result``: the poisoned samples as PNG files, and ``attack_result.pt``
+with the model's weights and the position of each sample. No code of the toolbox is used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def write_record(
     data_path: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write ``record/NAME`` into a checkout, whole or not at all.
+    """Write ``record/NAME`` into a checkout, completely or not at all.
 
     Poisoned samples and covers are marked alike (``poison_indicator`` 1), as the toolbox's own attacks do; a cover
     keeps its label. The clean images must lie in the checkout too, in the record's order. Unless ``data_path`` says
@@ -66,18 +66,18 @@ def write_record(
         dataset: as the toolbox names it. What is written for gtsrb, tiny and imagenette must have the dataset's
             classes (43, 200, 10) and RGB images of its size (32x32, 64x64, 128x128); tiny and imagenette, an image of
             each class in either part.
-        target_label: what the triggered images are to be given, where the poisoned set names none.
+        target_label: the target class of the triggered images, if the poisoned set names none.
         data_path: the dataset's folder in the checkout, such as ``./data/cifar10``, which the toolbox reads in the
             order of the sets.
-        overwrite: replace a record of that name.
+        overwrite: replace an existing record.
 
     Returns:
         ``checkout/record/NAME``.
 
     Raises:
-        AdvrBDError: the name is taken or leads elsewhere, the sets do not belong together or are not the dataset's,
+        AdvrBDError: the record exists or its name is a path, the sets do not belong together or do not fit the dataset,
             its images cannot be written, or the toolbox has no such model.
-        StorageError: the disk is full or the place cannot be written.
+        StorageError: the disk is full or the folder cannot be written.
     """
     records = Path(os.path.abspath(checkout)) / "record"
     folder = records / name
@@ -172,7 +172,7 @@ def _in_order_read(
 ) -> tuple[PoisonedSet, ImageSet, ImageSet]:
     """The sets in the order in which the toolbox will read them from what is written here."""
     order = order_read(dataset, train.labels)
-    if not torch.equal(order, torch.arange(len(order))):  # a large set is not copied for nothing
+    if not torch.equal(order, torch.arange(len(order))):  # no needless copy of a large set
         train = train.subset(order)
         poisoned = replace(
             poisoned,
@@ -195,7 +195,7 @@ def _model_state(model: nn.Module, model_name: str, train_set: ImageSet, dataset
 
 
 def _places_of(samples: ImageSet, whole: ImageSet) -> Tensor:
-    """(N,) where each of the samples stands in the whole set, by id."""
+    """(N,) positions of the samples in the whole set, matched by id."""
     place_of = {number: place for place, number in enumerate(whole.sample_ids.tolist())}
     try:
         return torch.tensor([place_of[number] for number in samples.sample_ids.tolist()], dtype=torch.int64)
@@ -219,15 +219,15 @@ def _check_place(folder: Path, overwrite: bool) -> None:
     if not os.path.lexists(folder):
         return
     if not overwrite:
-        raise AdvrBDError(f"{folder} is there already: choose another name, or overwrite it")
+        raise AdvrBDError(f"{folder} exists already: choose another name, or overwrite it")
     if not (folder / FILE_NAME).is_file():
         raise AdvrBDError(f"{folder} is in the way: it is no record, so it is not overwritten")
 
 
 def _move_in(part: Path, folder: Path) -> None:
-    """Put the finished record into its place; one that stands there goes only then."""
+    """Move the finished record into its place; an old one is removed only then."""
     if folder.exists():
-        old = part.parent / ".old"  # which is no record's name
+        old = part.parent / ".old"  # no record has this name
         os.replace(folder, old)
         os.replace(part, folder)
         shutil.rmtree(old)

@@ -1,4 +1,4 @@
-"""Adding our scripts and configurations to a checkout, and taking exactly those away again."""
+"""Adding our scripts and configurations to a checkout, and removing exactly those again."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ MANIFEST = "config/defense/advrbd/.advrbd_register.json"
 
 
 def register(checkout: Path) -> tuple[list[str], list[str]]:
-    """Write the scripts and configurations; return the paths that were written and those that were kept.
+    """Write the scripts and configurations; return the paths that were written and those that were left.
 
-    A file that register wrote is brought up to date, or kept if its owner has changed it since.
+    A file that register wrote is updated, or left if the user has changed it since.
 
     Raises:
-        AdvrBDError: a file that register did not write stands in the way. Nothing is written then.
+        AdvrBDError: a file that register did not write has the same path. Nothing is written then.
     """
     planned, written = planned_files(), _read_manifest(checkout)
-    changed, kept = [], []
+    changed: list[str] = []
+    left: list[str] = []
     for name, content in planned.items():
         path = checkout / name
         if not _occupied(path):
@@ -31,25 +32,28 @@ def register(checkout: Path) -> tuple[list[str], list[str]]:
         elif path.is_file() and path.read_bytes() == content:
             continue
         elif name not in written:
-            raise AdvrBDError(f"{path} is in the way: `advrbd register` did not write it; move it and run it again")
+            raise AdvrBDError(
+                f"{path} is in the way, and `advrbd register` did not write it; move it and run the command again"
+            )
         else:
-            (changed if _is_ours(path, written[name]) else kept).append(name)
+            (changed if _is_ours(path, written[name]) else left).append(name)
     if changed:
-        # The manifest comes first: whatever is interrupted, unregister finds all that was written.
+        # The manifest comes first, so unregister finds all files even after an interruption.
         manifest = written | {name: _digest(planned[name]) for name in changed}
         write_json(checkout / MANIFEST, {"written_by": "advrbd register", "sha256": manifest})
     for name in changed:
         write_bytes(checkout / name, planned[name])
-    return changed, kept
+    return changed, left
 
 
 def unregister(checkout: Path) -> tuple[list[str], list[str]]:
-    """Remove what register wrote and the folders that it made; return what was removed and what was kept.
+    """Remove what register wrote and the folders that it made; return the paths removed and left.
 
-    A file that was changed since is the user's by now: it is kept and named.
+    A file that the user has changed since is left.
     """
     written = _read_manifest(checkout)
-    removed, kept = [], []
+    removed: list[str] = []
+    left: list[str] = []
     for name, digest in written.items():
         path = checkout / name
         if not _occupied(path):
@@ -58,11 +62,11 @@ def unregister(checkout: Path) -> tuple[list[str], list[str]]:
             path.unlink()
             removed.append(name)
         else:
-            kept.append(name)
+            left.append(name)
     (checkout / MANIFEST).unlink(missing_ok=True)
     for name in [*removed, MANIFEST]:
         _remove_empty_folders((checkout / name).parent, checkout)
-    return removed, kept
+    return removed, left
 
 
 def _remove_empty_folders(folder: Path, checkout: Path) -> None:

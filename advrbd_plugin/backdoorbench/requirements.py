@@ -1,4 +1,4 @@
-"""What BackdoorBench's scripts import and the extra ``advrbd_plugin[backdoorbench]`` brings: what of it is missing."""
+"""The packages of the extra ``advrbd_plugin[backdoorbench]``, which BackdoorBench's scripts import."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ IMPORTED = (
 
 
 def missing_requirements() -> list[str]:
-    """The modules that BackdoorBench's scripts import and this installation lacks. Nothing is imported to see it."""
+    """The modules that BackdoorBench's scripts import and this installation lacks; nothing is imported."""
     return [name for name in IMPORTED if importlib.util.find_spec(name) is None]
 
 
 @contextmanager
 def explained_requirements() -> Iterator[None]:
-    """Turn the failed import of such a module into the line that says how to install them. Also a decorator.
+    """Turn a failed import of such a module into an error that says how to install it. Also a decorator.
 
-    A script that needs none of what is missing is not held up.
+    A script that needs no missing module runs on.
 
     Raises:
-        AdvrBDError: in place of a ModuleNotFoundError for one of the missing modules.
+        AdvrBDError: instead of a ModuleNotFoundError for a missing module.
     """
     try:
         yield

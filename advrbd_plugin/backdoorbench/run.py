@@ -1,4 +1,4 @@
-"""Running one script of a BackdoorBench checkout, unchanged, in this process, with the mends in place."""
+"""Running one script of a BackdoorBench checkout, unchanged, in this process, with the patches that it needs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class RunOptions:
 
     Attributes:
         trust_record: let torch.load build whatever a file says (it may run code that its maker put there).
-        local_data: take the dataset files that are on disk, without download and checksum.
+        local_data: read the dataset files on disk without download or checksum.
         in_script_folder: run in the script's own folder instead of the checkout's root.
-        report: where to write the run's time, peak memory and mends as JSON, or ``None``.
+        report: where to write the run's time, peak memory and patches as JSON, or ``None``.
     """
 
     trust_record: bool = False
@@ -41,12 +41,12 @@ class RunOptions:
 
 @explained_requirements()
 def run_script(checkout: Path, script: str, arguments: Sequence[str], options: RunOptions = RunOptions()) -> None:
-    """Run ``script`` (a path inside ``checkout``) as ``python SCRIPT ARGUMENTS`` in its working folder would.
+    """Run ``script`` (a path inside ``checkout``) as ``python SCRIPT ARGUMENTS`` would.
 
     Raises:
-        AdvrBDError: there is no such script, it is known to stop (:mod:`script_notes`), it asks for CUDA where there
-            is none, a file that it loads holds a type outside the allow-list, or a module that it imports is not
-            installed (:mod:`requirements`). Its own exceptions pass through.
+        AdvrBDError: there is no such script, it is known to fail (:mod:`script_notes`), it asks for CUDA where there is
+            none, a file that it loads holds a type outside the allow-list, or a module that it imports is not
+            installed (:mod:`requirements`). The script's own exceptions pass through.
     """
     path = _script_path(checkout, script)
     caution = refuse_hopeless(path.relative_to(checkout.resolve()).as_posix(), arguments, checkout)
@@ -57,7 +57,7 @@ def run_script(checkout: Path, script: str, arguments: Sequence[str], options: R
     os.chdir(home)
     os.environ.setdefault("MPLBACKEND", "Agg")  # the scripts only save their figures
     sys.dont_write_bytecode = True  # the checkout has no .gitignore: bytecode would show in its git status
-    mends = _prepare(path, options)
+    patches = _prepare(path, options)
     script = os.path.relpath(path, home)
     sys.argv = [script, *arguments]
     sys.path[0] = os.fspath(path.parent)
@@ -68,22 +68,22 @@ def run_script(checkout: Path, script: str, arguments: Sequence[str], options: R
         raise _refused(error, script) from error
     finally:
         if options.report is not None:
-            _write_report(options.report, mends, time.perf_counter() - started)
+            _write_report(options.report, patches, time.perf_counter() - started)
 
 
 def _prepare(path: Path, options: RunOptions) -> list[str]:
     from advrbd_plugin.backdoorbench import compat
 
     source = path.read_text(encoding="utf-8")
-    own = "advrbd_plugin.backdoorbench" in source  # AdvrBD's scripts ask for devices by themselves
-    applied = [mend.name for mend in compat.apply_mends(source, leave_out=("cuda-on-cpu",) if own else ())]
+    own = "advrbd_plugin.backdoorbench" in source  # our scripts choose devices by themselves
+    applied = [patch.name for patch in compat.apply_patches(source, leave_out=("cuda-on-cpu",) if own else ())]
     install_additions()
     if options.trust_record:
         compat.trust_every_pickle()
-        os.environ[TRUST_RECORD_VARIABLE] = "1"  # AdvrBD's own scripts do not read records with torch.load alone
+        os.environ[TRUST_RECORD_VARIABLE] = "1"  # our own scripts do not read records with torch.load alone
     if options.local_data:
-        compat.take_data_as_it_is()
-    print(f"advrbd: mends in this process: {', '.join(applied)}", file=sys.stderr)
+        compat.use_local_data()
+    print(f"advrbd: patches in this process: {', '.join(applied)}", file=sys.stderr)
     return applied
 
 
@@ -98,7 +98,7 @@ def _script_path(checkout: Path, script: str) -> Path:
 
 
 def _settle_device(path: Path, arguments: list[str]) -> list[str]:
-    """Refuse CUDA where there is none; where the script would take CUDA by default, ask it for the CPU."""
+    """Refuse CUDA where there is none; add ``--device cpu`` where the script would use CUDA by default."""
     import torch
 
     if torch.cuda.is_available() or "--device" not in path.read_text(encoding="utf-8") + _parent_of_attacks(path):
@@ -146,7 +146,7 @@ def _refused(error: pickle.UnpicklingError, script: str) -> AdvrBDError:
     )
 
 
-def _write_report(report: Path, mends: list[str], seconds: float) -> None:
+def _write_report(report: Path, patches: list[str], seconds: float) -> None:
     import resource
 
     import torch
@@ -156,6 +156,6 @@ def _write_report(report: Path, mends: list[str], seconds: float) -> None:
         "seconds": seconds,
         "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
         "peak_cuda_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
-        "mends": mends,
+        "patches": patches,
     }
     report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

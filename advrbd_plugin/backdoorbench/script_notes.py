@@ -1,7 +1,7 @@
-"""What was seen of each defense and detection of the toolbox when ``advrbd backdoorbench run`` ran it on a CPU.
+"""What each defense and detection of the toolbox needs, as ``advrbd backdoorbench run`` found on a CPU.
 
-A script that cannot end, or that would stop at its end for want of an option, is told of before its work starts.
-Every script of v2.2 is listed here; the figures are in ``docs/backdoorbench.md``.
+A script that cannot succeed, or that would fail at its end without some option, is refused before it starts. Every
+script of v2.2 is listed here; ``docs/backdoorbench.md`` has the run times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Fault:
     Attributes:
         reason: what is wrong.
         file: where.
-        blob: Git's id of that file as v2.2 has it; with another one the fault may be gone.
+        blob: Git's id of that file in v2.2; with other contents the fault may be gone.
     """
 
     reason: str
@@ -34,14 +34,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class ScriptNote:
-    """What running one script takes.
+    """What one script needs.
 
     Attributes:
-        fault: why it stops whatever it is given, if it does.
-        options: option -> a value, for those that it needs and that its configuration in the checkout leaves out.
-        yaml_keys: the same for what it reads from its YAML file alone.
+        fault: why it always fails, or ``None``.
+        options: option -> example, for options that it needs and that its configuration in the checkout leaves out.
+        yaml_keys: the same for keys that it reads from its YAML file alone.
         models: the only architectures that it takes, or () if it takes all.
-        not_seen: why it has not been seen to its end on a CPU, although nothing is known to stop it, or "".
+        not_seen: why no run on a CPU has finished, although no fault is known, or "".
         modules: what it imports beside the extra ``advrbd_plugin[backdoorbench]``: module -> name on the package index.
     """
 
@@ -138,23 +138,23 @@ SCRIPT_NOTES: dict[str, ScriptNote] = {
 
 
 def refuse_hopeless(script: str, arguments: Sequence[str], checkout: Path) -> str:
-    """Stop before a script of the checkout works for nothing; return a caution about it, or "".
+    """Refuse a script of the checkout that cannot succeed; return a caution about it, or "".
 
     Args:
-        script: its path in the checkout, with forward slashes; one that has no note here is let pass.
+        script: its path in the checkout, with forward slashes; a script without a note is accepted.
         arguments: its command line.
 
     Raises:
-        AdvrBDError: it cannot end, imports what is not installed, lacks an option that neither the command line nor
-            the configuration gives, or is given a model that it does not take.
+        AdvrBDError: the script always fails, imports a package that is not installed, needs an option that neither the
+            command line nor the configuration gives, or does not take the model.
     """
     note = SCRIPT_NOTES.get(script)
     if note is None:
         return ""
     if note.fault is not None and _is_there(note.fault, checkout):
         raise AdvrBDError(
-            f"{script} of BackdoorBench {VERSION} runs on no machine: {note.fault.reason} ({note.fault.file}); with "
-            "that mended in the checkout, this command runs it"
+            f"{script} of BackdoorBench {VERSION} runs on no machine: {note.fault.reason} ({note.fault.file}); once "
+            "you fix that in the checkout, this command runs it"
         )
     absent = [package for module, package in note.modules.items() if importlib.util.find_spec(module) is None]
     if absent:
@@ -172,7 +172,7 @@ def refuse_hopeless(script: str, arguments: Sequence[str], checkout: Path) -> st
     model = settings.get("model")
     if note.models and model is not None and model not in note.models:
         raise AdvrBDError(f"{script} takes no model {model}, only {', '.join(note.models)}")
-    return f"{script} has not been seen to its end on a CPU: {note.not_seen}" if note.not_seen else ""
+    return f"{script} has not been run to its end on a CPU: {note.not_seen}" if note.not_seen else ""
 
 
 def _is_there(fault: Fault, checkout: Path) -> bool:

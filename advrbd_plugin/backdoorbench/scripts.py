@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DefenseRow:
-    """A method that is added as a defense of BackdoorBench.
+    """A method that ``advrbd register`` adds as a defense of BackdoorBench.
 
     Its configurations are the files of ``configs/backdoorbench/NAME/``; they go to ``config/defense/NAME/``.
 
@@ -31,10 +31,13 @@ class DefenseRow:
     methods: str
     purposes: Mapping[str, str]
 
-    def methods_class(self) -> type[DefenseScript]:
+    def methods_class(self) -> type[DefenseScript[Any]]:
         """The class behind :attr:`methods`."""
         module, name = self.methods.split(":")
-        return getattr(importlib.import_module(f"advrbd_plugin.backdoorbench.{module}"), name)
+        found: type[DefenseScript[Any]] = getattr(
+            importlib.import_module(f"advrbd_plugin.backdoorbench.{module}"), name
+        )
+        return found
 
     def planned_files(self) -> dict[str, bytes]:
         """Path in the checkout -> content."""
@@ -86,7 +89,7 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True)
 class AttackRow:
-    """An attack of :data:`advrbd_plugin.attacks.ATTACKS` that is added as an attack of BackdoorBench.
+    """An attack of :data:`advrbd_plugin.attacks.ATTACKS` that ``advrbd register`` adds as one of BackdoorBench.
 
     Its configurations are the files of ``configs/backdoorbench/attack/NAME/``; they go to ``config/attack/NAME/``.
 
@@ -150,7 +153,7 @@ DEFENSES = (
         name="ulrl",
         title="ULRL (arXiv 2405.14781)",
         methods="ulrl:ULRLMethods",
-        purposes={"defense": "Repair the attacked model with a few clean samples, or with those that AdvrBD trusts."},
+        purposes={"defense": "Repair the attacked model with a few clean samples, or with those that AdvrBD picks."},
     ),
     DefenseRow(
         name="cutmix",
@@ -179,12 +182,12 @@ ATTACKS = (
 
 
 def planned_files() -> dict[str, bytes]:
-    """What register writes: the path inside the checkout, and the content."""
+    """What register writes: path in the checkout -> content."""
     return {name: content for row in (*DEFENSES, *ATTACKS) for name, content in row.planned_files().items()}
 
 
-def methods_named(name: str) -> type[DefenseScript] | None:
-    """The class behind the defense ``name``, or ``None`` if it is none of ours."""
+def methods_named(name: str) -> type[DefenseScript[Any]] | None:
+    """The class of the defense ``name``, or ``None`` if the defense is not ours."""
     return next((row.methods_class() for row in DEFENSES if row.name == name), None)
 
 

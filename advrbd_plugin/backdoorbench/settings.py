@@ -1,8 +1,8 @@
 """The settings of one run: the command line over the YAML file, as BackdoorBench's defenses take them.
 
-Every key is read by somebody: the method's own go to its configuration (AdvrBD's, unless another is named), the
-toolbox's to the adapter, and those that the method has no use for are accepted on the command line, where ``compare``
-passes the same options to every defense, and said to be unused. Anything else is an error that names the key.
+The method's own keys go to its configuration (AdvrBD's, unless another is named) and the toolbox's to the adapter. Keys
+that the method does not use are accepted, since ``compare`` passes the same options to every defense, and listed as
+unused. Any other key is an error that names it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from advrbd_plugin import plain
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.settings import Settings as MethodSettings
 
-# BackdoorBench's name for what our configurations call otherwise.
+ConfigT = TypeVar("ConfigT", bound=MethodSettings)
+
+# BackdoorBench's name -> ours, where they differ.
 TOOLBOX_NAMES = {
     "lr": "learning_rate",
     "random_seed": "seed",
@@ -39,13 +41,13 @@ ADAPTER_KEYS = {
     "checkpoint_save": "where unfinished work is kept, so that a run that was killed goes on",
     "log": "where the log is written",
     "trust_record": "unpickle whatever the record holds; it can run any code that its maker put there",
-    "local_data": "take the dataset's files as they are: no download and no checksum",
+    "local_data": "read the dataset's files without download or checksum",
 }
 FLAGS = ("trust_record", "local_data", "clean_from_poisoned")
 CLEAN_SAMPLE_KEYS = {
     "ratio": "share of the clean training set that the method is given",
     "index": "a file of the clean samples' positions, one a line, in place of --ratio",
-    "clean_from_poisoned": "take them from what AdvrBD trusts in the poisoned training set, in place of --ratio",
+    "clean_from_poisoned": "take them from the poisoned training set by AdvrBD's scores, in place of --ratio",
 }
 
 UNUSED_KEYS = (
@@ -63,21 +65,21 @@ UNUSED_KEYS = (
     "steplr_milestones",
     "steplr_stepsize",
 )
-# What AdvrBD uses; a method that does not train that way has no use for some of them.
+# What AdvrBD uses; other methods do not use some of them.
 TRAINING_KEYS = ("epochs", "batch_size", *TOOLBOX_NAMES)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Generic[ConfigT]):
     """One run's settings.
 
     Attributes:
         config: the method's own.
-        options: the adapter's, by the names of ``ADAPTER_KEYS`` and ``CLEAN_SAMPLE_KEYS`` (``None`` where not given).
-        unused: what was given and the method has no use for.
+        options: the adapter's, by the names of ``ADAPTER_KEYS`` and ``CLEAN_SAMPLE_KEYS`` (``None`` if not given).
+        unused: keys that were given and that the method does not use.
     """
 
-    config: MethodSettings
+    config: ConfigT
     options: dict[str, Any]
     unused: tuple[str, ...]
 
@@ -89,7 +91,7 @@ def add_arguments(
     *,
     clean_samples: bool = False,
 ) -> None:
-    """Add BackdoorBench's common options and the method's own, all without defaults: those are the YAML file's.
+    """Add BackdoorBench's common options and the method's own, all without defaults: the YAML file has them.
 
     Args:
         config_class: the method's configuration.
@@ -104,28 +106,29 @@ def add_arguments(
             default = default_yaml if name == "yaml_path" else None
             parser.add_argument(f"--{name}", default=default, help=meaning)
     for name in _unused_keys(config_class, clean_samples):
-        parser.add_argument(f"--{name}", help="accepted as BackdoorBench's defenses do; without effect here")
+        parser.add_argument(f"--{name}", help="accepted as by BackdoorBench's defenses; without effect here")
     for name in config_keys(config_class):
         parser.add_argument(f"--{name}", type=yaml_value, help="see the docs of advrbd_plugin")
 
 
 def config_keys(config_class: type[MethodSettings] = AdvrBDConfig) -> tuple[str, ...]:
     """The method's own settings, under the names that BackdoorBench's users know."""
-    return ("preset", *(_toolbox_name(field.name) for field in dataclasses.fields(config_class)))
+    names = [each.name for each in dataclasses.fields(config_class)]  # type: ignore[arg-type]  # subclasses are ones
+    return ("preset", *map(_toolbox_name, names))
 
 
 def takes_option(
     option: str, config_class: type[MethodSettings] = AdvrBDConfig, *, clean_samples: bool = False
 ) -> bool:
-    """Whether the method's scripts know ``option`` (``--epochs``)."""
+    """Whether the method's scripts take ``option`` (``--epochs``)."""
     name = option.removeprefix("--").replace("-", "_")
     unused = _unused_keys(config_class, clean_samples)
     return name in (*_adapter_keys(clean_samples), *unused, *config_keys(config_class))
 
 
 def read_settings(
-    arguments: Mapping[str, Any], config_class: type[MethodSettings] = AdvrBDConfig, *, clean_samples: bool = False
-) -> Settings:
+    arguments: Mapping[str, Any], config_class: type[ConfigT], *, clean_samples: bool = False
+) -> Settings[ConfigT]:
     """Merge the command line (values that are not ``None``) over the YAML file that it names.
 
     Raises:
@@ -136,13 +139,13 @@ def read_settings(
     where = f"{given['yaml_path']} or the command line"
     adapter, keys = _adapter_keys(clean_samples), config_keys(config_class)
     unused = _unused_keys(config_class, clean_samples)
-    own_names = {TOOLBOX_NAMES[key] for key in keys if key in TOOLBOX_NAMES}
+    own_names = {TOOLBOX_NAMES[key] for key in keys if key in TOOLBOX_NAMES} | set(config_class.renamed)
     known = {*adapter, *unused, *keys, *own_names}
     for key in merged:
         if key not in known:
             close = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f"did you mean {close[0]}?" if close else f"the method's keys are {', '.join(sorted(keys))}"
-            raise AdvrBDError(f"{where}: nobody reads the key {key}; {hint}")
+            raise AdvrBDError(f"{where}: unknown key {key}; {hint}")
     # The toolbox's name first, so that the command line's --lr stands over a file's learning_rate.
     own = {key: value for key, value in merged.items() if key in own_names and value is not None}
     own |= {TOOLBOX_NAMES.get(key, key): merged[key] for key in keys if merged.get(key) is not None}
@@ -172,7 +175,7 @@ def _adapter_keys(clean_samples: bool) -> dict[str, str]:
 
 
 def _unused_keys(config_class: type[MethodSettings], clean_samples: bool) -> tuple[str, ...]:
-    """What every defense of the toolbox takes and this method has no use for."""
+    """Options that every defense of the toolbox takes and this method does not use."""
     used = {*_adapter_keys(clean_samples), *config_keys(config_class)}
     return tuple(key for key in (*UNUSED_KEYS, *TRAINING_KEYS) if key not in used)
 

@@ -1,4 +1,4 @@
-"""A small CIFAR-10 in torchvision's on-disk layout, made from pictures in class folders."""
+"""A small CIFAR-10 in torchvision's on-disk layout, made from images in class folders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TRAIN_BATCHES = len(LAYOUTS["cifar10"].parts["train"])
 def write_cifar10(
     images: Path, data_root: Path, *, train: int, test: int, seed: int = 0, overwrite: bool = False
 ) -> None:
-    """Write ``data_root/cifar-10-batches-py`` from ``images/train.zip`` and ``images/test.zip``, whole or not at all.
+    """Write ``data_root/cifar-10-batches-py`` from ``images/train.zip`` and ``test.zip``, completely or not at all.
 
     Args:
         images: a folder with both archives, each with one folder of pictures per CIFAR-10 class; pictures of another
@@ -31,7 +31,7 @@ def write_cifar10(
         data_root: what BackdoorBench calls ``data/cifar10``.
         train, test: how many images to draw, the same number of every class.
         seed: which ones are drawn, and their order.
-        overwrite: replace a ``cifar-10-batches-py`` that is there.
+        overwrite: replace an existing ``cifar-10-batches-py``.
 
     Raises:
         AdvrBDError: the place is taken, or an archive is missing, damaged or holds too few pictures of a class.
@@ -41,7 +41,7 @@ def write_cifar10(
         raise AdvrBDError(f"--train must be a multiple of 50 and --test one of 10, got {train} and {test}")
     place = data_root / FOLDER
     if os.path.lexists(place) and not overwrite:
-        raise AdvrBDError(f"{place} is there already: name another folder, or pass --overwrite to replace it")
+        raise AdvrBDError(f"{place} exists already: name another folder, or pass --overwrite to replace it")
     generator = numpy.random.default_rng(seed)
     parts = [_draw(images / f"{part}.zip", count, generator) for part, count in (("train", train), ("test", test))]
     write_cifar(data_root, "cifar10", *parts, overwrite=overwrite)

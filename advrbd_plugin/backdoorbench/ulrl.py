@@ -9,22 +9,25 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.ulrl import ULRL, ULRLConfig, clean_from_poisoned
 
 
-class ULRLMethods(DefenseScript):
-    """What the class ``ulrl`` does: repair the attacked model itself; nothing is trained from the start."""
+class ULRLMethods(DefenseScript[ULRLConfig]):
+    """The methods of the class ``ulrl``: repair of the attacked model."""
 
     name = "ulrl"
     title = "ULRL"
     config_class = ULRLConfig
     uses_clean_samples = True
-    repairs = True
 
     @property
     def uses_training_set(self) -> bool:
-        """With ``--clean_from_poisoned`` alone; a record without its training set can be repaired otherwise."""
+        """With ``--clean_from_poisoned`` alone, so that a model whose record has no training set can be repaired."""
         return bool(self.args.clean_from_poisoned)
 
+    @property
+    def repairs(self) -> bool:
+        return True
+
     def run(self, train_set: ImageSet | None) -> Outcome:
-        """Repair; finished stages are kept."""
+        """Repair the attacked model; finished stages are cached."""
         attacked, progress = self.attacked_model(), LogProgress()
         suspect_set, attacked_labels = None, None
         if train_set is None:

@@ -1,6 +1,6 @@
-"""Defenses of others that AdvrBD is compared with and that BackdoorBench lacks, written against their papers.
+"""Baselines that BackdoorBench lacks, written after their papers: CutMix, SCAn and SCAnFT.
 
-docs/baselines.md says what data each needs, where its settings come from and how it was checked.
+docs/baselines.md says for each what data it needs, where its settings come from and how it was checked.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CutMix (Yun et al., arXiv 1905.04899) as a defense against poisoned training sets (Borgnia et al., arXiv 2011.09527).
 
-Every batch is trained on with a box of each picture replaced by the same box of another one, and with their labels in
-proportion to the area. A trigger is cut away or pasted under another label so often that the model relies on it less.
+In every batch, a box of each image is replaced by the same box of another one, and their labels are mixed by area. The
+trigger is often cut away or pasted under another label, so the model relies on it less.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from advrbd_plugin.settings import MAX_SEED, Settings, between, one_of
 
 @dataclass(frozen=True)
 class CutMixConfig(Settings):
-    """The settings; the defaults are the preset ``repair``. docs/baselines.md says where they come from.
+    """The settings; the defaults are the preset ``repair``. docs/baselines.md gives their sources.
 
     Attributes:
         seed: everything random derives from (seed, sample id).
-        start: train on from the ``attacked`` model, as the AdvrBD paper's comparison does, or from ``scratch``, as
+        start: fine-tune the ``attacked`` model, as in the AdvrBD paper's comparison, or train from ``scratch``, as
             Borgnia et al. do.
-        probability: share of the batches that are mixed.
-        beta: the share of a picture that stays is drawn from Beta(beta, beta).
-        epochs, batch_size, learning_rate, momentum, weight_decay, crop_padding, flip, mixed_precision: training, see
+        probability: probability that a batch is mixed.
+        beta: the share of an image that stays is drawn from Beta(beta, beta).
+        epochs, batch_size, learning_rate, momentum, weight_decay, crop_padding, flip, mixed_precision: as in
             :class:`advrbd_plugin.nn.training.TrainingOptions`.
     """
 
@@ -62,7 +62,7 @@ class CutMixConfig(Settings):
     }
 
     def training(self) -> TrainingOptions:
-        """The recipe of the one training."""
+        """The options of the training."""
         return TrainingOptions.of(self, seed=derive_seed(self.seed, "cutmix"))
 
 
@@ -70,7 +70,7 @@ class CutMixConfig(Settings):
 class CutMixResult:
     """Attributes:
     model: the defended model, in eval mode.
-    rows: one an epoch: ``epoch``, ``loss``, ``accuracy`` of the mixed batches on the labels of the pictures that stay.
+    rows: one an epoch: ``epoch``, ``loss``, ``accuracy`` of the mixed batches on the labels of the images that stay.
     seconds: stage -> time.
     config: the settings.
     """
@@ -94,23 +94,24 @@ def train_cutmix(
     """Train on the poisoned set with CutMix.
 
     Args:
-        train_set: the poisoned training set, without the truth about it.
-        make_model: makes an untrained model, for ``start: scratch``; from pixel-scale images to logits.
-        attacked_model: for ``start: attacked``; it is not changed.
+        train_set: the poisoned training set, without its ground truth.
+        make_model: makes an untrained model, from (N, C, H, W) float images in pixel scale [0, 1] to logits; needed for
+            ``start: scratch``.
+        attacked_model: the attacked model, of the same kind; needed for ``start: attacked``, not changed.
         config: the settings; the preset ``repair`` by default.
         device: where to work; a GPU if there is one, by default.
-        work_dir: a folder for finished epochs, from which a run that was killed goes on.
+        work_dir: a folder for finished epochs; a run that was killed resumes from it.
         progress: told of every batch.
 
     Raises:
-        AdvrBDError: the model that ``start`` asks for is not given or has not an output for each class, or training
-            diverges.
+        AdvrBDError: the model that ``start`` needs is missing or has the wrong number of outputs, or training diverges.
     """
     config = config or CutMixConfig()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = _beginning(config, make_model, attacked_model, device).to(device)
+    model = _initial_model(config, make_model, attacked_model, device).to(device)
     check_outputs(model, train_set.images, train_set.num_classes)
-    progress, seconds = progress or SilentProgress(), {}
+    progress = progress or SilentProgress()
+    seconds: dict[str, float] = {}
     progress.plan({"cutmix": config.epochs * len(train_set)})
     key = digest(
         train_set.images,
@@ -141,13 +142,13 @@ def train_cutmix(
     return CutMixResult(model, rows, seconds, config)
 
 
-def _beginning(
+def _initial_model(
     config: CutMixConfig,
     make_model: Callable[[], nn.Module] | None,
     attacked_model: nn.Module | None,
     device: torch.device,
 ) -> nn.Module:
-    """The model that is trained, as it is before."""
+    """A new model or a copy of the attacked one."""
     if config.start == "scratch":
         if make_model is None:
             raise AdvrBDError("CutMix with start: scratch needs make_model")
@@ -161,27 +162,30 @@ def _beginning(
 def mix_batch(
     images: Tensor, labels: Tensor, sample_ids: Tensor, epoch: int, *, config: CutMixConfig, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Replace one box of every picture by that of a partner in the batch (Yun et al., Section 3.1).
+    """Replace a box of every image by that of a partner in the batch (Yun et al., Section 3.1).
 
-    The partners, the box and whether the batch is mixed at all derive from (seed, epoch, the batch's sample ids).
+    Partners, box and whether the batch is mixed derive from (seed, epoch, sample ids of the batch).
 
     Args:
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
         sample_ids: (N,) int64.
+        epoch: number of the epoch.
+        config: seed, probability and beta.
+        num_classes: number of columns of the targets.
 
     Returns:
-        Images of the same shape and (N, num_classes) float32 targets: each label with its share of the picture.
+        (N, C, H, W) uint8 images and (N, num_classes) float32 targets: the share of the image that has each label.
     """
     seed = derive_seed(config.seed, "cutmix", epoch, int(sample_ids.min()), int(sample_ids.max()))
-    lots = numpy.random.default_rng(seed)
+    generator = numpy.random.default_rng(seed)
     own = functional.one_hot(labels, num_classes).float()
-    if lots.random() >= config.probability:
+    if generator.random() >= config.probability:
         return images, own
     height, width = images.shape[-2:]
-    kept = float(lots.beta(config.beta, config.beta))
-    centre = int(lots.integers(height)), int(lots.integers(width))
-    top, bottom, left, right = box(kept, centre, height, width)
+    share = float(generator.beta(config.beta, config.beta))
+    centre = int(generator.integers(height)), int(generator.integers(width))
+    top, bottom, left, right = box(share, centre, height, width)
     partner = shuffled(sample_ids, seed)
     mixed = images.clone()
     mixed[:, :, top:bottom, left:right] = images[partner, :, top:bottom, left:right]
@@ -189,16 +193,17 @@ def mix_batch(
     return mixed, (1 - pasted) * own + pasted * own[partner]
 
 
-def box(kept: float, centre: tuple[int, int], height: int, width: int) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of the box, cut off at the picture's edges (Yun et al., equation 2).
+def box(share: float, centre: tuple[int, int], height: int, width: int) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of the box, clipped at the image's edges (Yun et al., equation 2).
 
     Args:
-        kept: share of the picture that stays, if none of the box is cut off, in [0, 1].
+        share: share of the image outside the box before it is clipped, in [0, 1].
         centre: (row, column).
+        height, width: of the image, in pixels.
     """
-    side = (1 - kept) ** 0.5
-    edges = []
-    for middle, length in zip(centre, (height, width), strict=True):
-        half = int(length * side) // 2
-        edges += [max(0, middle - half), min(length, middle + half)]
-    return tuple(edges)
+    side = (1 - share) ** 0.5
+    (top, bottom), (left, right) = (
+        (max(0, middle - int(length * side) // 2), min(length, middle + int(length * side) // 2))
+        for middle, length in zip(centre, (height, width), strict=True)
+    )
+    return top, bottom, left, right

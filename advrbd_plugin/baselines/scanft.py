@@ -1,7 +1,7 @@
-"""SCAnFT, the AdvrBD paper's baseline: SCAn finds poisoned samples, the model unlearns them and is fine-tuned.
+"""SCAnFT, a baseline of the AdvrBD paper: SCAn finds poisoned samples, the model unlearns them and is fine-tuned.
 
-The detection is Tang et al.'s (:mod:`advrbd_plugin.baselines.scan`). The AdvrBD paper says of the repair that the found
-samples are unlearned; it is done here by gradient ascent, as Anti-Backdoor Learning does (Li et al., arXiv 2110.11571).
+The detection is Tang et al.'s (:mod:`advrbd_plugin.baselines.scan`). The AdvrBD paper says that the found samples are
+unlearned; here gradient ascent does that, as in Anti-Backdoor Learning (Li et al., arXiv 2110.11571).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from advrbd_plugin.ulrl.unlearning import unlearn
 
 @dataclass(frozen=True)
 class SCAnFTConfig(ScanConfig):
-    """The settings, beside SCAn's; docs/baselines.md says where they come from.
+    """The settings beside SCAn's; docs/baselines.md gives their sources.
 
     Attributes:
         seed: everything random derives from (seed, sample id).
         unlearn_learning_rate: of the gradient ascent on the found samples.
-        unlearn_epochs: passes over them at most; it ends where their accuracy is at most ``unlearn_accuracy``.
-        unlearn_accuracy: see ``unlearn_epochs``.
+        unlearn_epochs: largest number of passes over them; 0 leaves unlearning out.
+        unlearn_accuracy: unlearning ends once their accuracy is at most this.
         gradient_clip: largest gradient norm of the ascent.
-        fine_tune_on: the ``clean`` samples that SCAn was given, or the ``rest`` of the training set, where the poison that
-            SCAn missed brings the backdoor back.
+        fine_tune_on: the ``clean`` samples of SCAn, or the ``rest`` of the training set; poison in the rest that SCAn
+            missed restores the backdoor.
         epochs: passes of the fine-tuning; 0 leaves it out.
-        batch_size, learning_rate, momentum, weight_decay, crop_padding, flip, mixed_precision: of the fine-tuning, see
+        batch_size, learning_rate, momentum, weight_decay, crop_padding, flip, mixed_precision: of fine-tuning, as in
             :class:`advrbd_plugin.nn.training.TrainingOptions`.
     """
 
@@ -62,11 +62,11 @@ class SCAnFTConfig(ScanConfig):
     preset_files: ClassVar[Mapping[str, str]] = {"paper": "baselines/scanft.yaml"}
 
     def fine_tuning(self) -> TrainingOptions:
-        """The recipe of the fine-tuning."""
+        """The options of the fine-tuning."""
         return TrainingOptions.of(self, seed=derive_seed(self.seed, "scanft"))
 
     def unlearning(self) -> ULRLConfig:
-        """The recipe of the gradient ascent."""
+        """The settings of the gradient ascent."""
         return ULRLConfig(
             seed=self.seed,
             batch_size=self.batch_size,
@@ -84,9 +84,9 @@ class SCAnFTConfig(ScanConfig):
 @dataclass(frozen=True, eq=False)
 class SCAnFTResult:
     """Attributes:
-    model: the defended model, in eval mode; the attacked one where no label is suspected.
-    detection: what SCAn found.
-    verdicts: the same as verdicts on the training samples; no other label is suggested for any of them.
+    model: the defended model, in eval mode; the attacked one if no label is suspected.
+    detection: SCAn's result.
+    verdicts: the same as verdicts on the training samples; SCAn suggests no other labels.
     curves: stage -> rows, one an epoch.
     seconds: stage -> time.
     config: the settings.
@@ -108,36 +108,26 @@ def scanft(
     config: SCAnFTConfig | None = None,
     progress: Progress | None = None,
 ) -> SCAnFTResult:
-    """Find poisoned samples, unlearn them, and fine-tune what is left.
+    """Find poisoned samples with SCAn, unlearn them, and fine-tune.
 
     Args:
-        attacked_model: from (N, C, H, W) float images in pixel scale [0, 1] to logits; worked on where it is, not
+        attacked_model: from (N, C, H, W) float images in pixel scale [0, 1] to logits; its device is used, it is not
             changed.
-        train_set: the poisoned training set, without the truth about it.
+        train_set: the poisoned training set, without its ground truth.
         clean_set: a few clean samples of every label.
         config: the settings.
         progress: told of every batch.
 
     Raises:
-        AdvrBDError: there are too few clean samples, the model has not an output for each class, or a training diverges.
+        AdvrBDError: there are too few clean samples, the model has the wrong number of outputs, or training diverges.
     """
     config, progress = config or SCAnFTConfig(), progress or SilentProgress()
-    curves, seconds = {}, {}
+    curves: dict[str, list[dict[str, float]]] = {}
+    seconds: dict[str, float] = {}
     progress.plan({"detection": len(train_set), "unlearning": 0, "fine-tuning": config.epochs * len(clean_set)})
     check_outputs(attacked_model, train_set.images, train_set.num_classes)
     with timed_stage(progress, "detection", seconds):
-        features, _ = penultimate_features(
-            attacked_model, train_set.images, mixed_precision=False, on_batch=progress.advance
-        )
-        clean_features, _ = penultimate_features(attacked_model, clean_set.images, mixed_precision=False)
-        found = scan(
-            features,
-            train_set.labels,
-            clean_features,
-            clean_set.labels,
-            num_classes=train_set.num_classes,
-            config=config,
-        )
+        found = _detect(attacked_model, train_set, clean_set, config, progress)
     model = attacked_model.eval()
     flagged = train_set.subset(found.poisoned)
     if len(flagged) and config.unlearn_epochs:
@@ -145,17 +135,37 @@ def scanft(
             unlearned = unlearn(model, flagged, config.unlearning(), progress=progress)
         model, curves["unlearning"] = unlearned.model, unlearned.rows
     if len(flagged) and config.epochs:
-        model = copy.deepcopy(model)  # which may be the attacked one
-        good = clean_set if config.fine_tune_on == "clean" else train_set.subset(~found.poisoned)
+        model = copy.deepcopy(model)  # it may be the attacked one
+        samples = clean_set if config.fine_tune_on == "clean" else train_set.subset(~found.poisoned)
         with timed_stage(progress, "fine-tuning", seconds):
-            curves["fine-tuning"] = train(
-                model,
-                good.images,
-                good.labels,
-                good.sample_ids,
-                config.fine_tuning(),
-                stage="fine-tuning",
-                progress=progress,
-            )
+            curves["fine-tuning"] = _fine_tune(model, samples, config, progress)
     verdicts = Verdicts(found.poisoned, found.score, train_set.labels.clone(), torch.zeros_like(found.poisoned))
     return SCAnFTResult(model, found, verdicts, curves, seconds, config)
+
+
+def _detect(
+    model: nn.Module, train_set: ImageSet, clean_set: ImageSet, config: SCAnFTConfig, progress: Progress
+) -> ScanResult:
+    features, _ = penultimate_features(model, train_set.images, mixed_precision=False, on_batch=progress.advance)
+    clean_features, _ = penultimate_features(model, clean_set.images, mixed_precision=False)
+    return scan(
+        features,
+        train_set.labels,
+        clean_features,
+        clean_set.labels,
+        num_classes=train_set.num_classes,
+        config=config,
+    )
+
+
+def _fine_tune(model: nn.Module, samples: ImageSet, config: SCAnFTConfig, progress: Progress) -> list[dict[str, float]]:
+    """Train ``model`` in place; return the curve."""
+    return train(
+        model,
+        samples.images,
+        samples.labels,
+        samples.sample_ids,
+        config.fine_tuning(),
+        stage="fine-tuning",
+        progress=progress,
+    )

@@ -44,9 +44,9 @@ def _add_registration(subparsers: argparse._SubParsersAction) -> None:
     register = subparsers.add_parser(
         "register",
         help="add this package's defenses and attacks to a BackdoorBench checkout",
-        description="Add the scripts and configurations of this package's defenses, detections and attacks to a checkout.",
+        description="Add the scripts and configurations of our defenses, detections and attacks to a checkout.",
     )
-    unregister = subparsers.add_parser("unregister", help="take exactly that away again")
+    unregister = subparsers.add_parser("unregister", help="remove exactly these files again")
     for parser, run in ((register, _register), (unregister, _unregister)):
         parser.add_argument("path", metavar="PATH", nargs="?", type=Path, help="the checkout (default: as found)")
         parser.add_argument("--any-version", action="store_true", help="accept a checkout that is not v2.2")
@@ -66,7 +66,7 @@ def _add_toolbox(subparsers: argparse._SubParsersAction) -> None:
 
     run = commands.add_parser(
         "run",
-        help="run a script of the checkout, unchanged, with the mends that today's libraries call for",
+        help="run a script of the checkout, unchanged, with the patches that today's libraries need",
         epilog="example: advrbd backdoorbench run defense/clp.py --result_file badnet --device cpu",
     )
     add_checkout_options(run)
@@ -75,7 +75,7 @@ def _add_toolbox(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help="run in the script's own folder, as the readmes of resource/ssba and resource/label-consistent say",
     )
-    run.add_argument("--report", metavar="FILE", type=Path, help="write time, peak memory and mends there as JSON")
+    run.add_argument("--report", metavar="FILE", type=Path, help="write time, peak memory and patches there as JSON")
     run.add_argument("script", metavar="SCRIPT", help="for example attack/badnet.py or defense/ft.py")
     run.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="what the script is given")
     run.set_defaults(run=_run)
@@ -155,7 +155,7 @@ def add_checkout_options(parser: argparse.ArgumentParser) -> None:
         help="unpickle whatever the record holds; it can run any code that its maker put there",
     )
     parser.add_argument(
-        "--local-data", action="store_true", help="take data/ as it is: no download and no checksum (a subset, say)"
+        "--local-data", action="store_true", help="read data/ without download or checksum (a subset, say)"
     )
 
 
@@ -164,11 +164,11 @@ def _register(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.backdoorbench.registration import register
 
     checkout = find_checkout(arguments.path, any_version=arguments.any_version)
-    written, kept = register(checkout)
-    for name in kept:
-        print(f"kept {name}: it was changed after `advrbd register` wrote it")
+    written, left = register(checkout)
+    for name in left:
+        print(f"left {name}: it was changed after `advrbd register` wrote it")
     if not written:
-        print(f"everything is registered in {checkout} already: nothing to do")
+        print(f"all files are registered in {checkout} already: nothing to do")
         return 0
     print(f"written into {checkout}:")
     for name in written:
@@ -182,13 +182,13 @@ def _unregister(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.backdoorbench.registration import unregister
 
     checkout = find_checkout(arguments.path, any_version=arguments.any_version)
-    removed, kept = unregister(checkout)
-    if not removed and not kept:
+    removed, left = unregister(checkout)
+    if not removed and not left:
         print(f"nothing is registered in {checkout}: nothing to do")
     for name in removed:
         print(f"removed {name}")
-    for name in kept:
-        print(f"kept {name}: it was changed after `advrbd register` wrote it")
+    for name in left:
+        print(f"left {name}: it was changed after `advrbd register` wrote it")
     return 0
 
 

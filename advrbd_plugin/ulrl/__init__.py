@@ -2,6 +2,6 @@
 
 from advrbd_plugin.ulrl.clean_samples import CleanSamples, clean_from_poisoned
 from advrbd_plugin.ulrl.config import ULRLConfig
-from advrbd_plugin.ulrl.repair import ULRL, ULRLResult
+from advrbd_plugin.ulrl.pipeline import ULRL, ULRLResult
 
 __all__ = ["ULRL", "CleanSamples", "ULRLConfig", "ULRLResult", "clean_from_poisoned"]

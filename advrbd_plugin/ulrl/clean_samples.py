@@ -1,4 +1,4 @@
-"""The few clean samples that a repair needs: checked, or taken from an untrusted training set."""
+"""Clean samples for a repair, picked from the untrusted training set by AdvrBD's scores. (Ours.)"""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from advrbd_plugin.defense.scoring import score_samples, scoring_work
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.progress import Progress, SilentProgress
 
-_TRUSTED_SUSPICION = 0.1
-_POISONED_SUSPICION = 0.9
-# Among a label's samples that nothing speaks against, this share with the least poison_probability is drawn from.
+# Poison probability below which a sample may count as clean, and above which it counts as poisoned.
+_CLEAN_BELOW = 0.1
+_POISONED_ABOVE = 0.9
+# Clean samples are drawn from this share of a label's possible ones, those with the lowest score.
 _TRUSTED_SHARE = 0.5
-# A repair is to cost a few epochs, so a sample gets one patch of each size, and half of a set is looked at whose labels
-# stay large enough to be judged.
+# A repair costs a few epochs only, so each sample gets one mask, and half of the set is scored if its labels stay large
+# enough to be judged.
 _NUM_MASKS = 1
-_EXAMINED_SHARE, _EXAMINED_PER_LABEL = 0.5, 50
+_SCORED_SHARE, _SCORED_PER_LABEL = 0.5, 50
 _PICKED_SHARE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
 class CleanSamples:
-    """What AdvrBD's scores of a backdoored model say about its untrusted training set.
+    """Samples of an untrusted training set, sorted by AdvrBD's scores under the backdoored model.
 
     Attributes:
         clean_set: samples taken as clean, equally many of each label.
-        suspect_set: samples of suspected labels that are likely poisoned; ``None`` where no label is suspected.
-        suspected_classes: labels found to be attacked, in ascending order.
+        suspect_set: samples of suspected target classes that are likely poisoned; ``None`` if there are none.
+        suspected_classes: suspected target classes, in ascending order.
     """
 
     clean_set: ImageSet
@@ -55,26 +56,27 @@ def clean_from_poisoned(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> CleanSamples:
-    """Take clean samples from what the victim has: a partition of the untrusted set by the backdoored model itself.
+    """Pick clean samples from the untrusted set with the backdoored model itself.
 
-    The stages are AdvrBD's: consistency scores, their ranks, the detection of labels. Samples are then drawn at
-    random, as many of each label, from the less suspicious half of those that are trusted.
+    The stages are AdvrBD's: consistency scores, their ranks, the detection of target classes. Samples are then drawn at
+    random, equally many of each label, from the less suspicious half of those that look clean.
 
     Args:
         model: the backdoored model, trained on ``train_set``.
         train_set: the untrusted set.
-        count: how many clean samples to take in all, a fifth of the set where not given; fewer come back where a
-            label has not enough.
-        config: AdvrBD's settings; those of :func:`picking_config` where not given.
+        count: number of clean samples in all, a fifth of the set by default; fewer come back if a label has too few.
+        config: AdvrBD's settings; :func:`picking_config` by default.
+        seed: of the default settings.
+        progress: told of every batch.
 
     Raises:
-        AdvrBDError: a label has no sample that can be trusted, or a logit is not finite.
+        AdvrBDError: no sample of a label looks clean, or a logit is not finite.
     """
     config, progress = config or picking_config(seed), progress or SilentProgress()
     train_set = train_set.by_id()
     count = count or max(train_set.num_classes, round(_PICKED_SHARE * len(train_set)))
-    if _EXAMINED_SHARE * len(train_set) >= _EXAMINED_PER_LABEL * train_set.num_classes:
-        train_set = draw_images(train_set, round(_EXAMINED_SHARE * len(train_set)), seed=config.seed)
+    if _SCORED_SHARE * len(train_set) >= _SCORED_PER_LABEL * train_set.num_classes:
+        train_set = draw_images(train_set, round(_SCORED_SHARE * len(train_set)), seed=config.seed)
     if config.patch_size > min(train_set.image_size):
         config = config.replace(patch_size=max(1, min(train_set.image_size) // 4))
     progress.plan({"scoring": (scoring_work(config) + 1) * len(train_set)})
@@ -86,7 +88,7 @@ def clean_from_poisoned(
     order = torch.where(suspected, detection.projection, scores.consistency)
     trusted = _trusted(train_set.labels, detection.poison_probability, order, train_set.num_classes)
     chosen = _balanced(train_set, trusted, count, config.seed)
-    suspects = suspected & (detection.poison_probability > _POISONED_SUSPICION)
+    suspects = suspected & (detection.poison_probability > _POISONED_ABOVE)
     return CleanSamples(
         clean_set=train_set.subset(chosen),
         suspect_set=train_set.subset(suspects) if suspects.any() else None,
@@ -94,39 +96,23 @@ def clean_from_poisoned(
     )
 
 
-def check_clean_set(clean_set: ImageSet, num_outputs: int) -> None:
-    """Raise AdvrBDError unless every class has a sample and the model has an output for each class."""
-    if num_outputs != clean_set.num_classes:
-        raise AdvrBDError(f"the model has {num_outputs} classes, the clean samples {clean_set.num_classes}")
-    if len(clean_set) < clean_set.num_classes:
-        raise AdvrBDError(
-            f"a repair needs at least one clean sample of each of the {clean_set.num_classes} classes, got "
-            f"{len(clean_set)} samples"
-        )
-    empty = (clean_set.class_counts() == 0).nonzero().flatten().tolist()
-    if empty:
-        names = ", ".join(repr(clean_set.class_names[label]) for label in empty[:5])
-        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        raise AdvrBDError(f"there is no clean sample of the class {names}{more}: give at least one of each class")
-
-
 def _trusted(labels: Tensor, poison_probability: Tensor, order: Tensor, num_classes: int) -> Tensor:
-    """(N,) bool: of each label the less suspicious half, by ``order``, of the samples that nothing speaks against."""
+    """(N,) bool: of each label the half with the lowest ``order`` of the samples with a low poison probability."""
     trusted = torch.zeros_like(labels, dtype=torch.bool)
     for label in range(num_classes):
-        members = ((labels == label) & (poison_probability < _TRUSTED_SUSPICION)).nonzero().flatten()
+        members = ((labels == label) & (poison_probability < _CLEAN_BELOW)).nonzero().flatten()
         least_suspicious_first = members[torch.argsort(order[members], stable=True)]
         trusted[least_suspicious_first[: max(1, round(_TRUSTED_SHARE * len(members)))]] = True
     return trusted
 
 
 def _balanced(train_set: ImageSet, trusted: Tensor, count: int, seed: int) -> Tensor:
-    """Positions of as many trusted samples of each label as ``count`` allows and the rarest label has."""
+    """Draw equally many trusted samples of each label: ``count`` in all, or what the rarest label has."""
     members = [((train_set.labels == label) & trusted).nonzero().flatten() for label in range(train_set.num_classes)]
     rarest = min(range(len(members)), key=lambda label: len(members[label]))
     if not len(members[rarest]):
         raise AdvrBDError(
-            f"no sample of the class {train_set.class_names[rarest]!r} can be trusted: give clean samples of it"
+            f"no sample of the class {train_set.class_names[rarest]!r} can be trusted: give clean samples instead"
         )
     each = min(len(members[rarest]), max(1, count // len(members)))
     return torch.cat(

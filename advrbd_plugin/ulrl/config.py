@@ -1,4 +1,4 @@
-"""Every setting of ULRL, validated once."""
+"""The settings of ULRL, validated once."""
 
 from __future__ import annotations
 
@@ -12,53 +12,50 @@ from advrbd_plugin.settings import MAX_SEED, Settings, between, one_of
 
 @dataclass(frozen=True)
 class ULRLConfig(Settings):
-    """The settings of one repair; the defaults are the preset ``robust``. docs/ulrl.md gives the reason of each.
+    """The settings of one repair; the defaults are the preset ``robust``. docs/ulrl.md gives the reason for each.
 
     Attributes:
         seed: everything random derives from (seed, sample id).
         batch_size, momentum, crop_padding, flip, mixed_precision: as in
             :class:`advrbd_plugin.nn.training.TrainingOptions`.
-        layers: look for suspicious neurons in ``all`` convolution and linear layers, or in the ``last`` linear one.
-        unlearn_epochs: passes over the clean samples that unlearning may take.
-        unlearn_accuracy: unlearning ends where the accuracy on the clean samples is at most this.
+        layers: check the neurons of ``all`` convolution, linear and attention layers, or of the ``last`` linear one.
+        unlearn_epochs: largest number of passes of unlearning over the clean samples.
+        unlearn_accuracy: unlearning ends once the accuracy on the clean samples is at most this.
         unlearn_learning_rate, unlearn_weight_decay: of unlearning; the rate falls to a tenth after half of the epochs.
         gradient_clip: largest gradient norm of unlearning.
         z_threshold: a neuron is suspicious whose robust z-score exceeds this.
-        max_neurons: at most so many suspicious neurons in a layer; 0 sets no limit.
-        choose: which ones where there are more: those of the highest ``score``, or the first by ``index``.
-        attraction: before any neuron is suspected, ask which label a small universal perturbation leads to most
-            easily; without a label that stands out here or among the patterns the model looks clean and is left
-            alone. With both switched off, the neurons alone decide.
-        attraction_radius: largest Euclidean norm of that perturbation, pixel scale.
-        attraction_steps: gradient steps to each perturbation.
-        attraction_threshold: a label is attacked where its attraction exceeds the median of all labels by this.
-        patterns: ask the same of stock patterns, waves of every frequency and squares at every place, laid over the
-            images of each class and of all.
-        pattern_waves: highest frequency of the waves, in waves over the width or height of the image.
-        pattern_amplitude: of the waves, pixel scale.
-        wave_threshold, square_threshold: a label is attacked where the excess of a wave, or of a square, is above this.
-        warps: ask the same of smooth warps of the whole image.
+        max_neurons: largest number of suspicious neurons in a layer; 0 sets no limit.
+        choose: where there are more, take those of the highest ``score`` or the first by ``index``.
+        attraction: first search for attacked labels with universal perturbations. Where this search, ``patterns`` and
+            ``warps`` find none, the model looks clean and stays unchanged. If all three are off, the neurons decide.
+        attraction_radius: largest Euclidean norm of a perturbation, pixel scale [0, 1].
+        attraction_steps: gradient steps for each perturbation.
+        attraction_threshold: a label looks attacked if its attraction exceeds the median of all labels by this.
+        patterns: search for attacked labels with stock patterns: waves of all frequencies, small squares at all places.
+        pattern_waves: highest frequency of the waves, in periods over the width or height of the image.
+        pattern_amplitude: amplitude of the waves, pixel scale [0, 1].
+        wave_threshold, square_threshold: a label looks attacked if its excess by a wave, or by a square, is above this.
+        warps: search for attacked labels with smooth warps of the whole image.
         warp_points: control points of a warp in either direction.
-        warp_radius: root mean square of its displacements at the control points, in pixels.
-        warp_steps: gradient steps to each warp.
-        warp_threshold: a label is attacked where its attraction by a warp exceeds the median of all labels by this.
-        reinitialise: begin the suspicious neurons anew before relearning.
-        relearn_epochs: passes over the clean samples in relearning.
-        relearn_steps: relearning ends after so many batches at the latest; 0 sets no limit.
+        warp_radius: root mean square of a warp's displacements at the control points, in pixels.
+        warp_steps: gradient steps for each warp.
+        warp_threshold: a label looks attacked if its attraction by a warp exceeds the median of all labels by this.
+        reinitialise: reinitialise the suspicious neurons before relearning.
+        relearn_epochs: passes of relearning over the clean samples.
+        relearn_steps: largest number of batches of relearning; 0 sets no limit.
         relearn_learning_rate, relearn_weight_decay: of relearning; the rate falls along a cosine.
-        relearn_warm_up: batches over which the rate rises first.
+        relearn_warm_up: batches over which the rate first rises linearly.
         relearn_gradient_clip: largest gradient norm of relearning; 0 sets no limit.
-        freeze_statistics: keep the running statistics of batch normalisation in relearning, where few clean samples
-            and perturbed ones would shift them.
+        freeze_statistics: keep the running statistics of batch normalisation in relearning, since few and perturbed
+            samples would shift them.
         alpha: weight of the cosine similarity between the suspicious neurons' new and old weights.
-        distillation: weight of the divergence from the old model's answer on clean samples and mixtures of them.
-        adversary_weight: weight of the divergence from the old model's answer on clean samples where a universal
-            perturbation (or warp, where a warp led there) that leads to an attacked label is put on them; 0 leaves it
-            out, as suspicious samples do.
-        adversary_radius: largest Euclidean norm of that perturbation, pixel scale; of a warp it is ``warp_radius``.
-        adversary_count: perturbations kept at a time, beside the patterns found to lead to an attacked label.
-        adversary_steps: gradient steps to the perturbations in each batch.
-        forget_weight: weight of unlearning the label of samples known to be suspicious, where some are given.
+        distillation: weight of the divergence from the old model's outputs on clean samples and on mixtures of two.
+        adversary_weight: weight of the divergence from the old model's outputs on clean samples under universal
+            perturbations (or warps) towards an attacked label; without effect where suspicious samples are given.
+        adversary_radius: largest Euclidean norm of such a perturbation, pixel scale [0, 1]; warps use ``warp_radius``.
+        adversary_count: number of searched perturbations, beside the patterns found for an attacked label.
+        adversary_steps: gradient steps for the perturbations in each batch.
+        forget_weight: weight of unlearning the labels of suspicious samples, where some are given.
     """
 
     seed: int = between(0, MAX_SEED, 0)
@@ -110,7 +107,7 @@ class ULRLConfig(Settings):
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Kind of evidence (:attr:`ULRLResult.evidence`) -> from where on it speaks for an attack."""
+        """Kind of evidence (:attr:`ULRLResult.evidence`) -> value above which a label looks attacked."""
         return {
             "attraction": self.attraction_threshold,
             "wave": self.wave_threshold,
@@ -119,5 +116,5 @@ class ULRLConfig(Settings):
         }
 
     def augmentation(self, seed: int) -> TrainingOptions:
-        """What :func:`advrbd_plugin.nn.training.augment` needs, for random numbers from ``seed``."""
+        """The options of :func:`advrbd_plugin.nn.training.augment`; crops and flips derive from ``seed``."""
         return TrainingOptions(epochs=1, crop_padding=self.crop_padding, flip=self.flip, seed=seed)

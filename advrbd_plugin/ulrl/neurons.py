@@ -1,4 +1,4 @@
-"""A model's neurons: the output channels of its convolution, linear and attention layers, whatever the architecture calls them."""
+"""A model's neurons: the output channels of its convolution, linear and attention layers, found by layer type."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MEAN_DEVIATION_TO_STANDARD_DEVIATION = 1.2533
 
 
 @dataclass(frozen=True, eq=False)
-class LayerSuspicion:
-    """What unlearning did to one layer.
+class LayerChange:
+    """How unlearning changed the neurons of one layer.
 
     Attributes:
         layer: the module's name in the model.
         change: (num_neurons,) float32, summed absolute change of each neuron's weights.
-        z_score: (num_neurons,) float32, robust; higher is more suspicious.
-        suspicious: indices of the suspicious neurons, in the order in which they were chosen.
+        z_score: (num_neurons,) float32, robust z-score of ``change`` within the layer; higher is more suspicious.
+        suspicious: indices of the suspicious neurons, in the order of choice.
     """
 
     layer: str
@@ -33,12 +33,15 @@ class LayerSuspicion:
 
 
 def neuron_layers(model: nn.Module, which: str = "all") -> dict[str, nn.Module]:
-    """Name -> layer of every convolution and linear layer, or of the last linear one alone.
+    """Find every convolution, linear and attention layer, or the last linear one alone.
 
-    An ``nn.MultiheadAttention`` is one too: its queries, keys and values are rows of one packed weight.
+    The neurons of an ``nn.MultiheadAttention`` are the rows of its packed query, key and value weight.
 
     Args:
         which: ``all`` or ``last``.
+
+    Returns:
+        Module name -> layer, in the model's order.
 
     Raises:
         AdvrBDError: the model has no such layer.
@@ -51,29 +54,33 @@ def neuron_layers(model: nn.Module, which: str = "all") -> dict[str, nn.Module]:
     }
     if not layers:
         wanted = "convolution or linear layer" if which == "all" else "linear layer"
-        raise AdvrBDError(f"the model has no {wanted}, so there are no neurons to look at; use another model")
+        raise AdvrBDError(f"the model has no {wanted}, so it has no neurons to check; use another model")
     return layers if which == "all" else dict([list(layers.items())[-1]])
 
 
 def neuron_weight(layer: nn.Module) -> Tensor:
-    """The weight of a layer of :func:`neuron_layers`, of which each row (first dimension) is a neuron."""
-    return layer.in_proj_weight if isinstance(layer, nn.MultiheadAttention) else layer.weight
+    """The weight of a layer of :func:`neuron_layers`; each row (first dimension) is one neuron."""
+    weight = layer.in_proj_weight if isinstance(layer, nn.MultiheadAttention) else layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def _neuron_bias(layer: nn.Module) -> Tensor | None:
-    return layer.in_proj_bias if isinstance(layer, nn.MultiheadAttention) else layer.bias
+    bias = layer.in_proj_bias if isinstance(layer, nn.MultiheadAttention) else layer.bias
+    assert bias is None or isinstance(bias, Tensor)
+    return bias
 
 
 def _is_packed_attention(module: nn.Module) -> bool:
-    # With keys or values of another size the three weights lie apart, and there is no packed one.
+    # With keys or values of another size, PyTorch keeps three weights and no packed one.
     return isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
 
 
 def robust_z_scores(values: Tensor) -> Tensor:
-    """Distance from the median in standard deviations, these estimated from the median absolute deviation.
+    """Robust z-scores: the distance from the median over 1.4826 median absolute deviations.
 
-    Where half of the values are equal (median absolute deviation 0) the mean absolute deviation takes its place
-    (Iglewicz and Hoaglin, 1993); where all are equal every score is 0.
+    Where the median absolute deviation is 0 the mean absolute deviation, times 1.2533, replaces it (Iglewicz and
+    Hoaglin, 1993); where all values are equal every score is 0.
 
     Args:
         values: (N,) float.
@@ -96,21 +103,21 @@ def identify(
     threshold: float = 3.5,
     max_neurons: int = 0,
     choose: str = "score",
-) -> tuple[LayerSuspicion, ...]:
-    """The neurons whose weights unlearning changed far more than those of their layer's others.
+) -> tuple[LayerChange, ...]:
+    """Find the neurons that unlearning changed far more than the others of their layer (arXiv 2405.14781).
 
     Args:
-        before, after: the model as it was, and unlearned.
-        which: the layers to look at, ``all`` or ``last``.
+        before, after: the model before and after unlearning.
+        which: the layers to check, ``all`` or ``last``.
         threshold: a neuron is suspicious above this z-score.
         max_neurons: largest number of suspicious neurons in a layer; 0 for no limit.
-        choose: where there are more, take the highest ``score`` or the first by ``index``.
+        choose: where there are more, take those of the highest ``score`` or the first by ``index``.
 
     Returns:
-        One entry for each layer, in the model's order.
+        One entry per layer, in the model's order.
 
     Raises:
-        AdvrBDError: there is no such layer.
+        AdvrBDError: the model has no such layer.
     """
     originals = neuron_layers(before, which)
     found = []
@@ -123,18 +130,18 @@ def identify(
             suspicious = suspicious[torch.argsort(z_score[suspicious], descending=True, stable=True)]
         if max_neurons:
             suspicious = suspicious[:max_neurons]
-        found.append(LayerSuspicion(name, change, z_score, tuple(suspicious.tolist())))
+        found.append(LayerChange(name, change, z_score, tuple(suspicious.tolist())))
     return tuple(found)
 
 
 @torch.no_grad()
-def reinitialise(model: nn.Module, suspicions: tuple[LayerSuspicion, ...], seed: int) -> None:
-    """Give every suspicious neuron fresh weights in place: uniform in +-sqrt(2 / fan_in), bias 0.
+def reinitialise(model: nn.Module, changes: tuple[LayerChange, ...], seed: int) -> None:
+    """Reinitialise every suspicious neuron in place: weights uniform in +-sqrt(2 / fan_in), bias 0.
 
-    What a neuron gets depends on (seed, its layer's name, its index) alone.
+    The new weights of a neuron depend on (seed, layer name, index) alone.
     """
     layers = dict(model.named_modules())
-    for each in suspicions:
+    for each in changes:
         layer_weight, layer_bias = neuron_weight(layers[each.layer]), _neuron_bias(layers[each.layer])
         for index in each.suspicious:
             weight = layer_weight[index]

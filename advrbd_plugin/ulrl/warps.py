@@ -1,7 +1,7 @@
 """Smooth warps of the whole image, for triggers that move pixels and add nothing to them. (Ours.)
 
 WaNet's trigger (arXiv 2102.10369) shifts every pixel by less than one along a smooth field, the same for all images. No
-small pattern laid over an image does the same, but the field has few parameters, and gradients find it.
+small additive pattern does the same, but the field has few parameters, so gradient descent finds it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch.nn import functional
 
 
 def warp(images: Tensor, fields: Tensor) -> Tensor:
-    """Take each pixel from a place nearby.
+    """Sample each pixel from a displaced place.
 
     Args:
         images: (N, C, H, W) float.
-        fields: (N, 2, points, points) or (1, 2, points, points) float, displacement in pixels (x, y) at control points
-            spread evenly over the image, interpolated (bicubic) between them.
+        fields: (N, 2, points, points) or (1, 2, points, points) float, displacements (x, y) in pixels at control points
+            spread evenly over the image; bicubic interpolation between them.
 
     Returns:
-        (N, C, H, W), bilinear samples; beyond the border lies the border.
+        (N, C, H, W), bilinear samples; the border is repeated outside the image.
     """
     height, width = images.shape[-2:]
     shift = functional.interpolate(fields, size=(height, width), mode="bicubic", align_corners=True)
@@ -38,11 +38,11 @@ def warp(images: Tensor, fields: Tensor) -> Tensor:
 
 
 def field_norm(size: float, points: int) -> float:
-    """The Euclidean norm of a field of ``points`` x ``points`` whose components have the root mean square ``size``."""
+    """The Euclidean norm of a field of ``points`` x ``points`` whose displacements have root mean square ``size``."""
     return size * math.sqrt(2 * points**2)
 
 
 def random_fields(count: int, points: int, size: float, seed: int) -> Tensor:
-    """(count, 2, points, points) float32 with components of root mean square about ``size``, in pixels."""
+    """Draw (count, 2, points, points) float32 displacements in pixels, normal with standard deviation ``size``."""
     generator = torch.Generator().manual_seed(seed)
     return size * torch.randn(count, 2, points, points, generator=generator)

@@ -155,7 +155,7 @@ def test_no_attack_changes_nothing(clean):
     [
         ("wanted", {}, "attack must be one of badnets, blend, .*, adaptive_patch, got 'wanted'"),
         ("badnets", {"alpha": 0.5}, "badnets takes .*patch_size.*, got alpha"),
-        ("blend", {"alpha": "0.2"}, "blend: a parameter is of the wrong kind in alpha='0.2'"),
+        ("blend", {"alpha": "0.2"}, "blend: a parameter has the wrong type in alpha='0.2'"),
         ("badnets", {"poison_ratio": 1.5}, r"poison_ratio must be in \[0, 1\), got 1.5"),
         ("badnets", {"patch_size": 0}, "patch_size must be at least 1"),
         ("badnets", {"patch_size": 13}, r"patch_size must be in \[1, 12\], got 13"),

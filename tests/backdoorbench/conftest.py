@@ -27,10 +27,10 @@ IN_CLASS_FOLDERS = {
 def noise_set(dataset: str, each: int, *, seed: int) -> ImageSet:
     """``each`` images of every class, of random pixels, in no order of the classes; ids are no positions."""
     names, side = IN_CLASS_FOLDERS[dataset]
-    lots = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     count = each * len(names)
-    pixels = torch.randint(0, 256, (count, 3, side, side), generator=lots, dtype=torch.uint8)
-    labels = torch.arange(count)[torch.randperm(count, generator=lots)] % len(names)
+    pixels = torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count)[torch.randperm(count, generator=generator)] % len(names)
     return ImageSet(pixels, labels, names, torch.arange(count) * 7 + 3)
 
 

@@ -1,4 +1,4 @@
-"""Each mend: what stops without it, and that it goes on with it. One fresh process for all, since they last."""
+"""Each patch: what fails without it works with it. One fresh process for all, since they last."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from advrbd_plugin.backdoorbench.compat import MENDS
+from advrbd_plugin.backdoorbench.compat import PATCHES
 
-# For each mend, what one of the toolbox's scripts does, as a function of a scratch folder.
+# For each patch, what one of the toolbox's scripts does, as a function of a scratch folder.
 SYMPTOMS = {
     "record-types": """
         import numpy, torch
@@ -89,7 +89,7 @@ SYMPTOMS = {
 
 PROGRAM = """
 import json, sys, textwrap
-from advrbd_plugin.backdoorbench.compat import MEND_OF
+from advrbd_plugin.backdoorbench.compat import PATCH_OF
 
 scratch, symptoms = sys.argv[1], json.loads(sys.argv[2])
 
@@ -102,11 +102,11 @@ def outcome(code):
 
 seen = {}
 for name, code in symptoms.items():
-    needed = MEND_OF[name].needed()
+    needed = PATCH_OF[name].needed()
     before = outcome(code)
     if needed:
-        MEND_OF[name].apply()
-        MEND_OF[name].apply()
+        PATCH_OF[name].apply()
+        PATCH_OF[name].apply()
     seen[name] = [needed, before, outcome(code)]
 print(json.dumps(seen))
 """
@@ -131,16 +131,16 @@ def environment(root):
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
-def test_every_mend_has_a_symptom_and_says_what_broke_it():
-    assert set(SYMPTOMS) == {mend.name for mend in MENDS}
-    for mend in MENDS:
-        assert mend.broken_by and mend.symptom and callable(mend.apply)
+def test_every_patch_has_a_symptom_and_says_what_broke_it():
+    assert set(SYMPTOMS) == {patch.name for patch in PATCHES}
+    for patch in PATCHES:
+        assert patch.broken_by and patch.symptom and callable(patch.apply)
 
 
 @pytest.mark.parametrize("name", SYMPTOMS)
-def test_mend(outcomes, name):
+def test_patch(outcomes, name):
     needed, before, after = outcomes[name]
     if not needed:
         pytest.skip(f"this installation does not need it: {name}")
-    assert before != "works", f"{name} mends nothing on this installation"
+    assert before != "works", f"{name} changes nothing on this installation"
     assert after == "works"

@@ -22,12 +22,12 @@ READ = """
 import sys
 from pathlib import Path
 import torch
-from advrbd_plugin.backdoorbench.compat import apply_mends_for_modules, take_data_as_it_is
+from advrbd_plugin.backdoorbench.compat import apply_patches_for_modules, use_local_data
 from advrbd_plugin.backdoorbench.datasets import load_result, test_sets, training_set
 from advrbd_plugin.backdoorbench.record import read_record
 
-apply_mends_for_modules()
-take_data_as_it_is()
+apply_patches_for_modules()
+use_local_data()
 record = read_record(Path(sys.argv[1]))
 result = load_result(record)
 images, truth = training_set(result, record)

@@ -15,7 +15,7 @@ from torchvision.datasets import CIFAR10
 from advrbd_plugin.attacks import no_attack
 from advrbd_plugin.backdoorbench import record_writer, safe_pickle
 from advrbd_plugin.backdoorbench.classifiers import NORMALIZATION
-from advrbd_plugin.backdoorbench.compat import take_data_as_it_is
+from advrbd_plugin.backdoorbench.compat import use_local_data
 from advrbd_plugin.backdoorbench.networks import NETWORKS, make_network, to_toolbox, toolbox_name
 from advrbd_plugin.backdoorbench.record import read_record
 from advrbd_plugin.backdoorbench.record_writer import write_record
@@ -76,7 +76,7 @@ def test_the_clean_images_lie_where_torchvision_finds_them(tmp_path, parts, monk
 
     monkeypatch.setattr(cifar, "pickle", cifar.pickle)
     monkeypatch.setattr(cifar, "check_integrity", cifar.check_integrity)
-    take_data_as_it_is()
+    use_local_data()
     record = read_record(write_record(tmp_path, "blend", **parts))
     for train, clean in ((True, parts["clean_train"]), (False, parts["clean_test"])):
         found = CIFAR10(tmp_path / record.data_path, train=train)
@@ -172,7 +172,7 @@ def test_a_network_on_the_cpu_works_in_the_layout_that_is_fast_there():
 
 def test_names_that_are_taken(tmp_path, parts):
     write_record(tmp_path, "blend", **parts)
-    with pytest.raises(AdvrBDError, match="is there already"):
+    with pytest.raises(AdvrBDError, match="exists already"):
         write_record(tmp_path, "blend", **parts)
     (tmp_path / "record/blend/left_over").write_text("old")
     write_record(tmp_path, "blend", overwrite=True, **parts)

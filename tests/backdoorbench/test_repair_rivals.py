@@ -27,8 +27,8 @@ def rivals(monkeypatch):
 
 
 def images(count, seed):
-    lots = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=lots, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
     return ImageSet(pixels, torch.arange(count) % 3, ("airplane", "car", "bird"))
 
 

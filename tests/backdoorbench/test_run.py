@@ -56,7 +56,7 @@ def test_a_script_runs_as_it_would_there(checkout, tmp_path):
     assert sorted(checkout.rglob("*")) == before
     report = json.loads((checkout.parent / "report.json").read_text())
     assert report["seconds"] > 0 and report["peak_memory_bytes"] > 2**20
-    assert "record-types" in report["mends"]
+    assert "record-types" in report["patches"]
 
 
 def test_a_strangers_file_is_refused_in_one_line(checkout):
@@ -96,9 +96,9 @@ def test_what_is_missing_is_seen_without_an_import(monkeypatch):
     assert requirements.missing_requirements() == ["no_such_module"] and "this" not in sys.modules
     with pytest.raises(ModuleNotFoundError), requirements.explained_requirements():
         import no_such_file_of_the_script  # noqa: F401
-    with pytest.raises(AdvrBDError, match="scripts import no_such_module, which"):
-        with requirements.explained_requirements():
-            import no_such_module.part  # noqa: F401
+    named = pytest.raises(AdvrBDError, match="scripts import no_such_module, which")
+    with named, requirements.explained_requirements():
+        import no_such_module.part  # noqa: F401
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import argparse
 import pytest
 
 from advrbd_plugin.backdoorbench.settings import UNUSED_KEYS, add_arguments, read_settings, takes_option
+from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.errors import AdvrBDError
 
 
@@ -15,7 +16,7 @@ def settings(tmp_path, text, *command):
     path.write_text(text)
     parser = argparse.ArgumentParser()
     add_arguments(parser, str(path))
-    return read_settings(vars(parser.parse_args(command)))
+    return read_settings(vars(parser.parse_args(command)), AdvrBDConfig)
 
 
 def test_the_command_line_stands_over_the_file(tmp_path):
@@ -40,8 +41,8 @@ def test_what_advrbd_has_no_use_for_is_said(tmp_path):
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("epsilom: 3\n", "nobody reads the key epsilom; did you mean epsilon"),
-        ("gamma_low: 3\n", "nobody reads the key gamma_low; "),
+        ("epsilom: 3\n", "unknown key epsilom; did you mean epsilon"),
+        ("gamma_low: 3\n", "unknown key gamma_low; "),
         ("epochs: -1\n", r"epochs must be a whole number in \[0, 10000\], got -1"),
         ("preset: best\n", "preset must be one of robust, paper"),
         ("- 1\n", "must hold keys and values, got a list"),
@@ -58,7 +59,7 @@ def test_a_missing_file_is_said(tmp_path):
     parser = argparse.ArgumentParser()
     add_arguments(parser, str(tmp_path / "nothing.yaml"))
     with pytest.raises(AdvrBDError, match="cannot read the configuration .*nothing.yaml"):
-        read_settings(vars(parser.parse_args([])))
+        read_settings(vars(parser.parse_args([])), AdvrBDConfig)
 
 
 def test_which_options_are_known():
@@ -73,3 +74,8 @@ def test_the_configurations_that_register_writes_are_read(tmp_path, name):
     found = settings(tmp_path, planned_files()[f"config/defense/advrbd/{name}.yaml"].decode())
     assert found.options["dataset"] == (None if name == "config" else name)
     assert not found.unused
+
+
+def test_a_former_name_of_a_key_is_still_read(tmp_path):
+    with pytest.warns(UserWarning, match="the key doubt is now called abstain_threshold"):
+        assert settings(tmp_path, "doubt: 0.25\n").config.abstain_threshold == 0.25

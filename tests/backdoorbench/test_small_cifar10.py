@@ -47,12 +47,12 @@ def contents(folder):
 
 def test_the_pictures_of_a_seed(images, tmp_path):
     write_cifar10(images, tmp_path / "data", train=50, test=10, seed=4)
-    lots = numpy.random.default_rng(4)
+    generator = numpy.random.default_rng(4)
     for part, each, there in (("train", 5, 8), ("test", 1, 3)):
         paths = [f"{part}/{name}/{number}.png" for name in CIFAR10_NAMES for number in range(there)]
         classes = [paths[there * label :][:there] for label in range(10)]
-        drawn = [path for members in classes for path in lots.choice(members, each, replace=False)]
-        expected = [drawn[index].split("/")[1:] for index in lots.permutation(len(drawn))]
+        drawn = [path for members in classes for path in generator.choice(members, each, replace=False)]
+        expected = [drawn[index].split("/")[1:] for index in generator.permutation(len(drawn))]
         read = load_cifar(tmp_path / "data", CIFAR10, part).image_set
         assert [read.class_names[label] for label in read.labels] == [name for name, _ in expected]
         assert [f"{pixel}.png" for pixel in read.images[:, 1, 3, 5].tolist()] == [number for _, number in expected]
@@ -66,7 +66,7 @@ def test_a_cifar10_that_is_there_is_only_replaced_when_asked(images, tmp_path, c
     (place / "readme.html").write_text("downloaded")
     command = ["backdoorbench", "data", str(images), "--out", str(tmp_path / "data"), "--train", "50", "--test", "10"]
     assert main(command) == 1
-    assert f"{place} is there already" in (said := capsys.readouterr().err) and "--overwrite" in said
+    assert f"{place} exists already" in (said := capsys.readouterr().err) and "--overwrite" in said
     assert set(contents(place).values()) == {b"downloaded"}
     assert main([*command, "--overwrite"]) == 0
     assert "readme.html" not in contents(place) and len(load_cifar(place.parent, CIFAR10, "train").image_set) == 50

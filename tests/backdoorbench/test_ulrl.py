@@ -73,7 +73,7 @@ def test_a_repair_with_clean_samples(attacked, clean_set, monkeypatch):
 
 def test_a_model_that_looks_clean_comes_back_as_it_was(attacked, clean_set, monkeypatch):
     monkeypatch.setattr(ULRLMethods, "clean_samples", lambda self: clean_set)
-    outcome = run(make(*QUICK, "--attraction_threshold", "1"), None)
+    outcome = run(make(*QUICK, "--attraction_threshold", "1", "--warps", "false"), None)
     assert outcome.notes["verdict"] == "looks clean" and outcome.epochs == [] and outcome.suspected_classes == ()
     assert torch.equal(outcome.model[-1].weight, attacked[-1].weight)
 
@@ -85,6 +85,6 @@ def test_a_repair_without_clean_samples(attacked, clean_set, monkeypatch, suspec
     monkeypatch.setattr(ulrl, "clean_from_poisoned", lambda *_, **__: picked)
     outcome = run(make(*QUICK, "--clean_from_poisoned", "--attraction_threshold", "0"), clean_set)
     assert outcome.suspected_classes == suspected and outcome.notes["clean_from_poisoned"]
-    # The detection stands for the search, also where it accuses nobody.
+    # The detection replaces the search, even if it suspects no class.
     assert "attraction" not in outcome.seconds
     assert outcome.notes["verdict"] == ("suspicious neurons found" if suspected else "looks clean")

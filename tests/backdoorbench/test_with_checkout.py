@@ -227,7 +227,7 @@ def test_advrbd_works_through_the_toolboxs_own_transforms(cells, checkout, recor
     program = """
 import sys
 from advrbd_plugin.backdoorbench import compat
-compat.apply_mends(); compat.take_data_as_it_is()
+compat.apply_patches(); compat.use_local_data()
 sys.path.insert(0, ".")
 import torch
 from utils.save_load_attack import load_attack_result

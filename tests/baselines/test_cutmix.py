@@ -13,7 +13,7 @@ from advrbd_plugin.errors import AdvrBDError
 
 
 @pytest.mark.parametrize(
-    "kept, centre, edges",
+    ("share", "centre", "edges"),
     [
         (0.75, (4, 4), (2, 6, 2, 6)),  # half the side of 8 pixels, round the middle
         (0.75, (0, 7), (0, 2, 5, 8)),  # cut off at the top and at the right
@@ -21,8 +21,8 @@ from advrbd_plugin.errors import AdvrBDError
         (0.0, (4, 4), (0, 8, 0, 8)),  # everything is
     ],
 )
-def test_the_box(kept, centre, edges):
-    assert box(kept, centre, 8, 8) == edges
+def test_the_box(share, centre, edges):
+    assert box(share, centre, 8, 8) == edges
 
 
 def test_the_box_of_a_picture_that_is_no_square():
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_model():
     assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
 
 
-def test_a_repair_goes_on_from_the_attacked_model_and_leaves_it_alone():
+def test_a_repair_starts_from_the_attacked_model_and_does_not_change_it():
     attacked = small_model()
     before = attacked[1].weight.detach().clone()
     result = train_cutmix(small_set(), attacked_model=attacked, config=QUICK.replace(learning_rate=1e-8), device="cpu")
@@ -94,7 +94,7 @@ def test_a_repair_goes_on_from_the_attacked_model_and_leaves_it_alone():
     assert [row["epoch"] for row in result.rows] == [1, 2] and not result.model.training
 
 
-def test_a_finished_training_is_found_again(tmp_path):
+def test_a_finished_training_is_loaded(tmp_path):
     attacked = small_model()
     first, second = (
         train_cutmix(small_set(), attacked_model=attacked, config=QUICK, device="cpu", work_dir=tmp_path)

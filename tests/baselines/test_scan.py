@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from advrbd_plugin.baselines import ScanConfig, SCAnFTConfig, scan, scanft
-from advrbd_plugin.baselines.scan import anomaly_index, estimate_covariances, find_split
+from advrbd_plugin.baselines.covariances import estimate_covariances
+from advrbd_plugin.baselines.groups import find_split
+from advrbd_plugin.baselines.scan import anomaly_index
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 
@@ -67,7 +69,7 @@ def test_labels_of_one_group_are_not_suspected(seed):
 
 def test_the_covariances_are_estimated():
     features, labels = samples(5, per_label=400)
-    found = estimate_covariances(features, labels, ScanConfig(ridge=0.0))
+    found = estimate_covariances(features, labels, iterations=100, tolerance=1e-5, ridge=0.0)
     spread = torch.tensor([0.5, 1.0, 1.5, 0.5, 1.0, 0.7], dtype=torch.float64)
     torch.testing.assert_close(found.variation, torch.diag(spread.square()), atol=0.1, rtol=0.1)
     centred = identities() - identities().mean(dim=0)
@@ -80,7 +82,7 @@ def test_the_split_is_measured_in_the_shared_covariance():
     narrow = torch.where(torch.arange(40) % 4 == 0, 1.0, -1.0).double()
     features = torch.stack([wide, narrow], dim=1)
     precision = torch.diag(torch.tensor([0.01, 100.0], dtype=torch.float64))
-    second = find_split(features, precision, ScanConfig()).second
+    second = find_split(features, precision, starts=4, iterations=100).second
     assert set(second.nonzero().flatten().tolist()) in (set(range(0, 40, 4)), set(range(40)) - set(range(0, 40, 4)))
 
 
@@ -92,7 +94,7 @@ def test_anomaly_by_hand():
     assert float(index[5]) == -torch.inf
 
 
-def test_too_few_clean_samples_are_said():
+def test_too_few_clean_samples_are_refused():
     features, labels = samples(1)
     with pytest.raises(AdvrBDError, match="at least two of each of two labels, got 3 of 3 labels"):
         scan(features, labels, features[:3], torch.tensor([0, 1, 2]), num_classes=LABELS)
@@ -147,7 +149,7 @@ def test_scanft_unlearns_what_it_finds_and_leaves_the_attacked_model_alone():
     assert set(result.seconds) == {"detection", "unlearning", "fine-tuning"}
 
 
-def test_scanft_fine_tunes_without_unlearning_where_that_is_asked_for():
+def test_scanft_fine_tunes_without_unlearning_if_unlearn_epochs_is_zero():
     features, labels, _ = planted(1)
     clean, clean_labels = samples(101, per_label=10)
     attacked = Reader()

@@ -7,6 +7,7 @@ import torch
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.detection import Detection, LabelEvidence
+from advrbd_plugin.defense.scoring import Scores
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.ulrl import clean_from_poisoned, clean_samples
 
@@ -26,10 +27,10 @@ def scores(monkeypatch):
     evidence = tuple(LabelEvidence(label, 10, 1.0, 2.0, 0.5, suspected=label == 1) for label in range(2))
     found = {"poison_probability": poison_probability, "evidence": evidence}
 
-    def detect_targets(model, samples, ranks, config, *, on_batch):
+    def detect_targets(model, samples, scores, config, on_batch):
         return Detection(found["poison_probability"], torch.arange(20.0), found["evidence"])
 
-    monkeypatch.setattr(clean_samples, "consistency_ranks", lambda *_, **__: (torch.arange(20.0) / 19)[None])
+    monkeypatch.setattr(clean_samples, "score_samples", lambda *_, **__: Scores((torch.arange(20.0) / 19)[None]))
     monkeypatch.setattr(clean_samples, "detect_targets", detect_targets)
     return found
 
@@ -47,7 +48,7 @@ def test_the_rarest_label_bounds_how_many_are_taken(untrusted, scores):
     assert clean_from_poisoned(None, untrusted, 100).clean_set.class_counts().tolist() == [2, 2]
 
 
-def test_without_an_detection_nobody_is_suspect(untrusted, scores):
+def test_without_a_suspected_class_no_sample_is_suspicious(untrusted, scores):
     scores["poison_probability"] = torch.zeros(20)
     scores["evidence"] = ()
     picked = clean_from_poisoned(None, untrusted, 4)

@@ -7,7 +7,7 @@ from torch import nn
 
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.models import make_model
-from advrbd_plugin.ulrl.neurons import LayerSuspicion, identify, neuron_layers, reinitialise, robust_z_scores
+from advrbd_plugin.ulrl.neurons import LayerChange, identify, neuron_layers, reinitialise, robust_z_scores
 
 
 def test_z_scores_by_hand():
@@ -55,8 +55,8 @@ def test_a_neuron_that_changed_little_is_never_suspicious():
 def test_reinitialised_neurons_are_fresh_and_all_others_untouched(model):
     old = {name: value.clone() for name, value in model.state_dict().items()}
     found = (
-        LayerSuspicion("0", torch.zeros(8), torch.zeros(8), (2,)),
-        LayerSuspicion("5", torch.zeros(3), torch.zeros(3), (1,)),
+        LayerChange("0", torch.zeros(8), torch.zeros(8), (2,)),
+        LayerChange("5", torch.zeros(3), torch.zeros(3), (1,)),
     )
     reinitialise(model, found, seed=3)
     new = model.state_dict()
@@ -90,7 +90,7 @@ def test_layers_of_the_architectures_are_found_without_code_for_them(build, last
     assert list(neuron_layers(model, "last")) == [last]
 
 
-def test_queries_keys_and_values_of_attention_are_neurons_that_can_begin_anew():
+def test_queries_keys_and_values_of_attention_are_neurons_that_can_be_reinitialised():
     before = nn.Sequential(nn.MultiheadAttention(4, num_heads=2), nn.Linear(4, 3))
     after = copy.deepcopy(before)
     with torch.no_grad():
@@ -100,8 +100,8 @@ def test_queries_keys_and_values_of_attention_are_neurons_that_can_begin_anew():
     assert [each.layer for each in found] == ["0", "0.out_proj", "1"]
     assert (found[0].suspicious, len(found[0].change)) == ((7,), 12)
     reinitialise(after, found, seed=0)
-    kept = torch.arange(12) != 7
-    assert torch.allclose(after[0].in_proj_weight[kept], before[0].in_proj_weight[kept] + 0.01)
+    others = torch.arange(12) != 7
+    assert torch.allclose(after[0].in_proj_weight[others], before[0].in_proj_weight[others] + 0.01)
     assert after[0].in_proj_weight[7].abs().max() <= math.sqrt(2 / 4)
 
 

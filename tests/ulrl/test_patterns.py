@@ -1,4 +1,4 @@
-"""Stock patterns: a planted road is found, whether open to all classes or to one; a general weakness is none."""
+"""Stock patterns: a planted backdoor is found, on all source classes or on one; a general weakness is none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.ulrl import ULRL, ULRLConfig
 from advrbd_plugin.ulrl.patterns import planned_images, search_patterns, squares, waves
-from advrbd_plugin.ulrl.repair import LOOKS_CLEAN
+from advrbd_plugin.ulrl.pipeline import LOOKS_CLEAN
 
 CONFIG = ULRLConfig(pattern_waves=3, pattern_amplitude=0.1, mixed_precision=False, attraction=False)
 SIDE = 20
@@ -39,7 +39,7 @@ class SeesOneWave(Brightness):
         return 5000 * ((images * wave).mean(dim=(1, 2, 3)) - 0.03).clamp_min(0)
 
 
-class TakesEveryRippleForLabelTwo(Brightness):
+class SeesLabelTwoInEveryWave(Brightness):
     def trigger(self, images):
         return 2000 * ((images - images.mean(dim=(2, 3), keepdim=True)).square().mean(dim=(1, 2, 3)) - 0.002).clamp_min(
             0
@@ -77,25 +77,25 @@ def test_the_patterns_are_what_they_are_called():
     [(SeesOneWave, "wave", 0.9), (SeesSquareOnDarkImages, "square", 0.45)],
     ids=["all classes", "one class of the other two"],
 )
-def test_a_planted_road_stands_out(clean_set, model, kind, least):
+def test_a_planted_backdoor_stands_out(clean_set, model, kind, least):
     worked = []
     found = search_patterns(model().eval(), clean_set, kind, CONFIG, on_batch=worked.append)
     assert found.excess[2] > least and float(found.excess[:2].max()) < 0.1
-    led = model()((clean_set.images[:1] / 255 + found.patterns[2][:1]).clamp(0, 1))
-    assert int(led.argmax()) == 2
+    perturbed = model()((clean_set.images[:1] / 255 + found.patterns[2][:1]).clamp(0, 1))
+    assert int(perturbed.argmax()) == 2
     assert sum(worked) == planned_images(clean_set, kind, CONFIG)
 
 
 @pytest.mark.parametrize("kind", ["wave", "square"])
-@pytest.mark.parametrize("model", [Brightness, TakesEveryRippleForLabelTwo])
-def test_what_every_pattern_does_is_no_road(clean_set, model, kind):
+@pytest.mark.parametrize("model", [Brightness, SeesLabelTwoInEveryWave])
+def test_an_effect_of_every_pattern_is_no_backdoor(clean_set, model, kind):
     assert float(search_patterns(model().eval(), clean_set, kind, CONFIG).excess.max()) < 0.1
 
 
 def test_one_sample_of_each_class_will_do(clean_set):
     few = clean_set.subset(torch.arange(3))
     found = search_patterns(SeesSquareOnDarkImages().eval(), few, "square", CONFIG)
-    assert found.excess[2] == pytest.approx(0.5, abs=0.05)  # of the two other classes one is led away
+    assert found.excess[2] == pytest.approx(0.5, abs=0.05)  # one of the two other classes is affected
 
 
 def test_the_patterns_decide_the_verdict(clean_set, tmp_path):

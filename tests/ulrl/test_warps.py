@@ -5,7 +5,8 @@ from torch import nn
 from advrbd_plugin.attacks import make_attack
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.ulrl import ULRL, ULRLConfig
-from advrbd_plugin.ulrl.relearning import Adversary, relearn
+from advrbd_plugin.ulrl.adversary import Adversary
+from advrbd_plugin.ulrl.relearning import relearn
 from advrbd_plugin.ulrl.warps import field_norm, random_fields, warp
 
 SIDE = 8
@@ -82,7 +83,7 @@ def striped_set():
     return ImageSet(images.round().byte(), labels, ("dark", "grey", "bright"))
 
 
-def test_a_label_that_warps_lead_to_is_found_and_the_road_closed(striped_set):
+def test_a_label_that_warps_lead_to_is_found_and_the_model_resists_them_afterwards(striped_set):
     config = ULRLConfig(
         batch_size=12,
         crop_padding=0,
@@ -101,15 +102,15 @@ def test_a_label_that_warps_lead_to_is_found_and_the_road_closed(striped_set):
     assert result.attacked_labels == (2,)
     assert float(result.evidence["warp"][2]) > 0.5
     assert "warps" in result.seconds
-    road = warp(inputs, 0.3 * torch.ones(1, 2, 3, 3))
+    warped = warp(inputs, 0.3 * torch.ones(1, 2, 3, 3))
     others = striped_set.labels != 2
 
     @torch.no_grad()
-    def led_away(model):
-        return float(model(road)[others].softmax(1)[:, 2].mean())
+    def target_probability(model):
+        return float(model(warped)[others].softmax(1)[:, 2].mean())
 
-    assert led_away(model) > 0.9
-    assert led_away(result.model) < 0.5
+    assert target_probability(model) > 0.9
+    assert target_probability(result.model) < 0.7  # over eight seeds 0.09 to 0.44
 
 
 def test_relearning_follows_known_warps(striped_set):
@@ -124,8 +125,8 @@ def test_relearning_follows_known_warps(striped_set):
     assert not torch.equal(states[0], states[1]) and torch.equal(states[1], states[2])
 
 
-def test_a_warp_is_found_beside_another_detection(striped_set):
-    """Attraction accuses all labels at a threshold of 0 and an added perturbation; the warp is searched all the same."""
+def test_warps_are_searched_beside_another_finding(striped_set):
+    """At a threshold of 0 attraction suspects labels; the search by warps runs all the same."""
     config = ULRLConfig(
         batch_size=12,
         crop_padding=0,
@@ -141,6 +142,7 @@ def test_a_warp_is_found_beside_another_detection(striped_set):
     model = Warped()
     result = ULRL(config).repair(model, striped_set)
     assert list(result.evidence) == ["attraction", "warp"] and 2 in result.attacked_labels
-    road = warp(striped_set.images.float() / 255, 0.3 * torch.ones(1, 2, 3, 3))[striped_set.labels != 2]
+    warped = warp(striped_set.images.float() / 255, 0.3 * torch.ones(1, 2, 3, 3))[striped_set.labels != 2]
     with torch.no_grad():
-        assert model(road).softmax(1)[:, 2].mean() > 0.9 > 0.5 > result.model(road).softmax(1)[:, 2].mean()
+        assert model(warped).softmax(1)[:, 2].mean() > 0.9
+        assert result.model(warped).softmax(1)[:, 2].mean() < 0.7  # over eight seeds 0.05 to 0.49

@@ -63,15 +63,15 @@ class Judge:
 
     def _test_sets(self) -> Any:
         if self._tests is None:
-            from advrbd_plugin.backdoorbench.compat import apply_mends_for_modules, take_data_as_it_is
+            from advrbd_plugin.backdoorbench.compat import apply_patches_for_modules, use_local_data
             from advrbd_plugin.backdoorbench.datasets import load_result, test_sets
 
             if os.fspath(self._plan.checkout) not in sys.path:
                 sys.path.insert(0, os.fspath(self._plan.checkout))
             sys.dont_write_bytecode = True  # the checkout has no .gitignore
-            apply_mends_for_modules()
+            apply_patches_for_modules()
             if self._plan.local_data:
-                take_data_as_it_is()
+                use_local_data()
             path = value_of(self._plan.arguments, "--dataset_path")
             self._tests = test_sets(load_result(self.record, path), self.record)
         return self._tests

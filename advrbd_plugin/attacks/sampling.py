@@ -1,4 +1,4 @@
-"""Random numbers for triggers that differ between images: a function of (seed, sample id) and of nothing else."""
+"""Random numbers for triggers that differ between images; each depends on (seed, purpose, sample id) alone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _PAIRS_AT_ONCE = 4096  # as many as patch_origins draws for a sample and seed
 
 
 def uniform(sample_ids: Tensor, count: int, *, seed: int, purpose: str) -> Tensor:
-    """``count`` independent numbers for each sample.
+    """Draw ``count`` independent numbers for each sample.
 
     Args:
         sample_ids: (N,) int64.
-        count: how many, at least 1.
+        count: numbers per sample, at least 1.
         seed: any integer.
-        purpose: what they are for; two purposes with one seed are independent.
+        purpose: names the use; numbers for two purposes are independent of each other.
 
     Returns:
         (N, count) float64, uniform in [0, 1).

@@ -7,10 +7,11 @@ import yaml
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.ulrl import ULRL, ULRLConfig
-from advrbd_plugin.ulrl.attraction import attraction, within_norm
-from advrbd_plugin.ulrl.neurons import LayerSuspicion
+from advrbd_plugin.ulrl.attraction import attraction
+from advrbd_plugin.ulrl.neurons import LayerChange
+from advrbd_plugin.ulrl.perturbations import within_norm
+from advrbd_plugin.ulrl.pipeline import FOUND, LOOKS_CLEAN
 from advrbd_plugin.ulrl.relearning import relearn
-from advrbd_plugin.ulrl.repair import FOUND, LOOKS_CLEAN
 from advrbd_plugin.ulrl.unlearning import unlearn
 
 
@@ -54,7 +55,7 @@ def test_unlearning_raises_the_loss_on_a_copy_and_stops_at_the_accuracy(model, c
 
 
 def test_alpha_turns_a_suspicious_neuron_away_from_its_old_weights(model, clean_set, quick_config):
-    found = (LayerSuspicion("5", torch.zeros(3), torch.zeros(3), (1,)),)
+    found = (LayerChange("5", torch.zeros(3), torch.zeros(3), (1,)),)
     plain = quick_config.replace(distillation=0, adversary_weight=0, relearn_epochs=20, relearn_learning_rate=0.02)
 
     def similarity(alpha):
@@ -84,7 +85,7 @@ def test_suspects_lose_their_label(model, clean_set, quick_config):
     assert probability(suspects) < probability(None)
 
 
-def test_attraction_finds_the_label_with_an_open_road(clean_set):
+def test_attraction_finds_the_target_class(clean_set):
     class Backdoored(torch.nn.Module):
         """Sees brightness, and label 2 in whatever has a bright corner."""
 
