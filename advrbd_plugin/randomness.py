@@ -1,7 +1,7 @@
 """Random numbers that depend on (seed, purpose, sample id) and on nothing else.
 
-Everything here is drawn from the counter-based generator behind :func:`advrbd_plugin.ops.patch_origins`, so the order
-of samples, the batch size, the worker and the device never change what a sample gets.
+Everything here is drawn from the counter-based generator :func:`advrbd_plugin.ops.philox_uniform`, so the order of
+samples, the batch size, the worker and the device never change what a sample gets.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def uniform_integers(sample_ids: Tensor, high: int, seed: int) -> Tensor:
     Returns:
         (N, 2) int64.
     """
-    return ops.patch_origins(sample_ids, image_size=high, patch_size=1, num_masks=1, seed=seed)[0]
+    return ops.philox_uniform(sample_ids, high, seed=seed)
 
 
 def shuffled(sample_ids: Tensor, seed: int) -> Tensor:

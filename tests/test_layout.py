@@ -27,6 +27,7 @@ FLOORS = [
 ]
 # The same inside the defense, in the order in which a sample set passes its stages.
 STAGES = [
+    "version",
     "config",
     "scoring",
     "paper",
@@ -34,6 +35,8 @@ STAGES = [
     "detection",
     "enhancement",
     "identification",
+    "result",
+    "planning",
     "retraining",
     "pipeline",
 ]

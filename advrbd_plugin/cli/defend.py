@@ -72,7 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
             model = ModelDescription.for_images(arguments.model, loaded.image_set)
             defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
             result = defense.fit(loaded.image_set)
-            record = RunRecord(arguments.data, loaded.image_set, result, model, loaded.left_out, (*loaded.notes, *notes))
+            record = RunRecord(
+                arguments.data, loaded.image_set, result, model, loaded.left_out, (*loaded.notes, *notes)
+            )
             summary = out.write(record)
     _print_summary(summary, arguments.out)
     return 0

@@ -14,8 +14,8 @@ from torch import nn
 
 from advrbd_plugin.errors import AdvrBDError, StorageError
 from advrbd_plugin.files import explain_os_error, write_bytes, write_json, write_text
-from advrbd_plugin.plain import read_json
 from advrbd_plugin.nn.description import ModelDescription
+from advrbd_plugin.plain import read_json
 from advrbd_plugin.report.figures import overview_png
 from advrbd_plugin.report.model_file import save_model
 from advrbd_plugin.report.page import report_html
