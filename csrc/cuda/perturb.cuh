@@ -81,8 +81,8 @@ __device__ __forceinline__ void perturb_vector(
 #pragma unroll
       for (int i = 0; i < kValues; ++i) {
         const StepBounds bounds = task.bounds.of(position.channel());
-        stepped.values[i] = from_float<Scalar>(sign_step(
-            to_float(image.values[i]), to_float(grad.values[i]), bounds.epsilon, bounds.low, bounds.high));
+        stepped.values[i] = from_float<Scalar>(
+            sign_step(to_float(image.values[i]), to_float(grad.values[i]), bounds.epsilon, bounds.low, bounds.high));
         position.advance(task.layout);
       }
       have_stepped = true;

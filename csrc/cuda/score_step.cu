@@ -35,8 +35,8 @@ void launch(const KlTask& kl, const PerturbTask& perturb, cudaStream_t stream) {
       const Pieces pieces = pieces_of<values()>(perturb);
       const int64_t blocks = kl_blocks + pieces.count;
       launch_kernel(
-          score_step_kernel<typename decltype(logit_type)::type, typename decltype(image_type)::type, values()>,
-          blocks, pieces.shared_bytes, stream, kl, perturb, kl_blocks, pieces.per_image, blocks);
+          score_step_kernel<typename decltype(logit_type)::type, typename decltype(image_type)::type, values()>, blocks,
+          pieces.shared_bytes, stream, kl, perturb, kl_blocks, pieces.per_image, blocks);
     });
   });
 }
