@@ -29,10 +29,8 @@ ADVRBD_INLINE Words philox4x32_10(Words counter, uint64_t key) {
     const uint64_t product_low = uint64_t{0xD2511F53} * counter.first;
     const uint64_t product_high = uint64_t{0xCD9E8D57} * counter.third;
     counter = {
-        static_cast<uint32_t>(product_high >> 32) ^ counter.second ^ key_low,
-        static_cast<uint32_t>(product_high),
-        static_cast<uint32_t>(product_low >> 32) ^ counter.fourth ^ key_high,
-        static_cast<uint32_t>(product_low)};
+        static_cast<uint32_t>(product_high >> 32) ^ counter.second ^ key_low, static_cast<uint32_t>(product_high),
+        static_cast<uint32_t>(product_low >> 32) ^ counter.fourth ^ key_high, static_cast<uint32_t>(product_low)};
     key_low += 0x9E3779B9;
     key_high += 0xBB67AE85;
   }
@@ -198,8 +196,7 @@ struct QuickKl {
     const Real mean = cross / (p.largest + p.tail);
     const Real log_p = log_of(p), log_q = log_of(q);
     const Real divergence = mean - log_p + log_q;
-    return {
-        divergence < 0.0f ? Real{} : divergence, kCancelled * ((mean < 0.0f ? -mean : mean) + log_p + log_q)};
+    return {divergence < 0.0f ? Real{} : divergence, kCancelled * ((mean < 0.0f ? -mean : mean) + log_p + log_q)};
   }
 };
 

@@ -61,19 +61,16 @@ void check_count(const char* name, at::ArrayRef<double> values, int64_t channels
   TORCH_CHECK_VALUE(count <= kMaxChannels, name, " must have at most ", kMaxChannels, " values, got ", count);
 }
 
-void check_bounds(
-    at::ArrayRef<double> epsilon, at::ArrayRef<double> low, at::ArrayRef<double> high, int64_t channels) {
+void check_bounds(at::ArrayRef<double> epsilon, at::ArrayRef<double> low, at::ArrayRef<double> high, int64_t channels) {
   check_count("epsilon", epsilon, channels);
   check_count("low", low, channels);
   check_count("high", high, channels);
   for (const double value : epsilon) {
-    TORCH_CHECK_VALUE(
-        value >= 0 && std::isfinite(value), "epsilon must be finite and at least 0, got ", value);
+    TORCH_CHECK_VALUE(value >= 0 && std::isfinite(value), "epsilon must be finite and at least 0, got ", value);
   }
   for (size_t channel = 0; channel < std::max(low.size(), high.size()); ++channel) {
     const double smallest = low[channel % low.size()], largest = high[channel % high.size()];
-    TORCH_CHECK_VALUE(
-        smallest <= largest, "low must be at most high, got low ", smallest, " and high ", largest);
+    TORCH_CHECK_VALUE(smallest <= largest, "low must be at most high, got low ", smallest, " and high ", largest);
   }
 }
 
@@ -119,8 +116,8 @@ void check_perturb(
   if (sample_ids) {
     check_sample_ids(*sample_ids);
     TORCH_CHECK_VALUE(
-        sample_ids->size(0) == images.size(0), "sample_ids must have length ", images.size(0),
-        ", one per image, got ", sample_ids->size(0));
+        sample_ids->size(0) == images.size(0), "sample_ids must have length ", images.size(0), ", one per image, got ",
+        sample_ids->size(0));
     check_device("sample_ids", *sample_ids, "images", images);
   }
   check_bounds(epsilon, low, high, images.size(1));
@@ -145,10 +142,8 @@ void check_halves(
   TORCH_CHECK_VALUE(
       logits.has_value() == perturbed_logits.has_value(),
       "logits and perturbed_logits must be given together or both be None");
-  TORCH_CHECK_VALUE(
-      images.has_value() == grad.has_value(), "images and grad must be given together or both be None");
-  TORCH_CHECK_VALUE(
-      logits || images, "images and logits must not both be None: score_step has nothing to do");
+  TORCH_CHECK_VALUE(images.has_value() == grad.has_value(), "images and grad must be given together or both be None");
+  TORCH_CHECK_VALUE(logits || images, "images and logits must not both be None: score_step has nothing to do");
   if (logits && images) {
     check_device("images", *images, "logits", *logits);
   }

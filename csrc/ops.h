@@ -31,8 +31,7 @@ struct Ops {
       const at::Tensor& images, const at::Tensor& grad, at::ArrayRef<double> epsilon, int64_t patch_size,
       int64_t num_masks, int64_t seed, const std::optional<at::Tensor>& sample_ids, at::ArrayRef<double> low,
       at::ArrayRef<double> high) {
-    const auto prepared =
-        prepare_perturb(images, grad, epsilon, patch_size, num_masks, seed, sample_ids, low, high);
+    const auto prepared = prepare_perturb(images, grad, epsilon, patch_size, num_masks, seed, sample_ids, low, high);
     Device::launch(images.device(), prepared.task);
     return prepared.perturbed;
   }

@@ -38,8 +38,7 @@ at::Tensor empty_perturbed(const at::Tensor& images, int64_t num_masks, bool cha
   return at::empty({num_masks, samples, channels, height, width}, images.options());
 }
 
-ChannelBounds bounds_of(
-    at::ArrayRef<double> epsilon, at::ArrayRef<double> low, at::ArrayRef<double> high) {
+ChannelBounds bounds_of(at::ArrayRef<double> epsilon, at::ArrayRef<double> low, at::ArrayRef<double> high) {
   ChannelBounds bounds;
   bounds.channels = static_cast<int32_t>(std::max({epsilon.size(), low.size(), high.size()}));
   for (int32_t channel = 0; channel < bounds.channels; ++channel) {

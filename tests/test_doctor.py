@@ -33,6 +33,41 @@ def test_which_gpus_compiled_kernels_run_on(capability, runs):
     assert doctor.runs_on("8.0;9.0+PTX", capability) == runs
 
 
+@pytest.mark.parametrize(
+    ("architectures", "capability", "runs"),
+    [
+        ("8.0 9.0", (9, 0), True),
+        ("9.0a", (9, 0), True),
+        ("9.0a", (9, 1), False),
+        ("7.5;", (8, 0), False),
+        ("Ampere", (8, 0), True),
+    ],
+)
+def test_every_form_of_a_list_of_architectures_is_read(architectures, capability, runs):
+    assert doctor.runs_on(architectures, capability) == runs
+
+
+def test_the_reason_why_there_are_no_cuda_kernels_is_told(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    found = doctor._cuda_backend("it does not compile: nvcc fatal : Unsupported gpu architecture 'compute_101'")
+    assert found.state == "note" and "compute_101" in found.value and "ADVRBD_CUDA=1" in found.advice
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert doctor._cuda_backend("this PyTorch is built without CUDA").state == "ok"
+
+
+def test_the_reasons_of_the_build_are_read(monkeypatch, tmp_path):
+    from advrbd_plugin.ops import library
+
+    monkeypatch.setattr(library.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("ADVRBD_REFERENCE", raising=False)
+    assert library._load("_C_cuda") == "advrbd_plugin was installed without it"
+    (tmp_path / "_build.json").write_text('{"_C": "", "_C_cuda": "nvcc is not found"}')
+    assert library._load("_C_cuda") == "nvcc is not found"
+
+
 def test_a_gpu_that_the_kernels_do_not_run_on_is_missing_them(monkeypatch):
     import torch
 

@@ -101,7 +101,7 @@ def _cuda_backend(missing: str | None) -> Finding:
 
 
 def _cuda_kernels(architectures: str) -> Finding:
-    """Whether the kernels that were compiled serve every GPU here: nothing stands in for them on one that they do not."""
+    """Whether the compiled kernels run on every GPU here: on another, nothing stands in for them."""
     import torch
 
     gpus = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]

@@ -15,6 +15,31 @@ struct alignas(sizeof(Scalar) * kValues) Vector {
   Scalar values[kValues];
 };
 
+// Division of 0 <= n < 2^31 by a number that the launch knows, as a multiplication and a shift.
+struct Divider {
+  uint32_t divisor = 1, multiplier = 1, shift = 0;
+
+  static Divider by(uint32_t divisor) {
+    uint32_t shift = 0;
+    while ((uint64_t{1} << shift) < divisor) {
+      ++shift;
+    }
+    const uint64_t multiplier = ((uint64_t{1} << 32) * ((uint64_t{1} << shift) - divisor)) / divisor + 1;
+    return {divisor, static_cast<uint32_t>(multiplier), shift};
+  }
+
+  __device__ __forceinline__ int32_t quotient(int32_t n) const {
+    return static_cast<int32_t>((__umulhi(static_cast<uint32_t>(n), multiplier) + static_cast<uint32_t>(n)) >> shift);
+  }
+};
+
+// How a launch covers the images.
+struct Pieces {
+  int64_t per_image, count;
+  size_t shared_bytes;
+  Divider row_values, rows, interleaved;
+};
+
 // Where a value lies in its sample; advancing needs no division.
 struct Position {
   int32_t plane, row, column, interleaved;
@@ -56,13 +81,14 @@ struct Position {
   }
 };
 
-// One vector of an image, for all masks: the image is read once, the gradient once and only where a patch is.
+// One vector of an image, for all masks: the image was read once, the gradient is once, and only where a patch is.
 template <typename Scalar, int kValues>
 __device__ __forceinline__ void perturb_vector(
-    const PerturbTask& task, int64_t sample, int32_t first, int32_t image_values, const Origin* origins) {
+    const PerturbTask& task, const Vector<Scalar, kValues>& image, int64_t sample_start, int32_t first,
+    const Origin* origins) {
   using Values = Vector<Scalar, kValues>;
-  const int64_t offset = sample * image_values + first;
-  const Values image = *reinterpret_cast<const Values*>(static_cast<const Scalar*>(task.images) + offset);
+  const int64_t offset = sample_start + first;
+  const int64_t mask_stride = task.samples * task.layout.values();
   const Position start = Position::of(first, task.layout);
   Values stepped;
   bool have_stepped = false;
@@ -81,8 +107,8 @@ __device__ __forceinline__ void perturb_vector(
 #pragma unroll
       for (int i = 0; i < kValues; ++i) {
         const StepBounds bounds = task.bounds.of(position.channel());
-        stepped.values[i] = from_float<Scalar>(sign_step(
-            to_float(image.values[i]), to_float(grad.values[i]), bounds.epsilon, bounds.low, bounds.high));
+        stepped.values[i] = from_float<Scalar>(
+            sign_step(to_float(image.values[i]), to_float(grad.values[i]), bounds.epsilon, bounds.low, bounds.high));
         position.advance(task.layout);
       }
       have_stepped = true;
@@ -94,29 +120,92 @@ __device__ __forceinline__ void perturb_vector(
         output.values[i] = (inside >> i & 1u) != 0 ? stepped.values[i] : image.values[i];
       }
     }
-    const int64_t place = int64_t{mask} * task.samples * image_values + offset;
-    *reinterpret_cast<Values*>(static_cast<Scalar*>(task.perturbed) + place) = output;
+    *reinterpret_cast<Values*>(static_cast<Scalar*>(task.perturbed) + mask * mask_stride + offset) = output;
   }
 }
 
-// Piece `piece % pieces_per_image` of sample `piece / pieces_per_image`.
+// The same where a vector lies in one row: a patch covers an interval of it, or nothing.
 template <typename Scalar, int kValues>
-__device__ void perturb_piece(const PerturbTask& task, int64_t piece, int64_t pieces_per_image) {
+__device__ __forceinline__ void perturb_vector_in_row(
+    const PerturbTask& task, const Pieces& pieces, const Vector<Scalar, kValues>& image, int64_t sample_start,
+    int32_t first, const Origin* origins) {
+  using Values = Vector<Scalar, kValues>;
+  const int64_t offset = sample_start + first;
+  const int64_t mask_stride = task.samples * task.layout.values();
+  const int32_t interleaved = task.layout.interleaved;
+  const int32_t line = pieces.row_values.quotient(first);
+  const int32_t place = first - line * static_cast<int32_t>(task.layout.row_values());
+  const int32_t plane = pieces.rows.quotient(line);
+  const int32_t row = line - plane * task.layout.rows;
+  const int32_t width = task.patch_size * interleaved;
+  Values stepped;
+  bool have_stepped = false;
+  for (int32_t mask = 0; mask < task.num_masks; ++mask) {
+    const Origin origin = origins[mask];
+    const int32_t begin = origin.column * interleaved - place;  // of the patch, in the vector
+    Values output = image;
+    if (static_cast<uint32_t>(row - origin.row) < static_cast<uint32_t>(task.patch_size) && begin < kValues &&
+        begin + width > 0) {
+      if (!have_stepped) {
+        const Values grad = *reinterpret_cast<const Values*>(static_cast<const Scalar*>(task.grad) + offset);
+        int32_t channel = interleaved > 1 ? place - pieces.interleaved.quotient(place) * interleaved : plane;
+#pragma unroll
+        for (int i = 0; i < kValues; ++i) {
+          const StepBounds bounds = task.bounds.of(channel);
+          stepped.values[i] = from_float<Scalar>(
+              sign_step(to_float(image.values[i]), to_float(grad.values[i]), bounds.epsilon, bounds.low, bounds.high));
+          if (interleaved > 1) {
+            channel = channel + 1 < interleaved ? channel + 1 : 0;
+          }
+        }
+        have_stepped = true;
+      }
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) {
+        output.values[i] = static_cast<uint32_t>(i - begin) < static_cast<uint32_t>(width) ? stepped.values[i]
+                                                                                           : image.values[i];
+      }
+    }
+    *reinterpret_cast<Values*>(static_cast<Scalar*>(task.perturbed) + mask * mask_stride + offset) = output;
+  }
+}
+
+// Piece `piece % pieces.per_image` of sample `piece / pieces.per_image`. Images are read before the barriers.
+template <typename Scalar, int kValues, bool kInRows>
+__device__ void perturb_piece(const PerturbTask& task, const Pieces& pieces, int64_t piece) {
+  using Values = Vector<Scalar, kValues>;
   Origin* const origins = shared_values<Origin>();
-  const int64_t sample = piece / pieces_per_image;
-  const int64_t part = piece % pieces_per_image;
+  const int64_t sample = pieces.per_image == 1 ? piece : piece / pieces.per_image;
+  const int64_t part = piece - sample * pieces.per_image;
+  const int64_t image_values = task.layout.values();
+  const int64_t sample_start = sample * image_values;
+  const auto first_of = [&](int step) {
+    return ((part * kVectorsPerThread + step) * kThreads + threadIdx.x) * kValues;
+  };
+  Values images[kVectorsPerThread];
+#pragma unroll
+  for (int step = 0; step < kVectorsPerThread; ++step) {
+    if (first_of(step) < image_values) {
+      images[step] =
+          *reinterpret_cast<const Values*>(static_cast<const Scalar*>(task.images) + sample_start + first_of(step));
+    }
+  }
   const int64_t sample_id = sample_id_of(task, sample);
   __syncthreads();  // the last piece's origins are no longer read
   for (int32_t mask = threadIdx.x; mask < task.num_masks; mask += kThreads) {
     origins[mask] = patch_origin(task.seed, sample_id, static_cast<uint32_t>(mask), task.grid);
   }
   __syncthreads();
-  const auto image_values = static_cast<int32_t>(task.layout.values());
-  const int64_t begin = part * kThreads * kVectorsPerThread;
+#pragma unroll
   for (int step = 0; step < kVectorsPerThread; ++step) {
-    const int64_t first = (begin + step * kThreads + threadIdx.x) * kValues;
+    const int64_t first = first_of(step);
     if (first < image_values) {
-      perturb_vector<Scalar, kValues>(task, sample, static_cast<int32_t>(first), image_values, origins);
+      if constexpr (kInRows) {
+        perturb_vector_in_row<Scalar, kValues>(
+            task, pieces, images[step], sample_start, static_cast<int32_t>(first), origins);
+      } else {
+        perturb_vector<Scalar, kValues>(task, images[step], sample_start, static_cast<int32_t>(first), origins);
+      }
     }
   }
 }
@@ -125,32 +214,35 @@ inline bool is_aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0;
 }
 
-// How a launch covers the images.
-struct Pieces {
-  int64_t per_image, count;
-  size_t shared_bytes;
-};
-
 template <int kValues>
 Pieces pieces_of(const PerturbTask& task) {
-  const int64_t per_image = divide_up(task.layout.values(), int64_t{kThreads} * kVectorsPerThread * kValues);
-  return {per_image, task.samples * per_image, task.num_masks * sizeof(Origin)};
+  const ImageLayout& layout = task.layout;
+  const int64_t per_image = divide_up(layout.values(), int64_t{kThreads} * kVectorsPerThread * kValues);
+  return {
+      per_image,
+      task.samples * per_image,
+      task.num_masks * sizeof(Origin),
+      Divider::by(static_cast<uint32_t>(layout.row_values())),
+      Divider::by(static_cast<uint32_t>(layout.rows)),
+      Divider::by(static_cast<uint32_t>(layout.interleaved))};
 }
 
 template <int kNumber>
 using Constant = std::integral_constant<int, kNumber>;
 
-// Calls `launch` with the type of the images and the number of their values in a vector: as many as 16 bytes hold where
-// the images are made of whole vectors, otherwise 1.
+// Calls `launch` with the type of the images, the number of their values in a vector (as many as 16 bytes hold where the
+// images are made of whole vectors, otherwise 1), and whether their rows are made of whole vectors.
 template <typename Launch>
 void with_vectors_of(const PerturbTask& task, Launch launch) {
   with_type_of(task, [&](auto type) {
     constexpr int kValues = kVectorBytes / sizeof(typename decltype(type)::type);
-    if (task.layout.values() % kValues == 0 && is_aligned(task.images) && is_aligned(task.grad) &&
-        is_aligned(task.perturbed)) {
-      launch(type, Constant<kValues>{});
+    const bool aligned = is_aligned(task.images) && is_aligned(task.grad) && is_aligned(task.perturbed);
+    if (aligned && task.layout.row_values() % kValues == 0) {
+      launch(type, Constant<kValues>{}, std::true_type{});
+    } else if (aligned && task.layout.values() % kValues == 0) {
+      launch(type, Constant<kValues>{}, std::false_type{});
     } else {
-      launch(type, Constant<1>{});
+      launch(type, Constant<1>{}, std::false_type{});
     }
   });
 }

@@ -5,16 +5,16 @@
 namespace advrbd::cuda {
 namespace {
 
-template <typename LogitScalar, typename ImageScalar, int kValues>
+template <typename LogitScalar, typename ImageScalar, int kValues, bool kInRows>
 __global__ void __launch_bounds__(kThreads) score_step_kernel(
-    const __grid_constant__ KlTask kl, const __grid_constant__ PerturbTask perturb, int64_t kl_blocks,
-    int64_t pieces_per_image, int64_t blocks) {
+    const __grid_constant__ KlTask kl, const __grid_constant__ PerturbTask perturb,
+    const __grid_constant__ Pieces pieces, int64_t kl_blocks) {
   // Every thread of a block takes the same branch, so the barriers in perturb_piece are safe.
-  for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+  for (int64_t block = blockIdx.x; block < kl_blocks + pieces.count; block += gridDim.x) {
     if (block < kl_blocks) {
       divergence_of_block<LogitScalar>(kl, block);
     } else {
-      perturb_piece<ImageScalar, kValues>(perturb, block - kl_blocks, pieces_per_image);
+      perturb_piece<ImageScalar, kValues, kInRows>(perturb, pieces, block - kl_blocks);
     }
   }
 }
@@ -31,12 +31,12 @@ void launch(const KlTask& kl, const PerturbTask& perturb, cudaStream_t stream) {
     return launch(kl, stream);
   }
   with_type_of(kl, [&](auto logit_type) {
-    with_vectors_of(perturb, [&](auto image_type, auto values) {
+    with_vectors_of(perturb, [&](auto image_type, auto values, auto in_rows) {
       const Pieces pieces = pieces_of<values()>(perturb);
-      const int64_t blocks = kl_blocks + pieces.count;
       launch_kernel(
-          score_step_kernel<typename decltype(logit_type)::type, typename decltype(image_type)::type, values()>,
-          blocks, pieces.shared_bytes, stream, kl, perturb, kl_blocks, pieces.per_image, blocks);
+          score_step_kernel<
+              typename decltype(logit_type)::type, typename decltype(image_type)::type, values(), in_rows()>,
+          kl_blocks + pieces.count, pieces.shared_bytes, stream, kl, perturb, pieces, kl_blocks);
     });
   });
 }

@@ -51,8 +51,13 @@ PerturbTask task_of(const PerturbArguments& given) {
 
 KlTask task_of(const KlArguments& given) {
   return {
-      static_cast<Dtype>(given.dtype), given.logits, given.perturbed_logits, given.divergence, given.rows,
-      given.num_masks, given.classes};
+      static_cast<Dtype>(given.dtype),
+      given.logits,
+      given.perturbed_logits,
+      given.divergence,
+      given.rows,
+      given.num_masks,
+      given.classes};
 }
 
 template <typename... Task>

@@ -68,15 +68,21 @@ BUGS = {
         "",
     ),
     "a reduction that leaves out half a warp": ("kl_divergence", "kWarp / 2", "kWarp / 4"),
-    "a value beyond the image": ("perturb", "if (first < image_values)", "if (first <= image_values)"),
+    "a value beyond the image": (
+        "perturb",
+        "if (first_of(step) < image_values)",
+        "if (first_of(step) <= image_values)",
+    ),
 }
 MORE_BUGS = {
-    "no barrier after origins are drawn": ("perturb", "  __syncthreads();\n  const", "  const"),
+    "no barrier after origins are drawn": ("perturb", "  __syncthreads();\n#pragma", "#pragma"),
     "a shuffle that some lanes leave out": (
         "kl_divergence",
         "divergence = terms.divergence(warp_sum(sum));",
         "divergence = lane == 0 ? terms.divergence(warp_sum(sum)) : 0.0f;",
     ),
+    "a patch that ends a value early": ("perturb", "begin + width > 0", "begin + width > 1"),
+    "a division that is off by one": ("perturb", "/ divisor + 1;", "/ divisor;"),
     "a channel of the neighbour": ("perturb", "return plane + interleaved;", "return plane;"),
 }
 

@@ -1,4 +1,4 @@
-"""Properties of the ops over drawn shapes, strides, offsets, dtypes and values. Derandomised: CI runs the same cases."""
+"""Properties of the ops over drawn shapes, strides, offsets, dtypes and values; CI runs the same cases each time."""
 
 import math
 import os

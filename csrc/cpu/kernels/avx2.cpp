@@ -8,8 +8,7 @@
 #define ADVRBD_LANES 8
 #include "body.inc"
 
-const advrbd::cpu::Kernels advrbd::cpu::kAvx2Kernels{
-    "AVX2", &avx2::run_perturb, &avx2::run_kl_divergence};
+const advrbd::cpu::Kernels advrbd::cpu::kAvx2Kernels{"AVX2", &avx2::run_perturb, &avx2::run_kl_divergence};
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
