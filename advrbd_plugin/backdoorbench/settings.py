@@ -113,7 +113,7 @@ def add_arguments(
 
 def config_keys(config_class: type[MethodSettings] = AdvrBDConfig) -> tuple[str, ...]:
     """The method's own settings, under the names that BackdoorBench's users know."""
-    names = [each.name for each in dataclasses.fields(config_class)]  # type: ignore[arg-type]  # subclasses are ones
+    names = [each.name for each in dataclasses.fields(config_class)]
     return ("preset", *map(_toolbox_name, names))
 
 

@@ -86,7 +86,7 @@ def _has_skimage() -> bool:
 def _accept_multichannel_in_gaussian() -> None:
     from skimage import filters
 
-    original = filters.gaussian
+    original: Any = filters.gaussian
     if hasattr(original, "__wrapped__"):
         return
 
