@@ -242,7 +242,7 @@ def pickles_to_harm() -> dict[str, Callable[[], bytes]]:
         "30 million memos": lambda: b"N" + b"\x94" * 30_000_000 + b".",
         "a million deep": lambda: b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
         "a dictionary of keys that collide": lambda: b"}(" + b"".join(
-            b"\x8a\x09" + (i * (2**61 - 1)).to_bytes(9, "little") + b"N" for i in range(200_000)) + b"u.",
+            b"\x8a\x0b" + (i * (2**61 - 1)).to_bytes(11, "little") + b"N" for i in range(200_000)) + b"u.",
         "a text of 4 GB": lambda: b"X\xff\xff\xff\xffa.",
         "bytes of 2^63": lambda: b"\x8e" + b"\xff" * 8 + b"a.",
         "a frame of 2^63": lambda: b"\x80\x04\x95" + b"\xff" * 8 + b"N.",
