@@ -27,10 +27,8 @@ def main() -> int:
             continue
         outcome = run(case)
         if options.verbose:
-            print(
-                f"{outcome.seconds:.1f} s, {outcome.memory / 2**20:.0f} MiB, {outcome.status}, {case.name}: {outcome.line}",
-                flush=True,
-            )
+            took = f"{outcome.seconds:.1f} s, {outcome.memory / 2**20:.0f} MiB, status {outcome.status}"
+            print(f"{took}: {case.name}: {outcome.line}", flush=True)
         done += 1
         longest, most = max(longest, (outcome.seconds, case.name)), max(most, (outcome.memory, case.name))
         for fault in outcome.faults:
