@@ -427,7 +427,7 @@ def zips_to_harm(lots: random.Random) -> dict[str, Callable[[], bytes]]:
         "a thousand names of 31 folders": lambda: zip_of(
             honest | {"/".join([f"{i}" + "a" * 240] * 31) + "/x.png": b"" for i in range(1000)}
         ),
-        "letters that are slow to order": lambda: zip_of(honest | {"cat/" + "a" + "\u0323\u0307" * 30_000: b""}),
+        "letters that are slow to order": lambda: zip_of(honest | {"cat/" + "a" + "\u0323\u0307" * 15_000: b""}),
         "a zip in a zip": lambda: zip_of({"cat/x.png": zip_of(honest), "dog/x.png": zip_of(honest)}),
         "the wrong method": lambda: zip_of(honest, method=zipfile.ZIP_LZMA),
         "bzip2 of 200 MB": lambda: zip_of(honest | {"cat/x.png": bytes(200_000_000)}, method=zipfile.ZIP_BZIP2),
