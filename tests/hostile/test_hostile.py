@@ -46,11 +46,11 @@ def faults(found: list[dict]) -> str:
 def test_the_shortened_run_has_no_faults():
     body = (
         "made = [case for case in cases.made_to_harm() if not any(word in case.name for word in cases.HEAVY)]\n"
-        "short = made[::4] + [cases.at_random(1, number) for number in range(160)]\n"
+        "short = made[::8] + [cases.at_random(1, number) for number in range(64)]\n"
         "for case in short: print(json.dumps(asdict(judge.run(case))))"
     )
     found = outcomes(body, 600)
-    assert len(found) > 230 and {each["status"] for each in found} == {0, 1}
+    assert len(found) > 100 and {each["status"] for each in found} == {0, 1}
     assert faults(found) == ""
 
 
