@@ -100,7 +100,7 @@ def parse_yaml(text: str, where: str) -> Any:
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise AdvrBDError(f"{where} uses the alias *{event.anchor[:_SHOWN]}: write the value out")
+                raise AdvrBDError(f"{where} uses the alias *{str(event.anchor)[:_SHOWN]}: write the value out")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > limits.MAX_YAML_DEPTH:
                 raise AdvrBDError(f"{where} is not valid YAML for settings: it is nested too deep")

@@ -128,7 +128,7 @@ def _load(path: str | Path, height: int, width: int, mode: str) -> Tensor:
     try:
         content = read_regular_file(path, limit=limits.MAX_FILE_BYTES)
         with open_picture(content) as image:
-            deep = decode(content, (image.height, image.width)) if image.mode.startswith("I") else None
+            deep = decode(content, (height, width)) if image.mode.startswith("I") else None
             if deep is not None and deep.depth is not None:
                 image = Image.fromarray(to_8_bits(deep.pixels, *deep.depth))
             image = image.convert(mode).resize((width, height), Image.Resampling.BICUBIC)

@@ -473,7 +473,7 @@ class _Reader:
                     self.memo[place] = self.stack[-1]
         elif type(target) is OrderedDict and isinstance(state, dict):
             if isinstance(state.get("_metadata"), dict):  # a state dict's versions of its layers
-                target._metadata = state["_metadata"]
+                vars(target)["_metadata"] = state["_metadata"]
         else:
             raise UnreadablePickle(f"it gives a state to a {type(target).__name__}")
 
@@ -665,7 +665,8 @@ def _make_empty_array(arguments: tuple[Any, ...], budget: Budget) -> _Array:
 
 def _make_number(arguments: tuple[Any, ...], budget: Budget) -> numpy.generic:
     dtype, content = arguments
-    return make_array(content, dtype, (1,), "C", budget)[0]
+    number: numpy.generic = make_array(content, dtype, (1,), "C", budget)[0]
+    return number
 
 
 def _make_array_of_buffer(arguments: tuple[Any, ...], budget: Budget) -> numpy.ndarray:

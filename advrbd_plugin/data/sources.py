@@ -28,6 +28,7 @@ HEAD_BYTES = 64
 _LIST_MEMORY = limits.READING_MEMORY // 2
 _ZIP_ENTRY_MEMORY = 1000  # bytes that zipfile and we keep for each entry, beside its name
 _COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+_METHODS = {1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz", 98: "ppmd"}
 # Zips made on these systems may separate folders by backslashes (APPNOTE 4.4.2: MS-DOS, OS/2, Windows, VFAT).
 _BACKSLASH_SYSTEMS = {0, 6, 10, 11, 14}
 
@@ -261,7 +262,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise AdvrBDError(f"{path} cannot be read as a zip: {one_reason(error)}") from error
 
 
-def _count_entries(handle) -> int:
+def _count_entries(handle: IO[bytes]) -> int:
     """An upper bound of the entries, from where the list stands: zipfile itself believes any list."""
     handle.seek(0, os.SEEK_END)
     length = handle.tell()
@@ -283,7 +284,7 @@ def _count_entries(handle) -> int:
     return _walk_entries(handle, size)
 
 
-def _walk_entries(handle, size: int) -> int:
+def _walk_entries(handle: IO[bytes], size: int) -> int:
     count = 0
     while size > 0:
         head = handle.read(46)
@@ -341,7 +342,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, *, first: int |
     if entry.flag_bits & 0x1:
         raise ValueError("encrypted in the zip")
     if entry.compress_type not in _COMPRESSIONS:
-        method = zipfile.compressor_names.get(entry.compress_type, str(entry.compress_type))
+        method = _METHODS.get(entry.compress_type, f"method {entry.compress_type}")
         raise ValueError(f"compressed in the zip by {method}; stored and deflated files are read")
     wanted = entry.file_size if first is None else min(first, entry.file_size)
     with archive.open(entry) as handle:

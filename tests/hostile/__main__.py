@@ -16,6 +16,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=4000, help="random inputs (default: %(default)s)")
     parser.add_argument("--only", default="", help="only cases whose name holds this text")
+    parser.add_argument("--verbose", action="store_true", help="a line for each input")
     options = parser.parse_args()
     prepare()
     cases = chain(made_to_harm(options.seed), (at_random(options.seed, number) for number in range(options.count)))
@@ -25,6 +26,9 @@ def main() -> int:
         if options.only not in case.name:
             continue
         outcome = run(case)
+        if options.verbose:
+            took = f"{outcome.seconds:.1f} s, {outcome.memory / 2**20:.0f} MiB, status {outcome.status}"
+            print(f"{took}: {case.name}: {outcome.line}", flush=True)
         done += 1
         longest, most = max(longest, (outcome.seconds, case.name)), max(most, (outcome.memory, case.name))
         for fault in outcome.faults:

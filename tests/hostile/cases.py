@@ -215,11 +215,47 @@ def _looped() -> list[Any]:
 
 def odd_values() -> list[Any]:
     return [
-        None, True, 0, -1, 2**31, 2**63, 10**400, 0.5, float("nan"), float("inf"), "", "x", "x" * 10**6, "a\0b", "\ud800", "../../x",
-        b"", b"x", [], [[]], (), {}, {"a": 1}, {1: {2: 3}}, set(), [0] * 10, np.zeros(3), np.zeros((2, 2)), np.zeros(0),
-        np.array([True]), np.float64(1), np.int8(-1), torch.zeros(3), torch.zeros(()), Image.new("RGB", (2, 2)), _doubled(), _looped(),
-        torch.float32, torch.Size([1]), "x/" * 3000,
-    ]  # fmt: skip
+        None,
+        True,
+        0,
+        -1,
+        2**31,
+        2**63,
+        10**400,
+        0.5,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "x" * 10**6,
+        "a\0b",
+        "\ud800",
+        "../../x",
+        b"",
+        b"x",
+        [],
+        [[]],
+        (),
+        {},
+        {"a": 1},
+        {1: {2: 3}},
+        set(),
+        [0] * 10,
+        np.zeros(3),
+        np.zeros((2, 2)),
+        np.zeros(0),
+        np.array([True]),
+        np.float64(1),
+        np.int8(-1),
+        torch.zeros(3),
+        torch.zeros(()),
+        Image.new("RGB", (2, 2)),
+        _doubled(),
+        _looped(),
+        torch.float32,
+        torch.Size([1]),
+        "x/" * 3000,
+    ]
 
 
 def _records_to_harm() -> dict[str, Callable[[dict[str, Any]], Any]]:
@@ -251,10 +287,16 @@ def _torch_files_to_harm() -> dict[str, Callable[[], bytes]]:
     def overlapping() -> bytes:
         """A thousand storages that are one place in the file."""
         keys = b"".join(
-            b"ctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\nX" + struct.pack("<I", len(str(i)))
-            + str(i).encode() + b"U\x03cpuJ" + struct.pack("<i", 2_000_000) + b"tQK\x00J" + struct.pack("<i", 2_000_000)
-            + b"\x85K\x01\x85\x89NtR" for i in range(1000)
-        )  # fmt: skip
+            b"ctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\nX"
+            + struct.pack("<I", len(str(i)))
+            + str(i).encode()
+            + b"U\x03cpuJ"
+            + struct.pack("<i", 2_000_000)
+            + b"tQK\x00J"
+            + struct.pack("<i", 2_000_000)
+            + b"\x85K\x01\x85\x89NtR"
+            for i in range(1000)
+        )
         content = files.torch_zip(b"\x80\x02(" + keys + b"l.", {"0": bytes(8_000_000)})
         end = content.rindex(b"PK\x05\x06")
         listed = content[struct.unpack_from("<I", content, end + 16)[0] : end]
@@ -273,12 +315,13 @@ def _torch_files_to_harm() -> dict[str, Callable[[], bytes]]:
         "a tensor before its storage": lambda: tensor(4, 4, 1, -4),
         "a tensor of negative strides": lambda: tensor(4, 4, -1),
         "a storage that swells": lambda: files.torch_zip(
-            tensor(50_000_000, 50_000_000, 1), {"0": bytes(200_000_000)}, method=8),
+            tensor(50_000_000, 50_000_000, 1), {"0": bytes(200_000_000)}, method=8
+        ),
         "storages that are one": overlapping,
         "an old file": legacy,
         "half an old file": lambda: legacy()[:-10],
         "the magic number alone": lambda: legacy()[:15],
-    }  # fmt: skip
+    }
 
 
 # Folders.
@@ -438,8 +481,28 @@ def _random_safetensors(lots: random.Random) -> Callable[[Path], tuple[str, ...]
 
 
 def _random_folder(lots: random.Random) -> Callable[[Path], tuple[str, ...]]:
-    names = ("cat", "dog", "train", "test", "@eaDir", "lost+found", ".hidden", "a b", "\u00e9", "e\u0301", "1.png", "gtsrb", "GTSRB",
-             "imagenette2", "val", "n01440764", "tiny-imagenet-200", "cifar-10-batches-py", "batches.meta", "wnids.txt")  # fmt: skip
+    names = (
+        "cat",
+        "dog",
+        "train",
+        "test",
+        "@eaDir",
+        "lost+found",
+        ".hidden",
+        "a b",
+        "\u00e9",
+        "e\u0301",
+        "1.png",
+        "gtsrb",
+        "GTSRB",
+        "imagenette2",
+        "val",
+        "n01440764",
+        "tiny-imagenet-200",
+        "cifar-10-batches-py",
+        "batches.meta",
+        "wnids.txt",
+    )
 
     def build(folder: Path) -> tuple[str, ...]:
         (folder / "data").mkdir()

@@ -12,6 +12,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,15 @@ def large_png(width: int, height: int, depth: int, kind: int, value: int = 0) ->
 def with_exif(lots: random.Random, content: bytes) -> bytes:
     """A PNG or JPEG with a directory of random EXIF entries."""
     entries = b"".join(
-        struct.pack("<HHI", lots.choice((0x112, 0x11A, 0x8769, 0x8825, 0x100, 0x927C)), lots.randrange(14),
-                    lots.choice((0, 1, 2, 2**16, 2**31))) + lots.randbytes(4)
+        struct.pack(
+            "<HHI",
+            lots.choice((0x112, 0x11A, 0x8769, 0x8825, 0x100, 0x927C)),
+            lots.randrange(14),
+            lots.choice((0, 1, 2, 2**16, 2**31)),
+        )
+        + lots.randbytes(4)
         for _ in range(4)
-    )  # fmt: skip
+    )
     exif = (
         lots.choice((b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"junk"))
         + struct.pack("<H", 4)
@@ -136,23 +142,56 @@ def pictures_to_harm() -> dict[str, Callable[[], bytes]]:
         "64 megapixels of palette": lambda: large_png(8000, 8000, 8, 3),
         "64 megapixels in a row": lambda: large_png(64_000_000, 1, 1, 0),
         "64 megapixels in a column": lambda: large_png(1, 6_400_000, 8, 0),
-        "a claim of 10 gigapixels": lambda: large_png(1, 1, 8, 0).replace(struct.pack(">II", 1, 1), struct.pack(">II", 10**5, 10**5)),
+        "a claim of 10 gigapixels": lambda: large_png(1, 1, 8, 0).replace(
+            struct.pack(">II", 1, 1), struct.pack(">II", 10**5, 10**5)
+        ),
         "a progressive JPEG of 2000 scans": scans,
-        "a WebP of 16383 a side": lambda: b"RIFF" + struct.pack("<I", 30) + b"WEBPVP8X" + struct.pack("<I", 10)
-        + b"\x02\0\0\0\xfe\x3f\0\xfe\x3f\0" + bytes(20),
-        "a TIFF of one huge tile": lambda: _tiff([(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 1, 8), (259, 3, 1, 5), (262, 3, 1, 1),
-        (322, 4, 1, 2**20), (323, 4, 1, 2**20), (324, 4, 1, 8), (325, 4, 1, 8)]),
-        "a TIFF of a billion values in a tag": lambda: _tiff([(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 10**9, 8), (273, 4, 10**9, 8)]),
+        "a WebP of 16383 a side": lambda: (
+            b"RIFF"
+            + struct.pack("<I", 30)
+            + b"WEBPVP8X"
+            + struct.pack("<I", 10)
+            + b"\x02\0\0\0\xfe\x3f\0\xfe\x3f\0"
+            + bytes(20)
+        ),
+        "a TIFF of one huge tile": lambda: _tiff(
+            [
+                (256, 4, 1, 16),
+                (257, 4, 1, 16),
+                (258, 3, 1, 8),
+                (259, 3, 1, 5),
+                (262, 3, 1, 1),
+                (322, 4, 1, 2**20),
+                (323, 4, 1, 2**20),
+                (324, 4, 1, 8),
+                (325, 4, 1, 8),
+            ]
+        ),
+        "a TIFF of a billion values in a tag": lambda: _tiff(
+            [(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 10**9, 8), (273, 4, 10**9, 8)]
+        ),
         "a TIFF whose directory is itself": lambda: b"II*\0\x08\0\0\0" + struct.pack("<H", 0) + struct.pack("<I", 8),
         "a plain PPM": lambda: b"P3 2000 2000 255\n" + b"1 " * 12_000_000,
-        "a GIF of a huge screen": lambda: b"GIF89a\xff\xff\xff\xff\xf0\0\0" + bytes(6) + b",\0\0\0\0\xff\xff\xff\xff\0\x08\x01\0\0;",
-        "a BMP of runs": lambda: b"BM" + struct.pack("<IIIIiiHHII", 100, 0, 1078, 40, 8000, 8000, 1, 8, 1, 0) + bytes(1040)
-        + b"\x01\x07" * 15_000_000,
-        "text in a PNG that swells": lambda: large_png(8, 8, 8, 0)[:33] + b"".join(
-            chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**20 - 1))) for _ in range(100)) + large_png(8, 8, 8, 0)[33:],
-        "a colour profile that swells": lambda: large_png(8, 8, 8, 0)[:33] + chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2**28)))
-        + large_png(8, 8, 8, 0)[33:],
-    }  # fmt: skip
+        "a GIF of a huge screen": lambda: (
+            b"GIF89a\xff\xff\xff\xff\xf0\0\0" + bytes(6) + b",\0\0\0\0\xff\xff\xff\xff\0\x08\x01\0\0;"
+        ),
+        "a BMP of runs": lambda: (
+            b"BM"
+            + struct.pack("<IIIIiiHHII", 100, 0, 1078, 40, 8000, 8000, 1, 8, 1, 0)
+            + bytes(1040)
+            + b"\x01\x07" * 15_000_000
+        ),
+        "text in a PNG that swells": lambda: (
+            large_png(8, 8, 8, 0)[:33]
+            + b"".join(chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**20 - 1))) for _ in range(100))
+            + large_png(8, 8, 8, 0)[33:]
+        ),
+        "a colour profile that swells": lambda: (
+            large_png(8, 8, 8, 0)[:33]
+            + chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2**28)))
+            + large_png(8, 8, 8, 0)[33:]
+        ),
+    }
 
 
 # Pickles.
@@ -168,20 +207,86 @@ def honest_meta() -> bytes:
 
 
 _NAMES = (
-    b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy.core.multiarray\nscalar\n",
-    b"cnumpy._core.numeric\n_frombuffer\n", b"c_codecs\nencode\n", b"ccollections\nOrderedDict\n", b"cbuiltins\nset\n",
-    b"cbuiltins\nbytearray\n", b"cbuiltins\neval\n", b"cposix\nmkdir\n", b"cbuiltins\ngetattr\n", b"ctorch\nFloatStorage\n",
-    b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_parameter\n", b"ctorch\nSize\n", b"ctorch\ndevice\n",
-    b"cPIL.Image\nImage\n", b"ctorch\nfloat32\n", b"ctorch.storage\n_load_from_bytes\n", b"cnumpy\nmemmap\n",
-)  # fmt: skip
+    b"cnumpy\nndarray\n",
+    b"cnumpy\ndtype\n",
+    b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"cnumpy.core.multiarray\nscalar\n",
+    b"cnumpy._core.numeric\n_frombuffer\n",
+    b"c_codecs\nencode\n",
+    b"ccollections\nOrderedDict\n",
+    b"cbuiltins\nset\n",
+    b"cbuiltins\nbytearray\n",
+    b"cbuiltins\neval\n",
+    b"cposix\nmkdir\n",
+    b"cbuiltins\ngetattr\n",
+    b"ctorch\nFloatStorage\n",
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ctorch._utils\n_rebuild_parameter\n",
+    b"ctorch\nSize\n",
+    b"ctorch\ndevice\n",
+    b"cPIL.Image\nImage\n",
+    b"ctorch\nfloat32\n",
+    b"ctorch.storage\n_load_from_bytes\n",
+    b"cnumpy\nmemmap\n",
+)
 _VALUES = (
-    b"N", b"\x88", b"K\x00", b"K\x01", b"K\x08", b"J\xff\xff\xff\xff", b"J\x00\x00\x00\x40", b"\x8a\x0a" + b"\xff" * 9 + b"\x7f",
-    b"G\x7f\xf0\x00\x00\x00\x00\x00\x00", b"U\x02O8", b"U\x02i8", b"U\x02u1", b"U\x01<", b"U\x01b", b"U\x08punycode",
-    b"U\x06latin1", b"X\x03\x00\x00\x00ran", b"X\x03\x00\x00\x00RGB", b"C\x08AAAAAAAA", b"C\x00", b"]", b"}", b")", b"(", b"(",
-    b"\x8f", b"h\x00", b"h\x01", b"U\x07storage",
-)  # fmt: skip
-_ACTIONS = (b"R", b"b", b"\x81", b"\x85", b"\x86", b"\x87", b"t", b"l", b"d", b"a", b"e", b"s", b"u", b"2", b"0", b"q\x00", b"q\x01",
-            b"\x94", b"Q", b"\x90", b"\x91", b"1", b"o", b"\x93", b"\x92")  # fmt: skip
+    b"N",
+    b"\x88",
+    b"K\x00",
+    b"K\x01",
+    b"K\x08",
+    b"J\xff\xff\xff\xff",
+    b"J\x00\x00\x00\x40",
+    b"\x8a\x0a" + b"\xff" * 9 + b"\x7f",
+    b"G\x7f\xf0\x00\x00\x00\x00\x00\x00",
+    b"U\x02O8",
+    b"U\x02i8",
+    b"U\x02u1",
+    b"U\x01<",
+    b"U\x01b",
+    b"U\x08punycode",
+    b"U\x06latin1",
+    b"X\x03\x00\x00\x00ran",
+    b"X\x03\x00\x00\x00RGB",
+    b"C\x08AAAAAAAA",
+    b"C\x00",
+    b"]",
+    b"}",
+    b")",
+    b"(",
+    b"(",
+    b"\x8f",
+    b"h\x00",
+    b"h\x01",
+    b"U\x07storage",
+)
+_ACTIONS = (
+    b"R",
+    b"b",
+    b"\x81",
+    b"\x85",
+    b"\x86",
+    b"\x87",
+    b"t",
+    b"l",
+    b"d",
+    b"a",
+    b"e",
+    b"s",
+    b"u",
+    b"2",
+    b"0",
+    b"q\x00",
+    b"q\x01",
+    b"\x94",
+    b"Q",
+    b"\x90",
+    b"\x91",
+    b"1",
+    b"o",
+    b"\x93",
+    b"\x92",
+)
 
 
 def opcodes(lots: random.Random) -> bytes:
@@ -221,7 +326,9 @@ def pickles_to_harm() -> dict[str, Callable[[], bytes]]:
         "it makes a folder": lambda: pickle.dumps(Sentinel(), 2),
         "it makes a folder, by name": lambda: b"cposix\nmkdir\nU\x03ran\x85R.",
         "it makes a folder, by instance": lambda: b"(S'ran'\niposix\nmkdir\n.",
-        "it makes a folder, by attribute": lambda: b"cbuiltins\ngetattr\ncposix\nsystem\nX\x08\x00\x00\x00__call__\x86R.",
+        "it makes a folder, by attribute": lambda: (
+            b"cbuiltins\ngetattr\ncposix\nsystem\nX\x08\x00\x00\x00__call__\x86R."
+        ),
         "an array of objects over bytes": lambda: b"}U\x04data" + array("O8", (4,), b"A" * 32) + b"s.",
         "ndarray called with a buffer": lambda: ndarray + b"K\x04\x85U\x02O8C\x20" + b"A" * 32 + b"\x87R(K\x00K\x01u.",
         "ndarray with a place before its buffer": lambda: ndarray + b"(K\x04\x85U\x02u1C\x04AAAAJ\x00\xff\xff\xfftR.",
@@ -229,7 +336,9 @@ def pickles_to_harm() -> dict[str, Callable[[], bytes]]:
         "an array of 2^62 numbers of no bytes": lambda: array("u1", (2**62, 0), b"") + b".",
         "an array of 2^40 numbers": lambda: array("u1", (2**40,), b"A") + b".",
         "a memo index of 2^28": lambda: b"]r\x00\x00\x00\x10.",
-        "a million memo indexes": lambda: b"]" + b"".join(b"r" + struct.pack("<I", 2**31 + i) for i in range(10**6)) + b".",
+        "a million memo indexes": lambda: (
+            b"]" + b"".join(b"r" + struct.pack("<I", 2**31 + i) for i in range(10**6)) + b"."
+        ),
         "a slow codec": lambda: b"c_codecs\nencode\n" + text(10**6) + b"U\x08punycode\x86R.",
         "a slow codec backwards": lambda: b"c_codecs\ndecode\n" + text(10**6) + b"U\x03hex\x86R.",
         "lists that double": lambda: doubled,
@@ -241,20 +350,27 @@ def pickles_to_harm() -> dict[str, Callable[[], bytes]]:
         "30 million sets": lambda: b"(" + b"\x8f" * 30_000_000 + b"l.",
         "30 million memos": lambda: b"N" + b"\x94" * 30_000_000 + b".",
         "a million deep": lambda: b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
-        "a dictionary of keys that collide": lambda: b"}(" + b"".join(
-            b"\x8a\x09" + (i * (2**61 - 1)).to_bytes(9, "little") + b"N" for i in range(200_000)) + b"u.",
+        "a dictionary of keys that collide": lambda: (
+            b"}("
+            + b"".join(b"\x8a\x0b" + (i * (2**61 - 1)).to_bytes(11, "little") + b"N" for i in range(200_000))
+            + b"u."
+        ),
         "a text of 4 GB": lambda: b"X\xff\xff\xff\xffa.",
         "bytes of 2^63": lambda: b"\x8e" + b"\xff" * 8 + b"a.",
         "a frame of 2^63": lambda: b"\x80\x04\x95" + b"\xff" * 8 + b"N.",
         "a line of 90 MB": lambda: b"V" + b"a" * 90_000_000 + b"\n.",
         "an escaped line of 60 MB": lambda: b"S'" + b"\\x00" * 15_000_000 + b"'\n.",
-        "one wide letter in 60 MB": lambda: b"X" + struct.pack("<I", 60_000_004) + b"a" * 60_000_000 + "\U0001f600".encode() + b".",
+        "one wide letter in 60 MB": lambda: (
+            b"X" + struct.pack("<I", 60_000_004) + b"a" * 60_000_000 + "\U0001f600".encode() + b"."
+        ),
         "a number of ten million digits": lambda: b"L" + b"9" * 10_000_000 + b"L\n.",
         "a number of ten million bytes": lambda: b"\x8b" + struct.pack("<i", 10_000_000) + b"\x7f" * 10_000_000 + b".",
-        "a picture of a terapixel": lambda: b"cPIL.Image\nImage\n)\x81" + pickle.dumps([{}, "RGB", (10**6, 10**6), None, b"a"], 2)[2:-1] + b"b.",
+        "a picture of a terapixel": lambda: (
+            b"cPIL.Image\nImage\n)\x81" + pickle.dumps([{}, "RGB", (10**6, 10**6), None, b"a"], 2)[2:-1] + b"b."
+        ),
         "nothing": lambda: b"",
         "a stop": lambda: b".",
-    }  # fmt: skip
+    }
 
 
 # Zips.
@@ -305,17 +421,22 @@ def zips_to_harm(lots: random.Random) -> dict[str, Callable[[], bytes]]:
         "two million entries": lambda: many(2_000_000),
         "two million entries of a zip64": lambda: many_in_zip64(2_000_000),
         "20,000 folders deep": lambda: zip_of(honest | {"a/" * 20_000 + "x.png": b""}),
-        "a thousand names of 60,000 letters": lambda: zip_of(honest | {"a/" * 15 + f"{i}" * 10_000: b"" for i in range(1000)}),
+        "a thousand names of 60,000 letters": lambda: zip_of(
+            honest | {"a/" * 15 + f"{i}" * 10_000: b"" for i in range(1000)}
+        ),
         "a thousand names of 31 folders": lambda: zip_of(
-            honest | {"/".join([f"{i}" + "a" * 240] * 31) + "/x.png": b"" for i in range(1000)}),
-        "letters that are slow to order": lambda: zip_of(honest | {"cat/" + "a" + "\u0323\u0307" * 30_000: b""}),
+            honest | {"/".join([f"{i}" + "a" * 240] * 31) + "/x.png": b"" for i in range(1000)}
+        ),
+        "letters that are slow to order": lambda: zip_of(honest | {"cat/" + "a" + "\u0323\u0307" * 15_000: b""}),
         "a zip in a zip": lambda: zip_of({"cat/x.png": zip_of(honest), "dog/x.png": zip_of(honest)}),
         "the wrong method": lambda: zip_of(honest, method=zipfile.ZIP_LZMA),
         "bzip2 of 200 MB": lambda: zip_of(honest | {"cat/x.png": bytes(200_000_000)}, method=zipfile.ZIP_BZIP2),
         "no entries": lambda: zip_of({}),
         "an end alone": lambda: b"PK\x05\x06" + bytes(18),
-        "encrypted": lambda: zip_of(honest).replace(b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00"),
-    }  # fmt: skip
+        "encrypted": lambda: zip_of(honest).replace(
+            b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00"
+        ),
+    }
     outside = (
         "../ran",
         "/tmp/ran",
@@ -349,11 +470,71 @@ def _flat_bmp() -> bytes:
 
 # Text.
 
-_YAML = ("epochs", "seed", "preset", "reduction", "1", "~", "yes", ": ", ":", "\n", "\n  ", "- ", "[", "]", "{", "}", "? ", "&a ", "*a",
-         "<<: ", "!!set ", "!!binary ", "!!python/object/apply:os.mkdir [ran]", "'", '"', "|", ">", "#", "---\n", "%YAML 9\n", "\t",
-         "2001-01-01", "0x" + "f" * 400, "9" * 4500, ".inf", "1:2:3", "\u2028", "\x07", ",")  # fmt: skip
-_JSON = ("{", "}", "[", "]", ":", ",", '"format"', '"advrbd-model"', '"version"', "1", '"class_names"', "null", "true", "NaN", "-Infinity",
-         "1e999", "9" * 5000, '"\\ud800"', '"', "\\", "\x00", "[" * 1000)  # fmt: skip
+_YAML = (
+    "epochs",
+    "seed",
+    "preset",
+    "reduction",
+    "1",
+    "~",
+    "yes",
+    ": ",
+    ":",
+    "\n",
+    "\n  ",
+    "- ",
+    "[",
+    "]",
+    "{",
+    "}",
+    "? ",
+    "&a ",
+    "*a",
+    "<<: ",
+    "!!set ",
+    "!!binary ",
+    "!!python/object/apply:os.mkdir [ran]",
+    "'",
+    '"',
+    "|",
+    ">",
+    "#",
+    "---\n",
+    "%YAML 9\n",
+    "\t",
+    "2001-01-01",
+    "0x" + "f" * 400,
+    "9" * 4500,
+    ".inf",
+    "1:2:3",
+    "\u2028",
+    "\x07",
+    ",",
+)
+_JSON = (
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    '"format"',
+    '"advrbd-model"',
+    '"version"',
+    "1",
+    '"class_names"',
+    "null",
+    "true",
+    "NaN",
+    "-Infinity",
+    "1e999",
+    "9" * 5000,
+    '"\\ud800"',
+    '"',
+    "\\",
+    "\x00",
+    "[" * 1000,
+)
 
 
 def yaml_text(lots: random.Random) -> str:
@@ -366,7 +547,7 @@ def json_text(lots: random.Random) -> str:
 
 def yamls_to_harm() -> dict[str, Callable[[], str]]:
     letters = "abcdefghijkl"
-    pairs = list(zip(letters, letters[1:], strict=False))
+    pairs = list(pairwise(letters))
     return {
         "3,000 deep": lambda: "epochs: " + "[" * 3000,
         "30,000 deep": lambda: "[" * 30_000,
@@ -403,24 +584,35 @@ def jsons_to_harm() -> dict[str, Callable[[], str]]:
 
 def model_json(**changes: Any) -> str:
     content = {
-        "format": "advrbd-model", "version": 1, "name": "resnet_narrow", "class_names": ["cat", "dog"], "in_channels": 3,
-        "image_size": [8, 8], "mean": [0.5] * 3, "std": [0.5] * 3,
-    }  # fmt: skip
+        "format": "advrbd-model",
+        "version": 1,
+        "name": "resnet_narrow",
+        "class_names": ["cat", "dog"],
+        "in_channels": 3,
+        "image_size": [8, 8],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
     return json.dumps(content | changes)
 
 
 def safetensors_to_harm(lots: random.Random) -> bytes:
     """A header that lies about its tensors."""
     header: Any = {
-        lots.choice(("0.mean", "x", "__metadata__", "")): lots.choice((
-            {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]},
-            {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 4]},
-            {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]},
-            {"dtype": "X9", "shape": [], "data_offsets": [0, 0]},
-            {"dtype": "F32", "shape": [2**63, 2], "data_offsets": [0, 16]},
-            [], 1, None, {"a": {"b": 1}},
-        ))
-    }  # fmt: skip
+        lots.choice(("0.mean", "x", "__metadata__", "")): lots.choice(
+            (
+                {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]},
+                {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 4]},
+                {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]},
+                {"dtype": "X9", "shape": [], "data_offsets": [0, 0]},
+                {"dtype": "F32", "shape": [2**63, 2], "data_offsets": [0, 16]},
+                [],
+                1,
+                None,
+                {"a": {"b": 1}},
+            )
+        )
+    }
     text = json.dumps(header).encode()
     length = lots.choice((len(text), 0, 2**63, 2**64 - 1, len(text) + 1, 10**8))
     return struct.pack("<Q", length) + text + lots.randbytes(16)

@@ -155,9 +155,14 @@ class InstantAdvrBD:
             poisoned=nothing.bool(), score=nothing, suggested_label=train_set.labels.clone(), uncertain=nothing.bool()
         )
         return SimpleNamespace(
-            model=self.make_model().eval(), verdicts=verdicts, suspected_classes=(), curves={}, seconds={},
-            config=self.config, backdoored_model=None,
-        )  # fmt: skip
+            model=self.make_model().eval(),
+            verdicts=verdicts,
+            suspected_classes=(),
+            curves={},
+            seconds={},
+            config=self.config,
+            backdoored_model=None,
+        )
 
 
 def prepare() -> None:

@@ -8,6 +8,8 @@ import io
 import json
 import os
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from advrbd_plugin.report.figures import draw_curves, make_figure
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.record import summarise
 from advrbd_plugin.report.tables import curves_csv
-from advrbd_plugin.report.text import one_line, spreadsheet_cell
+from advrbd_plugin.report.text import file_bytes, one_line, spreadsheet_cell
 
 
 def test_everything_is_written_and_nothing_else(written):
@@ -188,3 +190,71 @@ def test_text_from_strangers():
         "'-a/b",
         "cat/1.png",
     ]
+
+
+ODD_NAMES = (
+    "a\\x01b",
+    "a\x01b",
+    "a\u202fb",
+    "a\\u202fb",
+    "a\u00a0b",
+    "a b",
+    "a\\b",
+    "a\nb",
+    "a\rb",
+    "a\r\nb",
+    'a"b',
+    "a,b",
+    "a;b",
+    "=1",
+    "'=1",
+    "''=1",
+    "-1",
+    "+1",
+    "@x",
+    "'",
+    " a ",
+    "a\udcffb",
+    "\u00e9",
+    "e\u0301",
+    "a\tb",
+    "\x1b[31m",
+)
+
+
+def test_the_csv_and_the_summary_hold_names_as_the_disk_does(record, tmp_path):
+    folder = tmp_path / "images"
+    for name in ODD_NAMES:
+        (folder / name).mkdir(parents=True)
+        (folder / name / name).write_bytes(b"x")
+    labels = torch.arange(len(ODD_NAMES))
+    image_set = replace(
+        record.image_set.subset(labels),
+        labels=labels,
+        class_names=ODD_NAMES,
+        paths=tuple(f"{name}/{name}" for name in ODD_NAMES),
+    )
+    verdicts = SimpleNamespace(
+        poisoned=torch.zeros(len(labels), dtype=torch.bool), score=torch.zeros(len(labels)), suggested_label=labels
+    )
+    record.result.verdicts = verdicts
+    out = OutputFolder(tmp_path / "out")
+    summary = out.write(replace(record, image_set=image_set))
+    with (out.path / "verdicts.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["path"].removeprefix("'") if row["path"].startswith("'") else row["path"] for row in rows] == [
+        f"{name}/{name}" for name in ODD_NAMES
+    ]
+    for row, name in zip(rows, ODD_NAMES, strict=True):
+        assert (folder / row["path"].removeprefix("'")).read_bytes() == b"x"
+        assert row["label"].removeprefix("'") == row["suggested_label"].removeprefix("'") == name
+        assert not row["path"].startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert len({row["label"] for row in rows}) == len(ODD_NAMES)
+    assert list(summary["classes"]) == list(ODD_NAMES)
+    assert list(json.loads((out.path / "summary.json").read_text())["classes"]) == list(ODD_NAMES)
+    page = (out.path / "report.html").read_bytes()
+    assert b"\x1b" not in page and b"\x01" not in page
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_csv():
+    assert file_bytes("a\udcffb") == b"a\xffb" and b"b" in file_bytes("\ud800b")
