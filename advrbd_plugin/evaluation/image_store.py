@@ -20,26 +20,22 @@ def load_images(name: str, root: str, samples: int | None, seed: int, work: str)
     """
     state = _state_of_the_zips(name, root)
     store, key = StageStore(Path(work) / "images"), digest(_VERSION, name, samples, seed if samples else None, state)
-    kept = store.load(name, key) if state else None
-    if kept is not None:
-        tensors, rest = kept
-        return tuple(
-            ImageSet(
-                tensors[f"{part}.images"],
-                tensors[f"{part}.labels"],
-                tuple(rest["class_names"]),
-                tensors[f"{part}.sample_ids"],
-                rest["paths"][part],
-            )
-            for part in PARTS
-        )
-    sets = tuple(loaded.image_set for loaded in load_dataset(name, root, samples=samples, seed=seed))
+    stored = store.load(name, key) if state else None
+    if stored is not None:
+        train, test = (_from_store(part, *stored) for part in PARTS)
+        return train, test
+    train, test = (loaded.image_set for loaded in load_dataset(name, root, samples=samples, seed=seed))
     if state:
-        store.save(name, key, *_to_keep(sets))
-    return sets
+        store.save(name, key, *_to_store((train, test)))
+    return train, test
 
 
-def _to_keep(sets: tuple[ImageSet, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _from_store(part: str, tensors: dict[str, Any], rest: dict[str, Any]) -> ImageSet:
+    images, labels, sample_ids = (tensors[f"{part}.{field}"] for field in ("images", "labels", "sample_ids"))
+    return ImageSet(images, labels, tuple(rest["class_names"]), sample_ids, rest["paths"][part])
+
+
+def _to_store(sets: tuple[ImageSet, ImageSet]) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors = {
         f"{part}.{field}": getattr(images, field)
         for part, images in zip(PARTS, sets, strict=True)

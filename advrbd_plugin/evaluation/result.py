@@ -32,7 +32,7 @@ class Result:
 
     @property
     def is_done(self) -> bool:
-        return self.content["status"] == DONE
+        return bool(self.content["status"] == DONE)
 
     @property
     def reason(self) -> str:

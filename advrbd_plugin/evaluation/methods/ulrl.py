@@ -64,4 +64,4 @@ def _configuration_without(cell: Cell, options: Options) -> dict[str, Any]:
 WITH_CLEAN_SAMPLES = Method(
     "ulrl-clean", "ULRL, 1% clean samples", run_with_clean_samples, _configuration_with, cost=0.3
 )
-WITHOUT = Method("ulrl", "ULRL, poisoned data only", run_without, _configuration_without, cost=0.4)
+WITHOUT = Method("ulrl", "ULRL, poisoned data only", run_without, _configuration_without, cost=0.4, uses_algorithm=True)
