@@ -10,7 +10,10 @@ from advrbd_plugin.table import Table, Value, percent
 
 TABLE = Table(
     ("Set", "Attack", "ACC", "ASR"),
-    (("A|B", "x_1", Value("75.0", "92.00", "a.json"), "\u2013"), ("<i>", "50%", Value("1.0\u2020"), Value("2.0", "", "b"))),
+    (
+        ("A|B", "x_1", Value("75.0", "92.00", "a.json"), "\u2013"),
+        ("<i>", "50%", Value("1.0\u2020"), Value("2.0", "", "b")),
+    ),
     title="All & more",
     groups=(("AdvrBD", 2),),
     align="ll",

@@ -175,8 +175,9 @@ def test_options_for_one_defense_may_come_in_parts(checkout, monkeypatch):
 
 @pytest.mark.parametrize("problem, status", [("no luck", 1), (None, 0)])
 def test_the_exit_status_says_whether_every_defense_failed(checkout, monkeypatch, capsys, problem, status):
-    records = [[CompareCell(name, "none", acc=0.8), CompareCell(name, "good", problem=problem)] for name in ("badnet", "sig")]
-    monkeypatch.setattr(package, "compare", lambda plan, tell: sum(records, []))
+    defenses = [{"defense": "none", "acc": 0.8}, {"defense": "good", "problem": problem}]
+    cells = [CompareCell(record, **figures) for record in ("badnet", "sig") for figures in defenses]
+    monkeypatch.setattr(package, "compare", lambda plan, tell: cells)
     assert compare_command(checkout) == status
 
 
@@ -243,8 +244,9 @@ def test_many_defenses_are_printed_whole_where_there_is_no_terminal(capsys):
 
 
 def test_names_are_printed_as_they_are(capsys):
+    figures = {"acc": 0.75, "asr": 0.5, "ra": 0.25}
     for records in (("[/x]",), ("[/x]", "[red]:smile:")):
-        show([CompareCell(record, name, acc=0.75, asr=0.5, ra=0.25) for record in records for name in ("[bold]", "[/y]")])
+        show([CompareCell(record, name, **figures) for record in records for name in ("[bold]", "[/y]")])
         printed = capsys.readouterr().out
         assert "[bold]" in printed and "[/y]" in printed
     assert "[/x]" in printed and "[red]:smile:" in printed

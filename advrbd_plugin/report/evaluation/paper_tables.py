@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from advrbd_plugin.data import DATASETS
 from advrbd_plugin.evaluation.cell import NO_ATTACK, POISON_RATIO, UNDEFENDED, Cell
@@ -12,7 +13,8 @@ from advrbd_plugin.evaluation.methods import METHODS
 from advrbd_plugin.evaluation.scales import SCALES
 from advrbd_plugin.report.evaluation.measured import Mean, Measured, defense_effectiveness_rating
 from advrbd_plugin.report.evaluation.paper import AVERAGE, PaperFigure, paper_figure
-from advrbd_plugin.report.evaluation.table import Table, Value, mark_of, value_of
+from advrbd_plugin.report.evaluation.values import dagger_note, mark_of, value_of
+from advrbd_plugin.table import Table, Value
 
 ATTACK_TITLES = {
     "badnets": "BadNets",
@@ -125,18 +127,16 @@ class PaperTables:
         notes: tuple[str, ...] = (),
     ) -> Table:
         rows = []
-        for dataset in datasets:
-            for attack in (*attacks, AVERAGE):
-                members = (averaged or attacks) if attack == AVERAGE else (attack,)
-                values = [
-                    self._value(table, column, dataset, attack, members, figure)
-                    for column in columns
-                    for figure in figures
-                ]
-                rows.append(((DATASETS[dataset].title, ATTACK_TITLES[attack]), tuple(values)))
+        for dataset, attack in product(datasets, (*attacks, AVERAGE)):
+            members = (averaged or attacks) if attack == AVERAGE else (attack,)
+            sides = product(columns, figures)
+            values = [self._value(table, column, dataset, attack, members, figure) for column, figure in sides]
+            rows.append((DATASETS[dataset].title, ATTACK_TITLES[attack], *values))
         names = [figure.upper() for figure in figures] * len(columns)
         groups = tuple((column.group, len(figures)) for column in columns)
-        return Table(title, ("Data set", "Attack", *names), tuple(rows), groups, labels=2, notes=notes)
+        cells = [self._cell(*sides) for sides in product(columns, datasets, attacks)]
+        notes = (*notes, *dagger_note(*self._measured.count_algorithms(cells)))
+        return Table(("Data set", "Attack", *names), tuple(rows), title, groups, align="ll", notes=notes)
 
     def _value(
         self, table: str, column: _Column, dataset: str, attack: str, members: Sequence[str], figure: str
@@ -152,7 +152,7 @@ class PaperTables:
             known = value_of(Mean(None, 0, 1), paper)
             if figure == "der" and result is not None and result.is_done:
                 result = self._measured.result(cells[0].prerequisite)  # which is what is missing
-            return Value(mark_of(result), known.paper, link)
+            return Value(mark_of(result), known.reference, link)
         return value_of(mean, paper, link=link)
 
     def _cell(self, column: _Column, dataset: str, attack: str) -> Cell:
@@ -163,7 +163,7 @@ class PaperTables:
 def _paper_value(
     table: str, column: _Column, dataset: str, attack: str, members: Sequence[str], figure: str
 ) -> float | None:
-    """The paper's figure; its averages as printed, but for the DER, which it has not: there the mean of the members'."""
+    """The paper's figure; its averages as printed, but for the DER, which it lacks: there the mean of the members'."""
 
     def ask(attack: str, method: str) -> PaperFigure | None:
         return paper_figure(table, attack, method, dataset=dataset, model=column.paper_model, ratio=column.ratio)
