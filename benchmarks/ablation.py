@@ -1,10 +1,10 @@
 """What each choice brings to finding the poison: the stages up to the verdicts, one switch changed at a time.
 
-    python benchmarks/ablation.py [--data ../shared/data/cifar10] [--samples 10000] [--attacks badnets,sig,tact,adaptive_blend]
+    python benchmarks/ablation.py [--data ../shared/data/cifar10] [--samples 10000] [--attacks badnets,sig,tact]
 
-Starts from the backdoored models that `advrbd reproduce` trained and stored (same --work folder, same settings), and trains
-them first where they are missing. Writes FOLDER/ablation.json and ablation.md. Scores are compared by AUROC of the
-consistency ranks and by the poison left among the 20% least consistent, verdicts by TPR and FPR.
+Starts from the backdoored models that `advrbd reproduce` trained and stored (same --work folder, same settings), and
+trains them first where they are missing. Writes FOLDER/ablation.json and ablation.md. Scores are compared by AUROC of
+the consistency ranks and by the poison left among the 20% least consistent, verdicts by TPR and FPR.
 """
 
 from __future__ import annotations

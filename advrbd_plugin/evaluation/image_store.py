@@ -1,4 +1,4 @@
-"""A data set decoded once for all cells: thousands of pictures take longer to decode than to train on for an epoch."""
+"""Data sets decoded once for all cells, since decoding takes longer than an epoch of training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _VERSION = 2  # of what is stored, and of how a data set is found
 
 
 def load_images(name: str, root: str, samples: int | None, seed: int, work: str) -> tuple[ImageSet, ImageSet]:
-    """(train, test) as :func:`load_dataset` gives them, from the folder ``work`` where it decoded them before.
+    """(train, test) as :func:`load_dataset` gives them, loaded from the folder ``work`` if they were decoded before.
 
     Raises:
         AdvrBDError: as :func:`load_dataset`.
@@ -46,7 +46,7 @@ def _to_store(sets: tuple[ImageSet, ImageSet]) -> tuple[dict[str, Any], dict[str
 
 
 def _state_of_the_zips(name: str, root: str) -> list[Any]:
-    """Name, size and time of the zips that are read; nothing where there are folders, which are too many to ask."""
+    """Name, size and time of the zips that are read; empty for folders, which hold too many files to look at."""
     found = find_dataset(name, root) if name in DATASETS else None
     states = [(path, path.stat()) for path in (found.zips if found else ())]
     return [[str(path.resolve()), status.st_size, status.st_mtime_ns] for path, status in states]

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cell_lock(cell: Cell, options: Options) -> FileLock:
-    """Held by the process at work on a cell and let go when that ends, however it ends; nobody waits for it."""
+    """The lock of the process at work on a cell. It is released however that process ends; nobody waits for it."""
     folder = Path(options.work) / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{cell.file_name}.lock", timeout=0)
@@ -116,7 +116,7 @@ class _Spending:
 
 
 def _describe_data(experiment: Experiment) -> dict[str, Any]:
-    """How much there is of what, and a fingerprint of the poisoned training set."""
+    """Numbers of images and classes, and a digest of the poisoned training set."""
     train = experiment.train_set
     return {
         "train": len(train),
@@ -129,17 +129,17 @@ def _describe_data(experiment: Experiment) -> dict[str, Any]:
 
 
 def _cpu_seconds() -> float:
-    """Processor seconds of this process and of those that it ran."""
+    """Processor seconds of this process and its children."""
     return sum(usage.ru_utime + usage.ru_stime for usage in _usages())
 
 
 def _peak_memory() -> int:
-    """The largest resident size that this process or one that it ran had, in bytes."""
+    """The largest resident size of this process or one of its children, in bytes."""
     return max(usage.ru_maxrss for usage in _usages()) * (1 if sys.platform == "darwin" else 1024)
 
 
 def _peak_cuda_memory(device: torch.device, of_others: int | None) -> int | None:
-    """The most that PyTorch had allocated on the GPU in this process or in one that it ran, in bytes."""
+    """The peak of PyTorch's memory on the GPU, of this process or one of its children, in bytes."""
     own = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return max((each for each in (own, of_others) if each is not None), default=None)
 

@@ -43,7 +43,7 @@ def small_cell(attack: str = "badnets", method: str = "none", **changes) -> Cell
 
 
 class RecordingDisplay:
-    """Keeps what the grid tells."""
+    """Records what the grid tells."""
 
     def __init__(self) -> None:
         self.events: list[str] = []

@@ -155,7 +155,7 @@ def test_without_data_or_toolbox_a_cell_is_not_run(options, display, tmp_path):
 
 @pytest.fixture
 def heard():
-    """A process that was started in a shell's background ignores SIGINT, one under nohup SIGHUP, until somebody asks."""
+    """Processes in a shell's background ignore SIGINT, those under nohup SIGHUP; here they heed both."""
     handlers = {
         signal.SIGINT: signal.default_int_handler,
         signal.SIGHUP: signal.SIG_DFL,

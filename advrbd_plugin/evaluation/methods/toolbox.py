@@ -1,4 +1,4 @@
-"""BackdoorBench's own defenses: a record is written, the unchanged script runs on it, and its model is judged here."""
+"""BackdoorBench's own defenses: their unchanged scripts run on a record of the cell, and their model is judged here."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _record(experiment: Experiment, checkout: Path) -> Path:
 
 
 def _curves(folder: Path) -> dict[str, list[dict[str, float]]]:
-    """What the script wrote of each epoch, in whatever table it has."""
+    """The rows of the tables that the script wrote, one an epoch."""
     tables = sorted(path for path in folder.glob("*_df.csv"))
     return {path.stem.removesuffix("_df"): list(_rows(path)) for path in tables}
 

@@ -27,7 +27,7 @@ def run_with_clean_samples(experiment: Experiment) -> Outcome:
 
 
 def run_without(experiment: Experiment) -> Outcome:
-    """The samples are picked from the poisoned set by AdvrBD's own suspicion."""
+    """AdvrBD's poison probabilities pick the samples from the poisoned set."""
     cell = experiment.cell
     picked = clean_from_poisoned(experiment.backdoored, experiment.train_set, seed=cell.seed)
     result = _defense(experiment).repair(

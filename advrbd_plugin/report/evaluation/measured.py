@@ -46,7 +46,7 @@ class Mean:
 
 
 class Measured:
-    """Results to ask figures of.
+    """The results of one scale, by cell.
 
     Args:
         results: of one scale.
@@ -66,7 +66,7 @@ class Measured:
         return self.results.get(cell)
 
     def figure(self, cell: Cell, name: str) -> float | None:
-        """A figure of a cell: what its file has, or ``der``, which also asks for the undefended model."""
+        """A figure of a cell's file, or ``der``, which needs the undefended model's too."""
         result = self.results.get(cell)
         if result is None or name != "der":
             return None if result is None else result.figure(name)
@@ -76,7 +76,7 @@ class Measured:
         return defense_effectiveness_rating(*known) if len(known) == len(needed) else None
 
     def over_seeds(self, cell: Cell) -> list[Cell]:
-        """The cell with each seed that any method has a result for on the same data; itself if none has."""
+        """The cell with each seed for which any method has a result on the same data; itself if there is none."""
         alike = [replace(cell, seed=seed) for seed in self._seeds]
         return [each for each in alike if each.prerequisite in self._settings] or [cell]
 

@@ -39,7 +39,7 @@ MODEL_TITLES = {
 
 @dataclass(frozen=True)
 class _Column:
-    """A method under some condition: what differs between the columns of a table."""
+    """A column of a table: a method, a network and a poison ratio."""
 
     group: str
     method: str

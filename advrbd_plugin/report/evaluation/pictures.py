@@ -58,7 +58,7 @@ def _ablation(scale: str, measured: Measured, attack: str, method: str) -> list[
 
 
 def curves_svg(result: Result) -> bytes:
-    """A cell's curves, how its scores fall by what the samples are in truth, and where the samples went."""
+    """A cell's curves, histograms of its scores by the truth, and counts of flagged and trusted samples."""
     figure = make_figure(12, 6)
     upper, lower = figure.subfigures(2, 1)
     draw_curves(upper, result.content.get("curves", {}))
@@ -85,7 +85,7 @@ def _draw_scores(axes, scores: dict[str, Sequence[float]] | None) -> None:
 
 
 def _draw_counts(axes, counts: dict[str, dict[str, int]]) -> None:
-    """Of the poisoned samples, the covers and the clean ones: which were called poisoned, trusted, or neither."""
+    """How many of the poisoned, cover and clean samples were called poisoned or trusted."""
     axes.axis("off")
     words = {"flagged": "called poisoned", "trusted": "in D_c"}
     lines = ["Where they went:"]

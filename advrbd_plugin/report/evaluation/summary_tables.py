@@ -1,4 +1,4 @@
-"""What the paper has no table for: every cell with all of its figures, and each method's means."""
+"""Tables that the paper lacks: every cell with all of its figures, and each method's means."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def all_cells_tables(measured: Measured) -> Iterator[Table]:
             f"All cells, {DATASETS[dataset].title}, {MODEL_TITLES[model]}",
             align="llll",
             notes=(
-                "CPU seconds are the processor's, of all of a cell's processes; what was found again takes none.",
+                "CPU seconds are the processor's, of all processes of a cell; stages loaded from an earlier run take none.",
                 *dagger_note(*measured.count_algorithms(cells)),
             ),
         )

@@ -1,4 +1,4 @@
-"""What AdvrBD must reach, whether it does, and the cells that stand in the way."""
+"""The targets of AdvrBD, whether they are reached, and the cells that miss them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from advrbd_plugin.table import Table
 ABLATION = "figure7"
 CURVES = "curves"
 ABLATION_NOTE = (
-    "The preset robust goes by the ranks of the consistency scores, in which the partition rate (alpha) plays no part: "
+    "The preset robust uses the ranks of the consistency scores, on which the partition rate (alpha) has no influence: "
     "its cells are equal by construction."
 )
 LEGEND = (
@@ -36,7 +36,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Section:
-    """What the report has of one scale.
+    """The report's part on one scale.
 
     Attributes:
         scale: its name.
@@ -64,7 +64,7 @@ class Section:
 
     @property
     def ablation_notes(self) -> tuple[str, ...]:
-        """What is to be known of the plot, and how many of its cells another algorithm made."""
+        """How to read the plot, and how many of its cells another algorithm made."""
         cells = [cell for cell in self.measured.results if cell.partition_rate is not None]
         return ABLATION_NOTE, *dagger_note(*self.measured.count_algorithms_of(cells))
 
