@@ -38,6 +38,8 @@ STAGES = [
     "result",
     "planning",
     "retraining",
+    "result",
+    "planning",
     "pipeline",
 ]
 # BackdoorBench's own top-level modules, which only its adapter may import.
@@ -99,7 +101,7 @@ def test_no_part_imports_one_of_a_higher_floor():
     for name, path in module_files().items():
         if name and name != "__main__":
             above = {
-                other for other in imported_parts(name, path) if other.islower() and floor_of(other) > floor_of(name)
+                other for other in imported_parts(name, path) if other[0].islower() and floor_of(other) > floor_of(name)
             }
             assert not above, f"{path} imports {sorted(above)}"
 
@@ -111,7 +113,7 @@ def test_no_stage_of_the_defense_imports_a_later_one(stage):
 
 
 def test_the_stages_are_all_of_the_defense():
-    assert {path.stem for path in (PACKAGE / "defense").glob("*.py")} - {"__init__", "version"} == set(STAGES)
+    assert {path.stem for path in (PACKAGE / "defense").glob("*.py")} - {"__init__"} == set(STAGES)
 
 
 def test_only_the_adapter_imports_backdoorbench():

@@ -15,7 +15,8 @@ from advrbd_plugin.attacks import Attack, PoisonedSet, make_attack, no_attack
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.data.selection import draw_stratified
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.pipeline import AdvrBD, BackdooredModel
+from advrbd_plugin.defense.pipeline import AdvrBD
+from advrbd_plugin.defense.result import BackdooredModel
 from advrbd_plugin.evaluation.cell import NO_ATTACK, POISON_RATIO, TARGET_LABEL, Cell
 from advrbd_plugin.evaluation.image_store import load_images
 from advrbd_plugin.evaluation.scales import SCALES

@@ -26,7 +26,7 @@ from advrbd_plugin.evaluation.judge import figures_of, poison_learned, samples_o
 from advrbd_plugin.evaluation.methods import METHODS
 from advrbd_plugin.evaluation.methods.undefended import training_configuration
 from advrbd_plugin.evaluation.result import DONE, FAILED, write_failure, write_result
-from advrbd_plugin.report.record import finite
+from advrbd_plugin.files import finite
 
 
 def request(cell: Cell, options: Options) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advrbd_plugin.report.record import RunRecord, finite
+from advrbd_plugin.files import finite
+from advrbd_plugin.report.record import RunRecord
 from advrbd_plugin.report.text import spreadsheet_cell
 from advrbd_plugin.table import Table
 

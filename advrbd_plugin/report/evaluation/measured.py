@@ -7,17 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
+from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.evaluation.algorithm import is_of_current_algorithm
 from advrbd_plugin.evaluation.cell import Cell
 from advrbd_plugin.evaluation.methods import METHODS
 from advrbd_plugin.evaluation.result import Result
-
-_RENAMED = {
-    "accuse_labels": "detect_targets",
-    "accusation_gain": "detection_gain",
-    "conviction_gain": "strong_evidence",
-    "doubt": "abstain_threshold",
-}
 
 
 def defense_effectiveness_rating(acc: float, asr: float, undefended_acc: float, undefended_asr: float) -> float:
@@ -71,9 +65,15 @@ class Measured:
         if result is None or name != "der":
             return None if result is None else result.figure(name)
         before = self.results.get(cell.prerequisite)
-        needed = [each and each.figure(figure) for each in (result, before) for figure in ("acc", "asr")]
-        known = [value for value in needed if value is not None]
-        return defense_effectiveness_rating(*known) if len(known) == len(needed) else None
+        if before is None:
+            return None
+        known = [
+            value
+            for each in (result, before)
+            for figure in ("acc", "asr")
+            if (value := each.figure(figure)) is not None
+        ]
+        return defense_effectiveness_rating(*known) if len(known) == 4 else None
 
     def over_seeds(self, cell: Cell) -> list[Cell]:
         """The cell with each seed for which any method has a result on the same data; itself if there is none."""
@@ -133,6 +133,6 @@ def _without_seed(settings: Mapping[str, Any]) -> str:
 def _by_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of an older file under the names that their keys have now."""
     return {
-        _RENAMED.get(key, key): _by_current_names(value) if isinstance(value, Mapping) else value
+        AdvrBDConfig.renamed.get(key, key): _by_current_names(value) if isinstance(value, Mapping) else value
         for key, value in settings.items()
     }

@@ -8,13 +8,21 @@ from itertools import product
 
 from advrbd_plugin.data import DATASETS
 from advrbd_plugin.evaluation.cell import NO_ATTACK, POISON_RATIO, UNDEFENDED, Cell
-from advrbd_plugin.evaluation.grid import ADAPTIVE_ATTACKS, EIGHT_ATTACKS, FAMILIAR_ATTACKS, PAPER_METHODS, TABLES
+from advrbd_plugin.evaluation.grid import (
+    ADAPTIVE_ATTACKS,
+    EIGHT_ATTACKS,
+    FAMILIAR_ATTACKS,
+    PAPER_METHODS,
+    TABLE_V_ATTACKS,
+    TABLE_V_RATIOS,
+    TABLE_VI_MODELS,
+)
 from advrbd_plugin.evaluation.methods import METHODS
 from advrbd_plugin.evaluation.scales import SCALES
 from advrbd_plugin.report.evaluation.measured import Mean, Measured, defense_effectiveness_rating
 from advrbd_plugin.report.evaluation.paper import AVERAGE, PaperFigure, paper_figure
 from advrbd_plugin.report.evaluation.values import dagger_note, mark_of, value_of
-from advrbd_plugin.table import Table, Value
+from advrbd_plugin.table import Entry, Table, Value
 
 ATTACK_TITLES = {
     "badnets": "BadNets",
@@ -89,9 +97,9 @@ class PaperTables:
         yield self._table(
             "V",
             f"Table V: poison ratios, CIFAR10, {MODEL_TITLES[model]}",
-            [_Column(f"{ratio:g}", "advrbd", model, ratio) for ratio in (0.01, 0.05, *TABLES["V"].poison_ratios)],
+            [_Column(f"{ratio:g}", "advrbd", model, ratio) for ratio in (0.01, 0.05, *TABLE_V_RATIOS)],
             (NO_ATTACK, *EIGHT_ATTACKS),
-            averaged=tuple(attack for attack in TABLES["V"].attacks if attack != NO_ATTACK),
+            averaged=TABLE_V_ATTACKS,
             notes=(
                 "The paper has no SIG here: a clean-label attack has one class to poison. The averages are without it.",
                 "TaCT poisons one class, which holds a tenth of CIFAR-10: there is none above 0.1.",
@@ -100,7 +108,7 @@ class PaperTables:
         yield self._table(
             "VI",
             "Table VI: networks, CIFAR10",
-            [_Column(MODEL_TITLES[name], "advrbd", name, paper_model=name) for name in TABLES["VI"].models],
+            [_Column(MODEL_TITLES[name], "advrbd", name, paper_model=name) for name in TABLE_VI_MODELS],
             (NO_ATTACK, *EIGHT_ATTACKS),
             averaged=EIGHT_ATTACKS,
             notes=("The paper's averages are over the eight attacks and the unpoisoned set; ours over the attacks.",),
@@ -126,7 +134,7 @@ class PaperTables:
         averaged: Sequence[str] | None = None,
         notes: tuple[str, ...] = (),
     ) -> Table:
-        rows = []
+        rows: list[tuple[Entry, ...]] = []
         for dataset, attack in product(datasets, (*attacks, AVERAGE)):
             members = (averaged or attacks) if attack == AVERAGE else (attack,)
             sides = product(columns, figures)
@@ -170,9 +178,11 @@ def _paper_value(
 
     if figure != "der":
         found = ask(attack, column.method)
-        return None if found is None else getattr(found, figure)
+        return None if found is None else {"acc": found.acc, "asr": found.asr}[figure]
     pairs = [(ask(member, column.method), ask(member, UNDEFENDED)) for member in members]
-    if any(None in pair for pair in pairs):
-        return None
-    ratings = [defense_effectiveness_rating(ours.acc, ours.asr, none.acc, none.asr) for ours, none in pairs]
-    return sum(ratings) / len(ratings)
+    ratings = [
+        defense_effectiveness_rating(defended.acc, defended.asr, undefended.acc, undefended.asr)
+        for defended, undefended in pairs
+        if defended is not None and undefended is not None
+    ]
+    return sum(ratings) / len(ratings) if len(ratings) == len(pairs) else None

@@ -82,7 +82,7 @@ def all_cells_tables(measured: Measured) -> Iterator[Table]:
             f"All cells, {DATASETS[dataset].title}, {MODEL_TITLES[model]}",
             align="llll",
             notes=(
-                "CPU seconds are the processor's, of all processes of a cell; stages loaded from an earlier run take none.",
+                "CPU seconds are those of all processes of a cell; stages loaded from an earlier run take none.",
                 *dagger_note(*measured.count_algorithms(cells)),
             ),
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from advrbd_plugin.evaluation.cell import NO_ATTACK, POISON_RATIO, UNDEFENDED, Cell
-from advrbd_plugin.evaluation.grid import EIGHT_ATTACKS, FIGURES
+from advrbd_plugin.evaluation.grid import EIGHT_ATTACKS, PARTITION_RATES
 from advrbd_plugin.evaluation.scales import SCALES
 from advrbd_plugin.report.evaluation.measured import Measured
 from advrbd_plugin.report.evaluation.paper_tables import MODEL_TITLES
@@ -112,7 +112,7 @@ def _small(measured: Measured) -> Iterator[_Bound]:
     yield _Bound("the unpoisoned set loses at most 2 points of ACC", _loss(measured, UNDEFENDED), clean, 0.02)
     ratios = [replace(cell, poison_ratio=ratio) for ratio in _RATIOS for cell in cells if _suits(cell.attack, ratio)]
     yield _Bound("ASR at most 8% at poison ratios 0.01 to 0.20", figure("asr"), ratios, 0.08)
-    rates = [replace(cell, partition_rate=rate) for rate in FIGURES["7"].partition_rates for cell in cells]
+    rates = [replace(cell, partition_rate=rate) for rate in PARTITION_RATES for cell in cells]
     yield _Bound("ASR at most 8% at partition rates 0.02 to 0.20", figure("asr"), rates, 0.08)
 
 

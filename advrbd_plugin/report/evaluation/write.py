@@ -90,8 +90,8 @@ def write_report(out: str | Path, leaderboard: str | Path | None = None) -> list
     results = list(read_results(out))
     if not results:
         raise AdvrBDError(f"{out} holds no results: run some cells first, for instance `advrbd reproduce --table VII`")
-    sections = [_section(scale, [each for each in results if each.cell.scale == scale]) for scale in SCALES]
-    sections = [section for section in sections if section is not None]
+    by_scale = {scale: [result for result in results if result.cell.scale == scale] for scale in SCALES}
+    sections = [_section(scale, own) for scale, own in by_scale.items() if own]
     reference = None if leaderboard is None else leaderboard_table(Path(leaderboard))
     paths = {name: Path(out) / f"report.{name}" for name in ("md", "tex", "html")}
     for section in sections:
@@ -102,9 +102,7 @@ def write_report(out: str | Path, leaderboard: str | Path | None = None) -> list
     return list(paths.values())
 
 
-def _section(scale: str, results: list[Result]) -> Section | None:
-    if not results:
-        return None
+def _section(scale: str, results: list[Result]) -> Section:
     measured = Measured(results)
     targets = tuple(targets_of(scale, measured))
     missed = {cell: measured.results[cell] for target in targets for cell in target.cells}
