@@ -105,12 +105,9 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def csv(self) -> str:
-        """The columns' names and the rows, without title and notes."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([_plain(entry) for entry in row] for row in self.rows)
-        return text.getvalue()
+        """The columns' names and the rows, without title and notes; lines end in ``\\n``."""
+        rows = ([_plain(entry) for entry in row] for row in self.rows)
+        return "".join(map(_csv_line, (self.columns, *rows)))
 
     def terminal(self, caption: str = "") -> rich.table.Table:
         """The table for a console of ``rich``; no text in it is read as markup."""
@@ -168,6 +165,13 @@ def _markdown(entry: Entry) -> str:
 
 def _markdown_line(entries: Sequence[str]) -> str:
     return "| " + " | ".join(entry.replace("|", "\\|") for entry in entries) + " |"
+
+
+def _csv_line(entries: Sequence[str]) -> str:
+    text = io.StringIO()
+    # With \r\n for the end of a line, the writer quotes entries that hold either of the two.
+    csv.writer(text, lineterminator="\r\n").writerow(entries)
+    return text.getvalue()[:-2] + "\n"
 
 
 def _latex_line(entries: Iterable[str]) -> str:

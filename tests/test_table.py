@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 
 import pytest
@@ -64,6 +65,9 @@ def test_html():
 
 def test_csv():
     assert TABLE.csv().splitlines()[:2] == ["Set,Attack,ACC,ASR", "A|B,x_1,75.0 (92.00),\u2013"]
+    odd = Table(("a", "b"), (("one\rtwo", 'say "x",\nplease'),))
+    assert odd.csv() == 'a,b\n"one\rtwo","say ""x"",\nplease"\n'
+    assert list(csv.reader(io.StringIO(odd.csv(), newline=""))) == [["a", "b"], list(odd.rows[0])]
 
 
 def test_the_terminals_table_reads_no_markup():

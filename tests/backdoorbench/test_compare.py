@@ -19,7 +19,7 @@ from advrbd_plugin.cli.main import main
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation import compare as package
 from advrbd_plugin.evaluation.algorithm import current_algorithm
-from advrbd_plugin.evaluation.compare import CompareCell, Plan, compare, judge, left_files
+from advrbd_plugin.evaluation.compare import CompareCell, Plan, compare, judge, left_files, read_cell
 from advrbd_plugin.evaluation.compare.tables import figures_table, layout, show, write_tables
 from advrbd_plugin.evaluation.metrics import Performance
 
@@ -285,6 +285,17 @@ def test_a_cell_of_another_version_of_advrbd_is_run_again(checkout, monkeypatch)
         notes.write_text(json.dumps(content | {"algorithm": algorithm}))
         compare(again, told.append)
         assert any(line.startswith("badnet / advrbd: run again, AdvrBD's version was another") for line in told[-2:])
+
+
+@pytest.mark.parametrize("change", [{"acc": "0.9"}, {"options": 3}, {"algorithm": [1]}, {"more": 1}, {"problem": {}}])
+def test_notes_that_are_none_of_ours_are_not_believed(tmp_path, change):
+    path = tmp_path / "compare.json"
+    path.write_text(json.dumps({"record": "a", "defense": "b", "acc": 0.9}))
+    assert read_cell(path) == CompareCell("a", "b", acc=0.9)
+    path.write_text(json.dumps({"record": "a", "defense": "b"} | change))
+    assert read_cell(path) is None
+    path.write_text("[1, 2]")
+    assert read_cell(path) is None and read_cell(tmp_path / "nothing.json") is None
 
 
 def test_a_stopped_comparison_goes_on_with_the_cells_that_are_left(checkout):
