@@ -9,6 +9,7 @@ import argparse
 import os
 from pathlib import Path
 
+
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
     """Add the commands to a parser's subparsers. Each sets ``run``: a function from the namespace to an exit status."""
     _add_registration(subparsers)

@@ -34,7 +34,7 @@ PASSED_ON = (
 )
 
 
-def add_commands(subparsers: argparse._SubParsersAction) -> None:
+def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``compare`` to a parser's subparsers."""
     compare = subparsers.add_parser(
         "compare",

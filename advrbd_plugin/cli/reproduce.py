@@ -18,7 +18,7 @@ SCALES = ("small", "full")
 _SIDES = ("attacks", "defenses", "datasets", "models", "poison_ratios", "partition_rates", "seeds")
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "reproduce",
         help="run the paper's evaluation cell by cell, and draw its tables",

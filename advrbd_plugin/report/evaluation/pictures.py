@@ -64,7 +64,7 @@ def _ablation(scale: str, measured: Measured, attack: str, method: str) -> list[
 def curves_svg(result: Result) -> bytes:
     """A cell's curves, histograms of its scores by the truth, and counts of flagged and trusted samples."""
     figure = make_figure(12, 6)
-    upper, lower = np.ravel(figure.subfigures(2, 1))
+    upper, lower = np.asarray(figure.subfigures(2, 1), dtype=object)
     draw_curves(upper, result.content.get("curves", {}))
     left, right = lower.subplots(1, 2, width_ratios=(3, 2))
     samples = result.content.get("samples", {})
