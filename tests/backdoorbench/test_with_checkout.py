@@ -178,7 +178,7 @@ def test_the_judge_agrees_with_the_toolbox(cells, record):
 def test_a_finished_table_is_only_printed_again(cells, checkout):
     _, printed, command = cells
     again = advrbd(checkout, *command).stdout
-    assert again.count("kept, it was finished before") == len(DEFENSES + DETECTIONS) - len(APART)
+    assert again.count("cached, it was finished before") == len(DEFENSES + DETECTIONS) - len(APART)
     table = [line for line in printed.splitlines() if line.startswith("│")]
     assert table and [line for line in again.splitlines() if line.startswith("│")] == table
     for ending in ("csv", "md", "tex"):
