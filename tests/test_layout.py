@@ -38,8 +38,6 @@ STAGES = [
     "result",
     "planning",
     "retraining",
-    "result",
-    "planning",
     "pipeline",
 ]
 # BackdoorBench's own top-level modules, which only its adapter may import.
