@@ -1,4 +1,4 @@
-"""What a result was made with: versions, commit, hardware."""
+"""The versions, commit and hardware that made a result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn")
 
 
 def versions() -> dict[str, str]:
-    """The versions of this package, Python, and what the figures depend on."""
+    """The versions of this package, Python and the packages that the figures depend on."""
     found = {"advrbd_plugin": advrbd_plugin.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The git commit of this package's checkout, ``+changes`` after it if files differ; ``None`` outside of one."""
+    """The git commit of this package's checkout, with ``+changes`` if tracked files differ; ``None`` elsewhere."""
     package = Path(advrbd_plugin.__file__).parent
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None  # installed somewhere that merely lies inside another repository

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -83,6 +84,17 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     if any("\ud800" <= character <= "\udfff" for character in text):  # from a file name that is no UTF-8
         text = json.dumps(content, indent=2, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def finite(content: Any) -> Any:
+    """``content`` with tuples as lists and whatever is not a finite number as ``None``, as JSON wants it."""
+    if isinstance(content, dict):
+        return {str(key): finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """What each choice brings to finding the poison: the stages up to the verdicts, one switch changed at a time.
 
-    python benchmarks/ablation.py [--data ../shared/data/cifar10] [--samples 10000] [--attacks badnets,sig,tact,adaptive_blend]
+    python benchmarks/ablation.py [--data ../shared/data/cifar10] [--samples 10000] [--attacks badnets,sig,tact]
 
-Starts from the backdoored models that `advrbd reproduce` trained and kept (same --work folder, same settings), and trains
-them first where they are missing. Writes FOLDER/ablation.json and ablation.md. Scores are compared by AUROC of the
-consistency ranks and by the poison left among the 20% least consistent, verdicts by TPR and FPR.
+Starts from the backdoored models that `advrbd reproduce` trained and stored (same --work folder, same settings), and
+trains them first where they are missing. Writes FOLDER/ablation.json and ablation.md. Scores are compared by AUROC of
+the consistency ranks and by the poison left among the 20% least consistent, verdicts by TPR and FPR.
 """
 
 from __future__ import annotations
@@ -94,13 +94,11 @@ def main() -> int:
 
 
 def markdown(rows: list[dict]) -> str:
+    from advrbd_plugin.table import Table
+
     columns = ("auroc_of_ranks", "poison_in_top_20", "gain_of_target", "largest_other_gain", "tpr", "fpr", "auroc")
-    lines = [f"| attack | variant | {' | '.join(columns)} |", "| --- | --- |" + " ---: |" * len(columns)]
-    for row in rows:
-        lines.append(
-            f"| {row['attack']} | {row['variant']} | {' | '.join(f'{row[column]:.3f}' for column in columns)} |"
-        )
-    return "\n".join(lines) + "\n"
+    entries = [(row["attack"], row["variant"], *(f"{row[name]:.3f}" for name in columns)) for row in rows]
+    return Table(("attack", "variant", *columns), tuple(entries), align="ll").markdown()
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/repair.py [--data ../shared/data/cifar10] [--samples 10000] [--attacks badnets,blend,sig,none]
 
-Starts from the models that `advrbd reproduce` trained and kept (same --work folder, same settings), and trains them
-first where they are missing. Writes FOLDER/repair.json and repair.md; finished cells are kept in --work. The clean samples
-of the rows "1% clean" are the true images of 1% of the training set, as BackdoorBench draws them. Costs are processor
+Starts from the models that `advrbd reproduce` trained and stored (same --work folder, same settings), and trains them
+first where they are missing. Writes FOLDER/repair.json and repair.md; finished cells are cached in --work. The clean
+samples of the rows "1% clean" are the true images of 1% of the training set, as BackdoorBench draws them. Costs are processor
 seconds, given in epochs of the training of the whole set (measured once, before the first attack).
 """
 
@@ -104,34 +104,33 @@ def run_attack(name: str, arguments: argparse.Namespace, train, test) -> list[di
 
 
 def _epoch_seconds(model, samples, arguments: argparse.Namespace) -> float:
-    """Processor seconds of one epoch of training on the whole set; kept in the work folder."""
+    """Processor seconds of one epoch of training on the whole set; cached in the work folder."""
     import copy
 
     from advrbd_plugin import AdvrBDConfig
     from advrbd_plugin.files import write_json
     from advrbd_plugin.nn.training import train
 
-    kept = Path(arguments.work) / f"epoch-seconds-{arguments.samples}.json"
-    if not kept.exists():
+    cached = Path(arguments.work) / f"epoch-seconds-{arguments.samples}.json"
+    if not cached.exists():
         options = AdvrBDConfig().training(arguments.seed, epochs=1)
         began = time.process_time()
         train(copy.deepcopy(model), samples.images, samples.labels, samples.sample_ids, options)
-        write_json(kept, time.process_time() - began)
-    return json.loads(kept.read_text())
+        write_json(cached, time.process_time() - began)
+    return json.loads(cached.read_text())
 
 
 def markdown(rows: list[dict]) -> str:
     """The table of docs/ulrl.md."""
-    lines = [
-        "| attack | method | ACC | ASR | RA | verdict | suspicious neurons | cost in epochs |",
-        "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: |",
-    ]
+    from advrbd_plugin.table import Table, percent
+
+    columns = ("attack", "method", "ACC", "ASR", "RA", "verdict", "suspicious neurons", "cost in epochs")
+    entries = []
     for row in rows:
-        figures = ("" if row[name] is None else f"{100 * row[name]:.1f}" for name in ("acc", "asr", "ra"))
+        figures = [percent(row[name], missing="") for name in ("acc", "asr", "ra")]
         rest = (row.get("verdict", ""), row.get("suspicious_neurons", ""), row["epochs"] or "")
-        cells = (row["attack"], METHODS[row["method"]], *figures, *rest)
-        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
-    return "\n".join(lines) + "\n"
+        entries.append((row["attack"], METHODS[row["method"]], *figures, *map(str, rest)))
+    return Table(columns, tuple(entries), align="llrrrl").markdown()
 
 
 def main() -> int:
@@ -155,10 +154,10 @@ def main() -> int:
     test = draw_images(test, arguments.test_samples, seed=arguments.seed)
     for name in arguments.attacks.split(","):
         run = f"{variant(name, arguments)}-repair-{arguments.samples}-{arguments.test_samples}-{arguments.seed}"
-        kept = Path(arguments.work) / f"{run}-{settings}.json"
-        if not kept.exists():
-            write_json(kept, run_attack(name, arguments, train, test))
-        rows += json.loads(kept.read_text())
+        cached = Path(arguments.work) / f"{run}-{settings}.json"
+        if not cached.exists():
+            write_json(cached, run_attack(name, arguments, train, test))
+        rows += json.loads(cached.read_text())
     write_results(
         "repair", arguments, rows, markdown(rows), clean_share=CLEAN_SHARE, test_samples=arguments.test_samples
     )

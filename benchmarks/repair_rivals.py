@@ -2,9 +2,9 @@
 
     python benchmarks/repair_rivals.py [--attacks badnets,blend,sig] [--defenses ft,fp,clp,anp,ft-sam,nad,i-bau,ulrl]
 
-Starts from the models that `advrbd reproduce` trained and kept (--work, same settings). Each becomes a record of a
+Starts from the models that `advrbd reproduce` trained and stored (--work, same settings). Each becomes a record of a
 BackdoorBench checkout, whose unchanged scripts are run and judged by ``advrbd compare``; ``ulrl`` there needs
-`advrbd register`. Writes FOLDER/repair_rivals.json and repair_rivals.md; finished cells are kept in the checkout. The
+`advrbd register`. Writes FOLDER/repair_rivals.json and repair_rivals.md; finished cells are cached in the checkout. The
 scripts' epochs and rounds, meant for a GPU, are cut down (OPTIONS), and all is judged on --test-samples test images.
 """
 
@@ -80,15 +80,15 @@ def record_of(attack_name: str, arguments: argparse.Namespace, checkout: Path) -
 
 def markdown(rows: list[dict]) -> str:
     """The table of docs/ulrl.md."""
-    lines = ["| attack | repair | ACC | ASR | RA | seconds |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    from advrbd_plugin.table import Table, percent
+
+    entries = []
     for row in rows:
-        if row["problem"]:
-            lines.append(f"| {row['attack']} | {row['defense']} | stopped: {row['problem']} | | | |")
-            continue
-        figures = [f"{100 * row[name]:.1f}" for name in ("acc", "asr", "ra")]
+        figures = [percent(row[name]) for name in ("acc", "asr", "ra")]
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f}"
-        lines.append(f"| {' | '.join([row['attack'], row['defense'], *figures, seconds])} |")
-    return "\n".join(lines) + "\n"
+        rest = (f"stopped: {row['problem']}", "", "", "") if row["problem"] else (*figures, seconds)
+        entries.append((row["attack"], row["defense"], *rest))
+    return Table(("attack", "repair", "ACC", "ASR", "RA", "seconds"), tuple(entries), align="ll").markdown()
 
 
 def main() -> int:

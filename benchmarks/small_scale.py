@@ -70,7 +70,7 @@ def check_data(arguments: argparse.Namespace, *, unpoisoned: bool = False) -> No
 
 
 def load(data: str, samples: int, seed: int):
-    """(train, test) image sets of a folder with train and test; the training set is a stratified draw of ``samples``."""
+    """(train, test) image sets of a folder with both; the training set is a stratified draw of ``samples``."""
     from advrbd_plugin.data import load_folder
 
     parts = []
@@ -151,6 +151,7 @@ def _plain(value: Any) -> Any:
 def write_results(name: str, arguments: argparse.Namespace, rows: list[dict], table: str, **more: Any) -> None:
     """Write FOLDER/NAME.json, which with ``more`` says how the rows were made, and the table as NAME.md."""
     from advrbd_plugin.environment import commit, hardware, versions
+    from advrbd_plugin.evaluation.algorithm import current_algorithm
     from advrbd_plugin.files import write_json, write_text
 
     about = {
@@ -164,6 +165,7 @@ def write_results(name: str, arguments: argparse.Namespace, rows: list[dict], ta
         "model": MODEL,
         "training_epochs": _config(arguments).epochs,
         "seed": arguments.seed,
+        "algorithm": current_algorithm(),
         "versions": versions(),
         "commit": commit(),
         "hardware": hardware(),

@@ -8,7 +8,7 @@ import pytest
 
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.evaluation.compare.cell import Cell, read_cell, write_cell
+from advrbd_plugin.evaluation.compare.cell import CompareCell, read_cell, write_cell
 from advrbd_plugin.nn.description import ModelDescription
 from advrbd_plugin.plain import brief, parse_yaml, read_json, read_text
 from advrbd_plugin.report import load_model, save_model
@@ -175,8 +175,8 @@ def test_a_summary_that_is_not_ours_is_left_alone(tmp_path, content):
     "change", [{"acc": "x"}, {"acc": [1]}, {"record": 1}, {"options": [1]}, {"problem": 2}, {"new": 1}]
 )
 def test_a_kept_cell_of_the_wrong_types_does_not_count(tmp_path, change):
-    write_cell(tmp_path / "cell.json", Cell("a", "b", acc=0.5))
-    assert read_cell(tmp_path / "cell.json") == Cell("a", "b", acc=0.5)
+    write_cell(tmp_path / "cell.json", CompareCell("a", "b", acc=0.5))
+    assert read_cell(tmp_path / "cell.json") == CompareCell("a", "b", acc=0.5)
     content = read_json(tmp_path / "cell.json") | change
     (tmp_path / "cell.json").write_text(json.dumps(content))
     assert read_cell(tmp_path / "cell.json") is None

@@ -18,8 +18,7 @@ from advrbd_plugin.baselines.covariances import Covariances, estimate_covariance
 from advrbd_plugin.baselines.groups import Split, find_split, likelihood_ratio
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.settings import Settings, between
-
-_NORMAL_MAD = 1.4826  # the standard deviation of a normal distribution over its median absolute deviation
+from advrbd_plugin.statistics import median_and_deviation
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,8 @@ def anomaly_index(statistic: Tensor, tested: Tensor) -> Tensor:
         statistic: (num_classes,) float64.
         tested: (num_classes,) bool; the others get minus infinity.
     """
-    known = statistic[tested]
-    middle = known.quantile(0.5)
-    spread = _NORMAL_MAD * (known - middle).abs().quantile(0.5)
-    index = (statistic - middle) / spread.clamp(min=1e-12)
+    median, deviation = median_and_deviation(statistic[tested])
+    index = (statistic - median) / deviation.clamp(min=1e-12)
     return index.masked_fill(~tested, -torch.inf)
 
 

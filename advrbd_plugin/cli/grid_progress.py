@@ -5,14 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from advrbd_plugin.cli.progress import clock_time
 from advrbd_plugin.report.text import one_line
 
 if TYPE_CHECKING:
-    from advrbd_plugin.evaluation.cell import Cell
+    from rich.progress import TaskID
+
+    from advrbd_plugin.evaluation.job import AnyJob
     from advrbd_plugin.evaluation.result import Result
+
+# A bar that is full counts as finished for rich, whose clock then stops; a cell may take longer than expected.
+_NEARLY_FULL = 0.99
+_WORTH_REDRAWING = 2.0  # seconds; a bar of another length forgets its speed
 
 
 class PlainGrid:
@@ -29,19 +35,19 @@ class PlainGrid:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         pass
 
-    def begin(self, waiting: int, kept: int) -> None:
-        self._total = waiting
-        self._print(f"{waiting} cells to run, {kept} done before")
+    def begin(self, waiting: Sequence[AnyJob], cached: Sequence[AnyJob]) -> None:
+        self._total = len(waiting)
+        self._print(f"{len(waiting)} cells to run, {len(cached)} done before")
 
-    def started(self, cell: Cell) -> None:
+    def started(self, job: AnyJob) -> None:
         left = "" if self._remaining is None else f" [about {clock_time(self._remaining)} left for all]"
-        self._print(f"{cell.name} ...{left}")
+        self._print(f"{job.name} ...{left}")
 
-    def ended(self, cell: Cell, result: Result) -> None:
+    def ended(self, job: AnyJob, result: Result) -> None:
         self._done += 1
-        self._print(f"[{self._done}/{self._total}] {cell.name}: {outcome_of(result)}")
+        self._print(f"[{self._done}/{self._total}] {job.name}: {outcome_of(result)}")
 
-    def tick(self, running: Sequence[tuple[Cell, float, float | None]], remaining: float | None) -> None:
+    def tick(self, running: Sequence[tuple[AnyJob, float, float | None]], remaining: float | None) -> None:
         self._remaining = remaining
 
     def _print(self, text: str) -> None:
@@ -49,21 +55,27 @@ class PlainGrid:
 
 
 class GridBars:
-    """Bars that live at the foot of a terminal: one for each cell at work, and the whole grid with its ETA."""
+    """Bars that live at the foot of a terminal: one for each cell at work, and the whole grid with its ETA.
+
+    The length of a bar is the time that it is expected to take, so rich's columns tell the time that is left.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=28),
-            TextColumn("{task.fields[clock]}", style="cyan", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self._grid = self._bars.add_task("whole grid", total=None, clock="")
-        self._cells: dict[Cell, int] = {}
+        self._grid = self._bars.add_task("whole grid", total=None)
+        self._cells: dict[Any, TaskID] = {}
+        self._total = self._done = 0
 
     def __enter__(self) -> GridBars:
         self._bars.start()
@@ -72,26 +84,37 @@ class GridBars:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bars.stop()
 
-    def begin(self, waiting: int, kept: int) -> None:
-        self._bars.update(self._grid, total=waiting)
-        self._bars.console.print(f"{waiting} cells to run, {kept} done before", highlight=False)
+    def begin(self, waiting: Sequence[AnyJob], cached: Sequence[AnyJob]) -> None:
+        self._total = len(waiting)
+        self._bars.console.print(f"{len(waiting)} cells to run, {len(cached)} done before", highlight=False)
+        self._name_grid()
 
-    def started(self, cell: Cell) -> None:
-        self._cells[cell] = self._bars.add_task(cell.name, total=None, clock="")
+    def started(self, job: AnyJob) -> None:
+        self._cells[job.key] = self._bars.add_task(job.name, total=None)
 
-    def ended(self, cell: Cell, result: Result) -> None:
-        if cell in self._cells:
-            self._bars.remove_task(self._cells.pop(cell))
-        self._bars.advance(self._grid)
+    def ended(self, job: AnyJob, result: Result) -> None:
+        if job.key in self._cells:
+            self._bars.remove_task(self._cells.pop(job.key))
+        self._done += 1
+        self._name_grid()
         mark = "\u2713" if result.is_done else "\u2717"
-        self._bars.console.print(f"{mark} {cell.name}: {outcome_of(result)}", markup=False, highlight=False)
+        self._bars.console.print(f"{mark} {job.name}: {outcome_of(result)}", markup=False, highlight=False)
 
-    def tick(self, running: Sequence[tuple[Cell, float, float | None]], remaining: float | None) -> None:
-        for cell, seconds, expected in running:
-            clock = clock_time(seconds) if expected is None else f"{clock_time(seconds)} of {clock_time(expected)}"
-            self._bars.update(self._cells[cell], total=expected, completed=seconds, clock=clock)
-        left = "" if remaining is None else f"about {clock_time(remaining)} left"
-        self._bars.update(self._grid, clock=left)
+    def tick(self, running: Sequence[tuple[AnyJob, float, float | None]], remaining: float | None) -> None:
+        for job, seconds, expected in running:
+            self._draw(self._cells[job.key], seconds, expected)
+        spent = self._bars.tasks[0].elapsed or 0.0
+        self._draw(self._grid, spent, None if remaining is None else spent + remaining)
+
+    def _name_grid(self) -> None:
+        self._bars.update(self._grid, description=f"whole grid, {self._done} of {self._total}")
+
+    def _draw(self, bar: TaskID, spent: float, expected: float | None) -> None:
+        (total,) = (task.total for task in self._bars.tasks if task.id == bar)
+        if expected is None or total is None or abs(expected - total) > _WORTH_REDRAWING:
+            total = expected
+        completed = spent if total is None else min(spent, _NEARLY_FULL * total)
+        self._bars.update(bar, total=total, completed=completed)
 
 
 def make_grid_display() -> GridBars | PlainGrid:

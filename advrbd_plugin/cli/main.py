@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 from advrbd_plugin import __version__
-from advrbd_plugin.cli import backdoorbench, defend, demo, doctor, evaluate, repair, reproduce
+from advrbd_plugin.cli import backdoorbench, compare, defend, demo, doctor, evaluate, repair, reproduce
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory
 
 _INTERRUPTED = 130  # what shells give for a program ended by Ctrl-C
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"advrbd {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (defend, repair, evaluate, demo, reproduce, doctor, backdoorbench):
+    for module in (defend, repair, evaluate, demo, reproduce, doctor, backdoorbench, compare):
         module.add_commands(commands)
     return parser
 

@@ -18,7 +18,7 @@ SCALES = ("small", "full")
 _SIDES = ("attacks", "defenses", "datasets", "models", "poison_ratios", "partition_rates", "seeds")
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "reproduce",
         help="run the paper's evaluation cell by cell, and draw its tables",
@@ -96,7 +96,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _run_cells(cells: list[Cell], options: Options, arguments: argparse.Namespace) -> int:
     from advrbd_plugin.cli.grid_progress import make_grid_display
-    from advrbd_plugin.evaluation.runner import run_grid
+    from advrbd_plugin.evaluation.grid_job import run_grid
 
     with make_grid_display() as display:
         results = run_grid(cells, options, display, jobs=arguments.jobs, rerun=arguments.rerun)
@@ -109,17 +109,15 @@ def _run_cells(cells: list[Cell], options: Options, arguments: argparse.Namespac
 
 def _list_cells(cells: list[Cell], options: Options, arguments: argparse.Namespace) -> int:
     from advrbd_plugin.cli.progress import clock_time
-    from advrbd_plugin.evaluation.estimate import Estimate
-    from advrbd_plugin.evaluation.runner import kept_result
+    from advrbd_plugin.evaluation.grid_job import current_result, estimate_from, kind_of
 
-    kept = {cell: None if arguments.rerun else kept_result(cell, options) for cell in cells}
-    estimate = Estimate.from_results(options.out)
-    for cell, result in kept.items():
-        expected = estimate.seconds(cell)
-        todo = "to run" if expected is None else f"to run, about {clock_time(expected)}"
-        print(f"{cell.name}  [{todo if result is None else 'done'}]")
-    waiting = [cell for cell, result in kept.items() if result is None]
-    remaining = estimate.remaining(waiting, (), arguments.jobs)
+    waiting = [cell for cell in cells if arguments.rerun or current_result(cell, options) is None]
+    estimate = estimate_from(options.out)
+    for cell in cells:
+        expected = estimate.seconds(kind_of(cell))
+        to_run = "to run" if expected is None else f"to run, about {clock_time(expected)}"
+        print(f"{cell.name}  [{to_run if cell in waiting else 'done'}]")
+    remaining = estimate.remaining(map(kind_of, waiting), (), arguments.jobs)
     print(f"{len(cells)} cells, {len(waiting)} to run" + (f", about {clock_time(remaining)}" if remaining else ""))
     return 0
 

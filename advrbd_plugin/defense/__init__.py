@@ -3,6 +3,6 @@
 ImageSet -> BackdooredModel -> Scores -> Detection -> Enhancement -> Verdicts -> AdvrBDResult
 """
 
-from advrbd_plugin.defense.version import ALGORITHM_VERSION
+from advrbd_plugin.defense.version import ALGORITHM_VERSION, algorithm_digest
 
-__all__ = ["ALGORITHM_VERSION"]
+__all__ = ["ALGORITHM_VERSION", "algorithm_digest"]

@@ -1,1 +1,6 @@
-"""The paper's evaluation as a grid of cells, each a file of results; ``advrbd reproduce`` runs and reports it."""
+"""Cells of methods and attacks, one engine that runs them, and the metrics that judge them.
+
+``runner.py`` runs jobs (``job.py``), whatever they are. ``advrbd reproduce`` gives it the cells of the paper's
+evaluation (``grid.py``, ``grid_job.py``, ``process.py``), ``advrbd compare`` BackdoorBench's defenses on its records
+(``compare/``).
+"""

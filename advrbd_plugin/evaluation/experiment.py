@@ -15,7 +15,8 @@ from advrbd_plugin.attacks import Attack, PoisonedSet, make_attack, no_attack
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.data.selection import draw_stratified
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.pipeline import AdvrBD, BackdooredModel
+from advrbd_plugin.defense.pipeline import AdvrBD
+from advrbd_plugin.defense.result import BackdooredModel
 from advrbd_plugin.evaluation.cell import NO_ATTACK, POISON_RATIO, TARGET_LABEL, Cell
 from advrbd_plugin.evaluation.image_store import load_images
 from advrbd_plugin.evaluation.scales import SCALES
@@ -32,7 +33,7 @@ class Options:
     Attributes:
         data: the folder that holds the data sets.
         out: where the results go.
-        work: where trained models and unfinished work are kept; a folder for each attack, AdvrBD's ``work_dir``.
+        work: where trained models and unfinished stages are stored; a folder for each attack, AdvrBD's ``work_dir``.
         device: where to train; a GPU if there is one, by default.
         backdoorbench: the toolbox's checkout; as ``advrbd compare`` finds it, by default.
         settings: changes to the settings of every preset of AdvrBD.
@@ -55,10 +56,10 @@ class Outcome:
         flagged: (N,) bool, the training samples called poisoned, where the method says so.
         score: (N,) float, higher is more suspicious, where it gives one.
         trusted: (N,) bool, the samples that were taken as clean (D_c).
-        tpr, fpr: of a detection that only its rates are known of.
+        tpr, fpr: where nothing but these rates is known of a detection.
         curves: stage -> rows, one a step.
         stage_seconds: stage -> time.
-        details: whatever else is worth keeping, ready for JSON.
+        details: whatever else the result should state, ready for JSON.
         peak_cuda_bytes: the most that processes which the method ran had allocated on the GPU.
     """
 
@@ -75,7 +76,7 @@ class Outcome:
 
 
 class Experiment:
-    """The data and the network of one cell; everything is made when it is first asked for."""
+    """The data and the network of one cell, each made at its first use."""
 
     def __init__(self, cell: Cell, options: Options) -> None:
         self.cell, self.options = cell, options
@@ -96,7 +97,7 @@ class Experiment:
         return self.images[1]
 
     def draw_clean(self, share: float) -> ImageSet:
-        """True images of a share of the training set, each class in proportion, for methods that are given some.
+        """Clean images for the methods that need some: a share of the training set before the attack, stratified.
 
         At least two of each class, where the classes are alike in size.
         """
@@ -112,7 +113,7 @@ class Experiment:
 
     @cached_property
     def poisoned(self) -> PoisonedSet:
-        """The training set that the defender is given, and the truth, which no method may read."""
+        """The poisoned training set, and which samples are poisoned, which no method may read."""
         train = self.clean_train
         return no_attack(train) if self.attack is None else self.attack.poison(train, seed=self.cell.seed)
 
@@ -122,9 +123,9 @@ class Experiment:
 
     @cached_property
     def triggered(self) -> ImageSet:
-        """The attack's victims among the test images, with the trigger and their true labels.
+        """The test images that the attack triggers, with their true labels.
 
-        Where nothing is poisoned they show BadNets' trigger, as the paper's tables have an ASR there too.
+        On the unpoisoned set the trigger is BadNets', since the paper's tables give an ASR there too.
         """
         attack = self.attack or make_attack(_TRIGGER_OF_NO_ATTACK, target_label=TARGET_LABEL)
         return attack.triggered_test_set(self.test)
@@ -143,28 +144,28 @@ class Experiment:
 
     @cached_property
     def first_stage(self) -> BackdooredModel:
-        """The model trained on everything: trained once for all methods, then found again."""
+        """The model trained on the whole poisoned set: trained once, then loaded by every method."""
         config = advrbd_config(self.cell, self.options)
         defense = AdvrBD(self.make_model, config, device=self.options.device, work_dir=self.work)
         return defense.train_backdoored(self.train_set)
 
     @property
     def backdoored(self) -> nn.Module:
-        """The backdoored model, in eval mode; not to be changed."""
+        """The backdoored model, in eval mode; callers must not change it."""
         return self.first_stage.model
 
 
 def work_folder(cell: Cell) -> str:
-    """``badnets``, ``badnets-0.01`` or ``badnets-0.01-seed1``: what is usual is left away.
+    """``badnets``, ``badnets-0.01`` or ``badnets-0.01-seed1``: default values are left out.
 
-    One folder holds the work of all networks and data sets, whose files bear fingerprints of what they depend on.
+    One folder serves all networks and data sets: its files are named by digests of what they depend on.
     """
     ratio = "" if cell.poison_ratio in (0, POISON_RATIO) and not cell.seed else f"-{cell.poison_ratio:g}"
     return cell.attack + ratio + (f"-seed{cell.seed}" if cell.seed else "")
 
 
 def advrbd_config(cell: Cell, options: Options, preset: str = "robust", **changes: Any) -> AdvrBDConfig:
-    """A preset with what the scale and the user say; ``changes``, the method's own, and the cell stand over them."""
+    """A preset with the scale's and the user's settings; ``changes`` and the cell's values override both."""
     partition = {} if cell.partition_rate is None else {"alpha": cell.partition_rate}
     wanted = {**SCALES[cell.scale].settings, **options.settings, **changes, **partition, "seed": cell.seed}
     return AdvrBDConfig.preset(preset).replace(**wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 
@@ -39,24 +39,23 @@ class Selection:
         return Selection(**{name: getattr(other, name) if side is None else side for name, side in mine.items()})
 
 
+TABLE_V_RATIOS = (0.1, 0.15, 0.2)
+TABLE_V_ATTACKS = tuple(name for name in EIGHT_ATTACKS if name != "sig")  # clean-label: it has one class to poison
+TABLE_VI_MODELS = ("resnet34", "mobilenet_v2")
 TABLES: Mapping[str, Selection] = {
     "II": Selection(FAMILIAR_ATTACKS, PAPER_METHODS, SCALES["full"].datasets),
     "III": Selection(ADAPTIVE_ATTACKS, PAPER_METHODS, SCALES["full"].datasets),
     "IV": Selection(EIGHT_ATTACKS, ("advrbd-no-relearning", "advrbd")),
-    # A clean-label attack has one class to poison, so the paper leaves SIG out.
-    "V": Selection(
-        (NO_ATTACK, *(name for name in EIGHT_ATTACKS if name != "sig")),
-        ("advrbd",),
-        poison_ratios=(0.1, 0.15, 0.2),
-    ),
-    "VI": Selection((NO_ATTACK, *EIGHT_ATTACKS), ("advrbd",), models=("resnet34", "mobilenet_v2")),
+    "V": Selection((NO_ATTACK, *TABLE_V_ATTACKS), ("advrbd",), poison_ratios=TABLE_V_RATIOS),
+    "VI": Selection((NO_ATTACK, *EIGHT_ATTACKS), ("advrbd",), models=TABLE_VI_MODELS),
     "VII": Selection((NO_ATTACK, *EIGHT_ATTACKS), (UNDEFENDED, "advrbd")),
 }
 """The paper's tables; what they leave open is CIFAR-10, the scale's network, a poison ratio of 0.05 and seed 0."""
 
-# The paper's own five rates were lost in the text's conversion.
+# The text of the paper that we have lacks its five rates.
+PARTITION_RATES = (0.02, 0.05, 0.10, 0.15, 0.20)
 FIGURES: Mapping[str, Selection] = {
-    "7": Selection(EIGHT_ATTACKS, ("advrbd",), partition_rates=(0.02, 0.05, 0.10, 0.15, 0.20)),
+    "7": Selection(EIGHT_ATTACKS, ("advrbd",), partition_rates=PARTITION_RATES),
 }
 
 DEFAULT = Selection(
@@ -99,36 +98,51 @@ def _at_scale(scale: str, table: Selection) -> Selection:
     return Selection(datasets=SCALES[scale].datasets).over(table)
 
 
+@dataclass(frozen=True)
+class _Sides:
+    """A selection whose sides are all known."""
+
+    attacks: tuple[str, ...]
+    defenses: tuple[str, ...]
+    datasets: tuple[str, ...]
+    models: tuple[str, ...]
+    poison_ratios: tuple[float, ...]
+    partition_rates: tuple[float | None, ...]
+    seeds: tuple[int, ...]
+
+
 def _cells_of(scale: str, selection: Selection) -> Iterable[Cell]:
     from advrbd_plugin.evaluation.methods import METHODS
 
-    models = selection.models or (SCALES[scale].model,)
-    _check(selection, models, METHODS)
-    sides = (selection.datasets, models, selection.poison_ratios, selection.seeds, selection.attacks)
-    for dataset, model, ratio, seed, attack in product(*sides):
+    complete = selection.over(Selection(models=(SCALES[scale].model,)))
+    sides = _Sides(**{each.name: getattr(complete, each.name) for each in fields(complete)})
+    _check(sides, METHODS)
+    settings = product(sides.datasets, sides.models, sides.poison_ratios, sides.seeds, sides.attacks)
+    for dataset, model, ratio, seed, attack in settings:
         share = 0.0 if attack == NO_ATTACK else float(ratio)
-        for method, rate in product(selection.defenses, selection.partition_rates):
+        for method, rate in product(sides.defenses, sides.partition_rates):
             if METHODS[method].suits(attack):
                 rate = rate if method.startswith("advrbd") else None
                 yield Cell(scale, dataset, model, attack, share, seed, method, rate)
 
 
-def _check(selection: Selection, models: Sequence[str], methods: Mapping[str, object]) -> None:
+def _check(sides: _Sides, methods: Mapping[str, object]) -> None:
     from advrbd_plugin.attacks import ATTACKS
     from advrbd_plugin.data import DATASETS
     from advrbd_plugin.nn.models import MODELS
 
-    for option, values, known in (
-        ("--attacks", selection.attacks, (*ATTACKS, NO_ATTACK)),
-        ("--defenses", selection.defenses, methods),
-        ("--datasets", selection.datasets, DATASETS),
-        ("--models", models, MODELS),
-    ):
+    names: list[tuple[str, tuple[str, ...], Collection[str]]] = [
+        ("--attacks", sides.attacks, (*ATTACKS, NO_ATTACK)),
+        ("--defenses", sides.defenses, methods),
+        ("--datasets", sides.datasets, DATASETS),
+        ("--models", sides.models, MODELS),
+    ]
+    for option, values, known in names:
         unknown = [value for value in values if value not in known]
         if unknown:
             raise AdvrBDError(f"{option} must be of {', '.join(known)}, got {unknown[0]!r}")
-    shares = {"--poison-ratios": selection.poison_ratios, "--partition-rates": selection.partition_rates}
-    for option, values in shares.items():
-        outside = [value for value in values if value is not None and not 0 < value < 1]
+    shares = [("--poison-ratios", sides.poison_ratios), ("--partition-rates", sides.partition_rates)]
+    for option, rates in shares:
+        outside = [rate for rate in rates if rate is not None and not 0 < rate < 1]
         if outside:
             raise AdvrBDError(f"{option} must lie between 0 and 1, got {outside[0]:g}")

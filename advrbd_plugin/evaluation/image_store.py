@@ -1,4 +1,4 @@
-"""A data set decoded once for all cells: thousands of pictures take longer to decode than to train on for an epoch."""
+"""Data sets decoded once for all cells, since decoding takes longer than an epoch of training."""
 
 from __future__ import annotations
 
@@ -13,33 +13,29 @@ _VERSION = 2  # of what is stored, and of how a data set is found
 
 
 def load_images(name: str, root: str, samples: int | None, seed: int, work: str) -> tuple[ImageSet, ImageSet]:
-    """(train, test) as :func:`load_dataset` gives them, from the folder ``work`` where it decoded them before.
+    """(train, test) as :func:`load_dataset` gives them, loaded from the folder ``work`` if they were decoded before.
 
     Raises:
         AdvrBDError: as :func:`load_dataset`.
     """
     state = _state_of_the_zips(name, root)
     store, key = StageStore(Path(work) / "images"), digest(_VERSION, name, samples, seed if samples else None, state)
-    kept = store.load(name, key) if state else None
-    if kept is not None:
-        tensors, rest = kept
-        return tuple(
-            ImageSet(
-                tensors[f"{part}.images"],
-                tensors[f"{part}.labels"],
-                tuple(rest["class_names"]),
-                tensors[f"{part}.sample_ids"],
-                rest["paths"][part],
-            )
-            for part in PARTS
-        )
-    sets = tuple(loaded.image_set for loaded in load_dataset(name, root, samples=samples, seed=seed))
+    stored = store.load(name, key) if state else None
+    if stored is not None:
+        train, test = (_from_store(part, *stored) for part in PARTS)
+        return train, test
+    train, test = (loaded.image_set for loaded in load_dataset(name, root, samples=samples, seed=seed))
     if state:
-        store.save(name, key, *_to_keep(sets))
-    return sets
+        store.save(name, key, *_to_store((train, test)))
+    return train, test
 
 
-def _to_keep(sets: tuple[ImageSet, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _from_store(part: str, tensors: dict[str, Any], rest: dict[str, Any]) -> ImageSet:
+    images, labels, sample_ids = (tensors[f"{part}.{field}"] for field in ("images", "labels", "sample_ids"))
+    return ImageSet(images, labels, tuple(rest["class_names"]), sample_ids, rest["paths"][part])
+
+
+def _to_store(sets: tuple[ImageSet, ImageSet]) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors = {
         f"{part}.{field}": getattr(images, field)
         for part, images in zip(PARTS, sets, strict=True)
@@ -50,7 +46,7 @@ def _to_keep(sets: tuple[ImageSet, ...]) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def _state_of_the_zips(name: str, root: str) -> list[Any]:
-    """Name, size and time of the zips that are read; nothing where there are folders, which are too many to ask."""
+    """Name, size and time of the zips that are read; empty for folders, which hold too many files to look at."""
     found = find_dataset(name, root) if name in DATASETS else None
     states = [(path, path.stat()) for path in (found.zips if found else ())]
     return [[str(path.resolve()), status.st_size, status.st_mtime_ns] for path, status in states]

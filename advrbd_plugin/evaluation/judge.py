@@ -1,4 +1,4 @@
-"""From a method's outcome to the figures of its cell. The truth about the poison is used here and nowhere before."""
+"""From a method's outcome to the figures of its cell. Only this module uses the truth about the poison."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def figures_of(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
 
 
 def samples_of(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
-    """Where the training samples went, by what they are in truth: counts, and how their scores fall."""
+    """Counts of the samples flagged and trusted, and histograms of their scores, by what they are in truth."""
     truth, covers = experiment.poisoned.poisoned, experiment.poisoned.covers
     kinds = {"poisoned": truth, "covers": covers, "clean": ~truth & ~covers}
     found = {kind: {"all": int(members.sum())} for kind, members in kinds.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
@@ -42,6 +43,21 @@ class Detection:
     auroc: float | None
 
 
+@dataclass(frozen=True, eq=False)
+class Triggered:
+    """What an attack is measured on.
+
+    Attributes:
+        images: (N, C, H, W) uint8, with the trigger; none of the class that it is to bring about.
+        true_labels: (N,) int64, what they show.
+        target_labels: (N,) int64, what the attack wants them to be called.
+    """
+
+    images: Tensor
+    true_labels: Tensor
+    target_labels: Tensor
+
+
 def evaluate(
     model: nn.Module,
     clean: ImageSet,
@@ -51,28 +67,48 @@ def evaluate(
     """Clean accuracy and, where triggered images are given, attack success rate and robust accuracy.
 
     Args:
+        model: see :func:`evaluate_images`.
+        clean: test images with their true labels.
+        triggered: test images with the trigger and their *true* labels; those of the target class are left out, since
+            giving them the target label is no success of the attack.
+        target_label: the label that the trigger is to bring about; needed with ``triggered``.
+
+    Raises:
+        AdvrBDError: as :func:`evaluate_images`.
+    """
+    if triggered is None:
+        return evaluate_images(model, clean.images, clean.labels)
+    if target_label is None:
+        raise ValueError("triggered images need a target_label")
+    victims = triggered.subset(triggered.labels != target_label)
+    targets = torch.full_like(victims.labels, target_label)
+    return evaluate_images(model, clean.images, clean.labels, Triggered(victims.images, victims.labels, targets))
+
+
+def evaluate_images(
+    model: nn.Module, images: Tensor, labels: Tensor, triggered: Triggered | None = None
+) -> Performance:
+    """The same for plain tensors, and for an attack with more than one target class.
+
+    Args:
         model: takes float images in [0, 1]; judged in float32 (on a GPU as PyTorch is set: with TF32 convolutions, by
             default), in eval mode, on the device that it is on.
-        clean: test images with their true labels.
-        triggered: test images with the trigger and their *true* labels; those of the target class are passed over,
-            since giving them the target label is no success of the attack.
-        target_label: the label that the trigger is to bring about; needed with ``triggered``.
+        images: (N, C, H, W) uint8, clean test images.
+        labels: (N,) int64, their true labels.
 
     Raises:
         AdvrBDError: nothing to judge on, or the model's output is not finite.
     """
-    if not len(clean):
+    if not len(images):
         raise AdvrBDError("there are no clean test images to judge the model on")
-    acc = _share(_predicted_labels(model, clean.images) == clean.labels)
+    acc = _share(_predicted_labels(model, images) == labels)
     if triggered is None:
         return Performance(acc)
-    if target_label is None:
-        raise ValueError("triggered images need a target_label")
-    triggered = triggered.subset(triggered.labels != target_label)
-    if not len(triggered):
+    if not len(triggered.images):
         raise AdvrBDError("all triggered images are of the target class: the attack success rate is not defined")
-    labels = _predicted_labels(model, triggered.images)
-    return Performance(acc, asr=_share(labels == target_label), ra=_share(labels == triggered.labels))
+    predicted = _predicted_labels(model, triggered.images)
+    asr, ra = _share(predicted == triggered.target_labels), _share(predicted == triggered.true_labels)
+    return Performance(acc, asr=asr, ra=ra)
 
 
 def judge_detection(poisoned: Tensor, verdicts: Tensor, scores: Tensor) -> Detection:

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from advrbd_plugin.cache import digest
 from advrbd_plugin.environment import commit, hardware, versions
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.evaluation.algorithm import current_algorithm
 from advrbd_plugin.evaluation.cell import Cell
 from advrbd_plugin.evaluation.experiment import Experiment, Options
 from advrbd_plugin.evaluation.judge import figures_of, poison_learned, samples_of
-from advrbd_plugin.evaluation.lock import held
 from advrbd_plugin.evaluation.methods import METHODS
 from advrbd_plugin.evaluation.methods.undefended import training_configuration
 from advrbd_plugin.evaluation.result import DONE, FAILED, write_failure, write_result
-from advrbd_plugin.report.record import finite
+from advrbd_plugin.files import finite
 
 
 def request(cell: Cell, options: Options) -> str:
@@ -39,15 +40,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = json.loads((argv or sys.argv[1:])[0])
     cell, options = Cell.from_mapping(asked["cell"]), Options(**asked["options"])
     try:
-        with held(Path(options.work) / "logs" / f"{cell.file_name}.lock", wait=False) as alone:
-            if not alone:
-                raise AdvrBDError("another process is at work on this cell: wait for it, or end it")
+        with cell_lock(cell, options):
             write_result(options.out, cell, run_cell(cell, options))
+    except Timeout:
+        return _record_failure(cell, options, "another process is at work on this cell: wait for it, or end it")
     except AdvrBDError as error:
-        write_failure(options.out, cell, FAILED, str(error))
-        print(f"advrbd: error: {error}", file=sys.stderr)
-        return 1
+        return _record_failure(cell, options, str(error))
     return 0
+
+
+def cell_lock(cell: Cell, options: Options) -> FileLock:
+    """The lock of the process at work on a cell. It is released however that process ends; nobody waits for it."""
+    folder = Path(options.work) / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{cell.file_name}.lock", timeout=0)
+
+
+def _record_failure(cell: Cell, options: Options, reason: str) -> int:
+    write_failure(options.out, cell, FAILED, reason)
+    print(f"advrbd: error: {reason}", file=sys.stderr)
+    return 1
 
 
 def run_cell(cell: Cell, options: Options) -> dict[str, Any]:
@@ -56,16 +68,15 @@ def run_cell(cell: Cell, options: Options) -> dict[str, Any]:
     Raises:
         AdvrBDError: the data, the attack or the method does not work out; one line says why.
     """
-    began, busy = time.perf_counter(), _cpu_seconds()
-    started = datetime.datetime.now(datetime.timezone.utc)
+    spent = _Spending()
     method = METHODS[cell.method]
     experiment = Experiment(cell, options)
     outcome = method.run(experiment)
-    seconds, cpu_seconds = time.perf_counter() - began, _cpu_seconds() - busy
+    cost = spent.to_mapping()
     samples = samples_of(experiment, outcome)
     if cell.is_prerequisite:
         samples["poison_learned"] = poison_learned(experiment)
-    return finite(
+    content: dict[str, Any] = finite(
         {
             "status": DONE,
             "figures": figures_of(experiment, outcome),
@@ -75,10 +86,9 @@ def run_cell(cell: Cell, options: Options) -> dict[str, Any]:
             "data": _describe_data(experiment),
             "configuration": method.configuration(cell, options),
             "training": training_configuration(cell, options) if method.uses_backdoored_model else None,
+            **({"algorithm": current_algorithm()} if method.uses_algorithm else {}),
             "curves": outcome.curves,
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(seconds, 2),
-            "cpu_seconds": round(cpu_seconds, 2),
+            **cost,
             "stage_seconds": {stage: round(value, 2) for stage, value in outcome.stage_seconds.items()},
             "peak_memory_bytes": _peak_memory(),
             "peak_cuda_bytes": _peak_cuda_memory(experiment.device, outcome.peak_cuda_bytes),
@@ -87,10 +97,26 @@ def run_cell(cell: Cell, options: Options) -> dict[str, Any]:
             "hardware": hardware(),
         }
     )
+    return content
+
+
+class _Spending:
+    """Time since it was made, on the wall and of the processor."""
+
+    def __init__(self) -> None:
+        self._began, self._busy = time.perf_counter(), _cpu_seconds()
+        self._started = datetime.datetime.now(datetime.timezone.utc)
+
+    def to_mapping(self) -> dict[str, Any]:
+        return {
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - self._began, 2),
+            "cpu_seconds": round(_cpu_seconds() - self._busy, 2),
+        }
 
 
 def _describe_data(experiment: Experiment) -> dict[str, Any]:
-    """How much there is of what, and a fingerprint of the poisoned training set."""
+    """Numbers of images and classes, and a digest of the poisoned training set."""
     train = experiment.train_set
     return {
         "train": len(train),
@@ -103,17 +129,17 @@ def _describe_data(experiment: Experiment) -> dict[str, Any]:
 
 
 def _cpu_seconds() -> float:
-    """Processor seconds of this process and of those that it ran."""
+    """Processor seconds of this process and its children."""
     return sum(usage.ru_utime + usage.ru_stime for usage in _usages())
 
 
 def _peak_memory() -> int:
-    """The largest resident size that this process or one that it ran had, in bytes."""
+    """The largest resident size of this process or one of its children, in bytes."""
     return max(usage.ru_maxrss for usage in _usages()) * (1 if sys.platform == "darwin" else 1024)
 
 
 def _peak_cuda_memory(device: torch.device, of_others: int | None) -> int | None:
-    """The most that PyTorch had allocated on the GPU in this process or in one that it ran, in bytes."""
+    """The peak of PyTorch's memory on the GPU, of this process or one of its children, in bytes."""
     own = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return max((each for each in (own, of_others) if each is not None), default=None)
 

@@ -1,4 +1,4 @@
-"""A cell's file of results: what stands in it, and how it is written and read."""
+"""The file of a cell's result: its content, and how it is written and read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Result:
 
     @property
     def is_done(self) -> bool:
-        return self.content["status"] == DONE
+        return bool(self.content["status"] == DONE)
 
     @property
     def reason(self) -> str:
@@ -53,7 +53,7 @@ def write_result(out: str | Path, cell: Cell, content: Mapping[str, Any]) -> Non
 def write_failure(out: str | Path, cell: Cell, status: str, reason: str, **more: Any) -> Result:
     """Record why a cell has no figures: it ``failed``, or was ``not run``.
 
-    Figures that it has from an earlier run stay; the reason is written beside them, to ``METHOD.failed``.
+    Figures of an earlier run stay; the reason is then written to ``METHOD.failed`` beside them.
     """
     before = read_result(out, cell)
     path = _failed_again(out, cell) if before is not None and before.is_done else Path(out) / cell.path
@@ -63,19 +63,19 @@ def write_failure(out: str | Path, cell: Cell, status: str, reason: str, **more:
 
 
 def read_result(out: str | Path, cell: Cell) -> Result | None:
-    """A cell's result, or ``None`` where there is none; its figures, though it failed when it was run again."""
+    """A cell's result, or ``None`` where there is none; figures of an earlier run count though a later one failed."""
     return _read(Path(out) / cell.path)
 
 
 def read_failure(out: str | Path, cell: Cell) -> Result | None:
-    """Why a cell's last run ended without figures, or ``None`` if it did not."""
+    """The failure of a cell's last run, or ``None`` if that run was done."""
     again = _read(_failed_again(out, cell))
     result = read_result(out, cell) if again is None else again
     return None if result is None or result.is_done else result
 
 
 def forget_failure(out: str | Path, cell: Cell) -> None:
-    """Remove what says that a cell failed or was not run."""
+    """Remove the record that a cell failed or was not run."""
     failure = read_failure(out, cell)
     if failure is not None:
         failure.path.unlink(missing_ok=True)

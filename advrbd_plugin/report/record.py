@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import torch
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.environment import commit, hardware, versions
+from advrbd_plugin.files import finite
 from advrbd_plugin.nn.description import ModelDescription
 
 if TYPE_CHECKING:
@@ -77,14 +77,3 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "notes": list(record.notes),
         "left_out": [{"path": path, "reason": reason} for path, reason in record.left_out],
     }
-
-
-def finite(content: Any) -> Any:
-    """``content`` with tuples as lists and whatever is not a finite number as ``None``, as JSON wants it."""
-    if isinstance(content, dict):
-        return {str(key): finite(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [finite(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content

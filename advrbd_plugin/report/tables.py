@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advrbd_plugin.report.record import RunRecord, finite
+from advrbd_plugin.files import finite
+from advrbd_plugin.report.record import RunRecord
 from advrbd_plugin.report.text import spreadsheet_cell
+from advrbd_plugin.table import Table
 
 VERDICT_COLUMNS = ("path", "label", "score", "verdict", "suggested_label")
 
@@ -22,7 +22,7 @@ def verdicts_csv(record: RunRecord) -> str:
     """
     verdicts, labels = record.result.verdicts, record.image_set.labels
     names = [spreadsheet_cell(name) for name in record.image_set.class_names]
-    rows = (
+    rows = tuple(
         (
             spreadsheet_cell(record.path(index)),
             names[label],
@@ -40,29 +40,20 @@ def verdicts_csv(record: RunRecord) -> str:
             )
         )
     )
-    return _csv(VERDICT_COLUMNS, rows)
+    return Table(VERDICT_COLUMNS, rows).csv()
 
 
 def curves_csv(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """All stages below one another: stage, row (from 0), then one column for each figure that any stage has."""
     figures = list(dict.fromkeys(name for rows in curves.values() for row in rows for name in row))
-    rows = (
-        (stage, number, *(_cell(finite(row.get(name))) for name in figures))
+    rows = tuple(
+        (stage, str(number), *(_entry(row.get(name)) for name in figures))
         for stage, stage_rows in curves.items()
         for number, row in enumerate(stage_rows)
     )
-    return _csv(("stage", "row", *figures), rows)
+    return Table(("stage", "row", *figures), rows).csv()
 
 
-def _cell(value: Any) -> Any:
-    return "" if value is None else value
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines: list[str] = []
-    # With \r\n for the line's end, the writer quotes cells that hold either; the lines themselves end in \n.
-    into = SimpleNamespace(write=lambda line: lines.append(line[:-2] + "\n"))
-    writer = csv.writer(into, lineterminator="\r\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return "".join(lines)
+def _entry(value: Any) -> str:
+    value = finite(value)
+    return "" if value is None else str(value)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.randomness import derive_seed
+from advrbd_plugin.statistics import median_and_deviation
 
-_MAD_TO_STANDARD_DEVIATION = 1.4826
 _MEAN_DEVIATION_TO_STANDARD_DEVIATION = 1.2533
 
 
@@ -88,8 +88,8 @@ def robust_z_scores(values: Tensor) -> Tensor:
     Returns:
         (N,) float, signed.
     """
-    distance = values - values.quantile(0.5)
-    scale = _MAD_TO_STANDARD_DEVIATION * distance.abs().quantile(0.5)
+    median, scale = median_and_deviation(values)
+    distance = values - median
     if scale == 0:
         scale = _MEAN_DEVIATION_TO_STANDARD_DEVIATION * distance.abs().mean()
     return distance / scale if scale > 0 else torch.zeros_like(values)

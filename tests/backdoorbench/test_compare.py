@@ -1,4 +1,4 @@
-"""compare on a folder of scripts that are none of BackdoorBench's: what is run, kept, told and written."""
+"""compare on a folder of scripts that are none of BackdoorBench's: what is run, cached, told and written."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import csv
 import io
 import json
 import os
+import signal
 import sys
+import threading
+import time
 
 import pytest
 import torch
 
 from advrbd_plugin.backdoorbench import classifiers
-from advrbd_plugin.backdoorbench.tables import layout, show, to_csv, to_latex, to_markdown, write_tables
 from advrbd_plugin.cli.main import main
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation import compare as package
-from advrbd_plugin.evaluation.compare import Cell, Plan, compare, judge, left_files
+from advrbd_plugin.evaluation.algorithm import current_algorithm
+from advrbd_plugin.evaluation.compare import CompareCell, Plan, compare, judge, left_files, read_cell
+from advrbd_plugin.evaluation.compare.tables import figures_table, layout, show, write_tables
+from advrbd_plugin.evaluation.metrics import Performance
 
 GOOD = """
 import argparse, os, torch
@@ -52,13 +57,13 @@ def checkout(fake_checkout, records, monkeypatch):
     records.home = fake_checkout
     for name in ("badnet", "sig"):
         records.write(records.content(name), name)
-    figures = {"test_acc": 0.75, "test_asr": 0.25, "test_ra": 0.5}
-    undefended = {"test_acc": 0.8, "test_asr": 1.0, "test_ra": 0.0}
+    figures = Performance(acc=0.75, asr=0.25, ra=0.5)
+    undefended = Performance(acc=0.8, asr=1.0, ra=0.0)
 
     # A model is its figures here.
     monkeypatch.setattr(classifiers, "attacked_model", lambda record: undefended)
     monkeypatch.setattr(classifiers, "load_defended_model", lambda path, record, *, trust: figures)
-    monkeypatch.setattr(judge.Judge, "_figures", lambda self, load: load())
+    monkeypatch.setattr(judge.Judge, "_performance", lambda self, record, load: load())
     return fake_checkout
 
 
@@ -71,7 +76,7 @@ def runs(checkout, record="badnet"):
     return (checkout / f"record/{record}/defense/good/runs").read_text().splitlines()
 
 
-def test_one_fails_the_other_goes_on_and_is_kept(checkout):
+def test_one_fails_the_other_goes_on_and_is_cached(checkout):
     told = []
     none, good, bad = compare(plan(checkout), told.append)
     assert (none.defense, none.asr, none.problem) == ("none", 1.0, None)
@@ -84,7 +89,7 @@ def test_one_fails_the_other_goes_on_and_is_kept(checkout):
 
     again = compare(plan(checkout), told.append)
     assert runs(checkout) == ["3 None"] and again[1] == good
-    assert any("kept" in line for line in told)
+    assert any("cached" in line for line in told)
     compare(plan(checkout, rerun=True, arguments_for={"good": ("--extra", "7")}), told.append)
     assert runs(checkout) == ["3 None", "3 7"]
 
@@ -98,7 +103,7 @@ def test_a_finished_cell_of_other_options_is_run_again(checkout):
     assert told[2] == "badnet / good: run again, its options were others"
     assert good.tpr is None and good.fpr is None  # what lies there is of the detection with the other options
     assert compare(again, told.append)[1] == good
-    assert told[4:] == ["badnet / good: kept, it was finished before"] and len(runs(checkout)) == 2
+    assert told[4:] == ["badnet / good: cached, it was finished before"] and len(runs(checkout)) == 2
 
 
 def test_a_result_from_before_is_judged_but_not_run(checkout):
@@ -109,7 +114,7 @@ def test_a_result_from_before_is_judged_but_not_run(checkout):
     good = compare(plan(checkout, defenses=("good",)), told.append)[1]
     assert good.acc == 0.75 and good.seconds is None
     assert compare(plan(checkout, defenses=("good",), arguments=("--epochs", "4")), told.append)[1] == good
-    assert told == 2 * ["badnet / good: kept, it was run by hand"]
+    assert told == 2 * ["badnet / good: cached, it was run by hand"]
     assert not (folder / "runs").exists()
 
 
@@ -121,7 +126,7 @@ def test_a_result_that_is_newer_than_its_notes_was_made_by_hand(checkout):
     torch.save({"model_name": "x", "num_classes": 3, "model": {}}, folder / "defense_result.pt")
     told = []
     assert compare(plan(checkout, defenses=("good",)), told.append)[1].acc == 0.75
-    assert told == ["badnet / good: kept, it was run by hand"]
+    assert told == ["badnet / good: cached, it was run by hand"]
 
 
 def test_an_empty_result_is_no_result(checkout):
@@ -170,8 +175,9 @@ def test_options_for_one_defense_may_come_in_parts(checkout, monkeypatch):
 
 @pytest.mark.parametrize("problem, status", [("no luck", 1), (None, 0)])
 def test_the_exit_status_says_whether_every_defense_failed(checkout, monkeypatch, capsys, problem, status):
-    records = [[Cell(name, "none", acc=0.8), Cell(name, "good", problem=problem)] for name in ("badnet", "sig")]
-    monkeypatch.setattr(package, "compare", lambda plan, tell: sum(records, []))
+    defenses = [{"defense": "none", "acc": 0.8}, {"defense": "good", "problem": problem}]
+    cells = [CompareCell(record, **figures) for record in ("badnet", "sig") for figures in defenses]
+    monkeypatch.setattr(package, "compare", lambda plan, tell: cells)
     assert compare_command(checkout) == status
 
 
@@ -181,10 +187,10 @@ def test_what_judging_needs_and_is_not_installed_is_named(fake_checkout, records
     (fake_checkout / "defense/good.py").write_text(GOOD)
     monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not there
 
-    def judge_with_pandas(self, load):
-        pass
+    def judge_with_pandas(self, record, load):
+        import pandas  # noqa: F401
 
-    monkeypatch.setattr(judge.Judge, "_figures", judge_with_pandas)
+    monkeypatch.setattr(judge.Judge, "_performance", judge_with_pandas)
     with pytest.raises(AdvrBDError, match=r"scripts import .*pandas.*: pip install 'advrbd_plugin\[backdoorbench\]'"):
         compare(plan(fake_checkout, defenses=("good",)), lambda line: None)
 
@@ -196,63 +202,63 @@ def test_the_last_row_of_a_detection_counts():
 
 
 CELLS = [
-    Cell("a", "none", acc=0.9, asr=1.0, ra=0.0),
-    Cell("a", "ft_x", acc=0.85, asr=0.1, ra=0.7, tpr=0.5, fpr=0.01, seconds=61.2, peak_memory_bytes=3 * 2**20),
-    Cell("a", "bad", problem="it | broke", seconds=1.0),
+    CompareCell("a", "none", acc=0.9, asr=1.0, ra=0.0),
+    CompareCell("a", "ft_x", acc=0.85, asr=0.1, ra=0.7, tpr=0.5, fpr=0.01, seconds=61.2, peak_memory_bytes=3 * 2**20),
+    CompareCell("a", "bad", problem="it | broke", seconds=1.0),
 ]
 
 
 def test_one_record():
-    header, rows = layout(CELLS)
-    assert header == ["defense", "ACC", "ASR", "RA", "TPR", "FPR", "time", "memory"]
-    assert rows[0] == ["no defense", "90.0", "100.0", "0.0", "-", "-", "-", "-"]
-    assert rows[1] == ["ft_x", "85.0 (-5.0)", "10.0 (-90.0)", "70.0 (+70.0)", "50.0", "1.0", "61 s", "3 MiB"]
-    assert rows[2][:2] == ["bad (failed)", "-"]
+    table = layout(CELLS)
+    assert table.columns == ("defense", "ACC", "ASR", "RA", "TPR", "FPR", "time", "memory")
+    assert table.rows[0] == ("no defense", "90.0", "100.0", "0.0", "-", "-", "-", "-")
+    assert table.rows[1] == ("ft_x", "85.0 (-5.0)", "10.0 (-90.0)", "70.0 (+70.0)", "50.0", "1.0", "61 s", "3 MiB")
+    assert table.rows[2][:2] == ("bad (failed)", "-")
 
 
 def test_several_records_have_averages():
     cells = [
         *CELLS,
-        Cell("b", "none", acc=0.8, asr=0.9, ra=0.1),
-        Cell("b", "ft_x", acc=0.75, asr=0.2, ra=0.6),
-        Cell("b", "bad", acc=0.7, asr=0.0, ra=0.7),
+        CompareCell("b", "none", acc=0.8, asr=0.9, ra=0.1),
+        CompareCell("b", "ft_x", acc=0.75, asr=0.2, ra=0.6),
+        CompareCell("b", "bad", acc=0.7, asr=0.0, ra=0.7),
     ]
-    header, rows = layout(cells)
-    assert [row[0] for row in rows] == ["a", "b", "average"]
-    assert header == ["attack (ACC / ASR / RA)", "no defense", "ft_x", "bad"]
-    assert rows[0][3] == "failed"
-    assert rows[2][1:] == ["85.0 / 95.0 / 5.0", "80.0 / 15.0 / 65.0", "70.0 / 0.0 / 70.0 (1 of 2)"]
+    table = layout(cells)
+    assert [row[0] for row in table.rows] == ["a", "b", "average"]
+    assert table.columns == ("attack (ACC / ASR / RA)", "no defense", "ft_x", "bad")
+    assert table.rows[0][3] == "failed"
+    assert table.rows[2][1:] == ("85.0 / 95.0 / 5.0", "80.0 / 15.0 / 65.0", "70.0 / 0.0 / 70.0 (1 of 2)")
 
 
 def test_a_method_that_only_detects_has_its_rates_in_the_papers_layout():
-    cells = [Cell(record, "scan", tpr=0.5 + shift, fpr=0.1) for record, shift in (("a", 0.1), ("b", 0.3))]
-    rows = layout(cells)[1]
+    cells = [CompareCell(record, "scan", tpr=0.5 + shift, fpr=0.1) for record, shift in (("a", 0.1), ("b", 0.3))]
+    rows = layout(cells).rows
     assert [row[1] for row in rows] == ["TPR 60.0 FPR 10.0", "TPR 80.0 FPR 10.0", "TPR 70.0 FPR 10.0"]
 
 
 def test_many_defenses_are_printed_whole_where_there_is_no_terminal(capsys):
     names = [f"defense{number}" for number in range(12)]
-    show([Cell(record, name, acc=0.75, asr=0.5, ra=0.25) for record in "ab" for name in names])
+    show([CompareCell(record, name, acc=0.75, asr=0.5, ra=0.25) for record in "ab" for name in names])
     printed = capsys.readouterr().out
     assert printed.count("75.0 / 50.0 / 25.0") == 3 * 12 and "change against" not in printed
 
 
 def test_names_are_printed_as_they_are(capsys):
+    figures = {"acc": 0.75, "asr": 0.5, "ra": 0.25}
     for records in (("[/x]",), ("[/x]", "[red]:smile:")):
-        show([Cell(record, name, acc=0.75, asr=0.5, ra=0.25) for record in records for name in ("[bold]", "[/y]")])
+        show([CompareCell(record, name, **figures) for record in records for name in ("[bold]", "[/y]")])
         printed = capsys.readouterr().out
         assert "[bold]" in printed and "[/y]" in printed
     assert "[/x]" in printed and "[red]:smile:" in printed
 
 
 def test_files(tmp_path):
-    rows = list(csv.DictReader(io.StringIO(to_csv(CELLS))))
+    rows = list(csv.DictReader(io.StringIO(figures_table(CELLS).csv())))
     assert (rows[1]["ACC"], rows[1]["peak_memory_MiB"], rows[0]["ASR_change"]) == ("0.85", "3", "")
     assert float(rows[1]["ASR_change"]) == pytest.approx(-0.9)
     assert rows[2]["problem"] == "it | broke"
-    header, table = layout(CELLS)
-    assert to_markdown(header, [["a|b", "1"]]).splitlines()[2] == "| a\\|b | 1 |"
-    assert r"ft\_x & 85.0 (-5.0)" in to_latex(header, table)
+    latex = layout(CELLS).latex(booktabs=True)
+    assert r"ft\_x & 85.0 (-5.0)" in latex and latex.startswith("\\begin{tabular}{lrrrrrrr}\n\\toprule\n")
     assert [path.name for path in write_tables(CELLS, tmp_path)] == [
         "comparison.csv",
         "comparison.md",
@@ -263,4 +269,53 @@ def test_files(tmp_path):
 def test_notes_are_json(checkout):
     compare(plan(checkout, defenses=("good",)), lambda line: None)
     notes = json.loads((checkout / "record/badnet/defense/good/compare.json").read_text())
-    assert notes["acc"] == 0.75 and "--epochs" in notes["options"]
+    assert notes["acc"] == 0.75 and "--epochs" in notes["options"] and notes["algorithm"] is None
+
+
+def test_a_cell_of_another_version_of_advrbd_is_run_again(checkout, monkeypatch):
+    (checkout / "defense/advrbd.py").write_text(GOOD.replace("defense/good", "defense/advrbd"))
+    told = []
+    assert compare(plan(checkout, defenses=("advrbd",)), told.append)[1].algorithm == current_algorithm()
+    again = plan(checkout, defenses=("advrbd",))
+    compare(again, told.append)
+    assert told[-1] == "badnet / advrbd: cached, it was finished before"
+    notes = checkout / "record/badnet/defense/advrbd/compare.json"
+    content = json.loads(notes.read_text())
+    for algorithm in ({"version": 0, "digest": "0"}, None):
+        notes.write_text(json.dumps(content | {"algorithm": algorithm}))
+        compare(again, told.append)
+        assert any(line.startswith("badnet / advrbd: run again, AdvrBD's version was another") for line in told[-2:])
+
+
+@pytest.mark.parametrize("change", [{"acc": "0.9"}, {"options": 3}, {"algorithm": [1]}, {"more": 1}, {"problem": {}}])
+def test_notes_that_are_none_of_ours_are_not_believed(tmp_path, change):
+    path = tmp_path / "compare.json"
+    path.write_text(json.dumps({"record": "a", "defense": "b", "acc": 0.9}))
+    assert read_cell(path) == CompareCell("a", "b", acc=0.9)
+    path.write_text(json.dumps({"record": "a", "defense": "b"} | change))
+    assert read_cell(path) is None
+    path.write_text("[1, 2]")
+    assert read_cell(path) is None and read_cell(tmp_path / "nothing.json") is None
+
+
+def test_a_stopped_comparison_goes_on_with_the_cells_that_are_left(checkout):
+    """Ctrl-C ends the script at work, and what was finished before it is not run again."""
+    (checkout / "defense/slow.py").write_text("import time\nprint('working', flush=True)\ntime.sleep(600)\n")
+    told = []
+
+    def interrupt(line):
+        told.append(line)
+        if line.startswith("badnet / slow: running"):
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compare(plan(checkout, defenses=("good", "slow")), interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 300
+    (checkout / "defense/slow.py").write_text(GOOD.replace("defense/good", "defense/slow"))
+    compare(plan(checkout, defenses=("good", "slow")), told.append)
+    assert "badnet / good: cached, it was finished before" in told and runs(checkout) == ["3 None"]

@@ -178,7 +178,7 @@ def test_the_judge_agrees_with_the_toolbox(cells, record):
 def test_a_finished_table_is_only_printed_again(cells, checkout):
     _, printed, command = cells
     again = advrbd(checkout, *command).stdout
-    assert again.count("kept, it was finished before") == len(DEFENSES + DETECTIONS) - len(APART)
+    assert again.count("cached, it was finished before") == len(DEFENSES + DETECTIONS) - len(APART)
     table = [line for line in printed.splitlines() if line.startswith("│")]
     assert table and [line for line in again.splitlines() if line.startswith("│")] == table
     for ending in ("csv", "md", "tex"):
@@ -186,7 +186,7 @@ def test_a_finished_table_is_only_printed_again(cells, checkout):
 
 
 def test_two_records_give_the_papers_layout(cells, checkout):
-    """Attacks down, defenses across, averages below; the cells of the first record are kept."""
+    """Attacks down, defenses across, averages below; the cells of the first record are cached."""
     attack(checkout, "blended")
     command = ["compare", "--local-data", "--result_file", "badnet,blended", "--defenses", "ft,nab", "--device", "cpu"]
     done = advrbd(checkout, *command, "--epochs", "1", "--batch_size", "64", "--num_workers", "0", "--out", "both")
@@ -194,7 +194,7 @@ def test_two_records_give_the_papers_layout(cells, checkout):
     assert [(row["record"], row["defense"]) for row in rows] == [
         (record, defense) for record in ("badnet", "blended") for defense in ("none", "ft", "nab")
     ]
-    assert "badnet / ft: kept" in done.stdout and "runs on no machine" in rows[2]["problem"]
+    assert "badnet / ft: cached" in done.stdout and "runs on no machine" in rows[2]["problem"]
     lines = (checkout / "both/comparison.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| badnet", "| blended", "| average"]
     means = [sum(float(row[name]) for row in rows if row["defense"] == "ft") / 2 for name in ("ACC", "ASR", "RA")]

@@ -12,6 +12,7 @@ import pytest
 
 from advrbd_plugin.evaluation.cell import Cell
 from advrbd_plugin.evaluation.experiment import Options
+from advrbd_plugin.evaluation.grid_job import GridJob
 from advrbd_plugin.evaluation.process import request
 from advrbd_plugin.evaluation.result import Result
 
@@ -42,20 +43,20 @@ def small_cell(attack: str = "badnets", method: str = "none", **changes) -> Cell
 
 
 class RecordingDisplay:
-    """Keeps what the grid tells."""
+    """Records what the grid tells."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
         self.remaining: list[float | None] = []
 
-    def begin(self, waiting: int, kept: int) -> None:
-        self.events.append(f"{waiting} waiting, {kept} kept")
+    def begin(self, waiting, cached) -> None:
+        self.events.append(f"{len(waiting)} waiting, {len(cached)} cached")
 
-    def started(self, cell: Cell) -> None:
-        self.events.append(f"started {cell.attack}/{cell.method}")
+    def started(self, job: GridJob) -> None:
+        self.events.append(f"started {job.cell.attack}/{job.cell.method}")
 
-    def ended(self, cell: Cell, result: Result) -> None:
-        self.events.append(f"{result.content['status']} {cell.attack}/{cell.method}")
+    def ended(self, job: GridJob, result: Result) -> None:
+        self.events.append(f"{result.content['status']} {job.cell.attack}/{job.cell.method}")
 
     def tick(self, running, remaining) -> None:
         self.remaining.append(remaining)
@@ -64,11 +65,12 @@ class RecordingDisplay:
 def fake_command(cell: Cell, options: Options) -> list[str]:
     import json
 
+    from advrbd_plugin.evaluation.algorithm import current_algorithm
     from advrbd_plugin.evaluation.methods import METHODS
     from advrbd_plugin.evaluation.methods.undefended import training_configuration
 
     configuration, training = METHODS[cell.method].configuration(cell, options), training_configuration(cell, options)
-    settings = json.dumps({"configuration": configuration, "training": training})
+    settings = json.dumps({"configuration": configuration, "training": training, "algorithm": current_algorithm()})
     return [sys.executable, "-c", FAKE_PROCESS, request(cell, options), settings]
 
 
@@ -89,11 +91,11 @@ def display() -> RecordingDisplay:
 def write_cifar10(folder: Path, train: int = 60, classes: int = 3) -> None:
     """Classes of noise, each around its own grey."""
     folder.mkdir(parents=True, exist_ok=True)
-    lots = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
 
     def batch(count: int) -> bytes:
         labels = [place % classes for place in range(count)]
-        noise = lots.integers(0, 60, (count, 3072)) + 180 * np.array(labels)[:, None] // classes
+        noise = generator.integers(0, 60, (count, 3072)) + 180 * np.array(labels)[:, None] // classes
         return pickle.dumps({"data": noise.astype(np.uint8), "labels": labels})
 
     for number in range(1, 6):

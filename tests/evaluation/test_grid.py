@@ -96,9 +96,9 @@ def test_the_dry_run_lists_the_cells(capsys, tmp_path):
 
 
 def test_the_dry_run_of_a_rerun_lists_what_is_done_too(capsys, tmp_path, monkeypatch):
-    from advrbd_plugin.evaluation import runner
+    from advrbd_plugin.evaluation import grid_job
 
-    monkeypatch.setattr(runner, "kept_result", lambda cell, options: object())
+    monkeypatch.setattr(grid_job, "current_result", lambda cell, options: object())
     command = ["reproduce", "--dry-run", "--attacks", "tact", "--defenses", "advrbd", "--out", str(tmp_path)]
     assert main(command) == 0 and "2 cells, 0 to run" in capsys.readouterr().out
     assert main([*command, "--rerun"]) == 0 and "2 cells, 2 to run" in capsys.readouterr().out

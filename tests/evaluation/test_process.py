@@ -11,8 +11,8 @@ import torch
 
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation import process
+from advrbd_plugin.evaluation.algorithm import current_algorithm
 from advrbd_plugin.evaluation.experiment import Experiment, Options, work_folder
-from advrbd_plugin.evaluation.lock import held
 from advrbd_plugin.evaluation.methods import METHODS
 from advrbd_plugin.evaluation.process import request, run_cell
 from advrbd_plugin.evaluation.result import read_result
@@ -43,8 +43,8 @@ def test_a_cells_file_holds_all_that_is_needed_to_judge_and_repeat_it(tiny):
 
 def test_a_cell_is_never_run_by_two_processes(tiny):
     cell = small_cell(poison_ratio=0.1)
-    with held(Path(tiny.work) / "logs" / f"{cell.file_name}.lock") as first:
-        assert first and process.main([request(cell, tiny)]) == 1
+    with process.cell_lock(cell, tiny):
+        assert process.main([request(cell, tiny)]) == 1
     assert read_result(tiny.out, cell).reason.startswith("another process is at work on this cell")
     assert process.main([request(cell, tiny)]) == 0
 
@@ -184,3 +184,4 @@ def test_every_method_of_this_package_gives_figures(tiny, method):
     content = run_cell(cell, replace(tiny, settings=dict(tiny.settings) | {"rounds": 2}))
     assert 0 <= content["figures"]["acc"] <= 1 and 0 <= content["figures"]["asr"] <= 1
     assert content["configuration"]["seed"] == 0
+    assert content.get("algorithm") == (current_algorithm() if method in ("advrbd-paper", "ulrl") else None)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from advrbd_plugin.cli import main
+from advrbd_plugin.evaluation.algorithm import current_algorithm
 from advrbd_plugin.evaluation.grid import EIGHT_ATTACKS, TABLES
-from advrbd_plugin.evaluation.result import read_results, write_failure, write_result
+from advrbd_plugin.evaluation.methods import METHODS
+from advrbd_plugin.evaluation.result import read_result, read_results, write_failure, write_result
 from advrbd_plugin.report.evaluation import write_report
 from advrbd_plugin.report.evaluation.leaderboard import leaderboard_table
 from advrbd_plugin.report.evaluation.measured import Measured, defense_effectiveness_rating
@@ -30,7 +32,8 @@ SAMPLES = {
 
 
 def put(out: Path, cell, **figures) -> None:
-    content = {"status": "done", "figures": figures, "seconds": 60.0, "cpu_seconds": 55.0, "curves": CURVES}
+    content: dict = {"status": "done", "figures": figures, "seconds": 60.0, "cpu_seconds": 55.0, "curves": CURVES}
+    content |= {"algorithm": current_algorithm()} if METHODS[cell.method].uses_algorithm else {}
     write_result(out, cell, content | {"samples": SAMPLES, "configuration": {}, "peak_memory_bytes": 2**30})
 
 
@@ -200,6 +203,46 @@ def test_means_of_cells_that_were_run_with_different_settings_say_so(tmp_path):
     assert "Cells of AdvrBD were run with different settings." in (tmp_path / "report.md").read_text()
 
 
+def test_cells_of_another_algorithm_bear_a_dagger(out):
+    write_report(out)
+    assert "\u2020" not in (out / "report.md").read_text()
+    cell = small_cell("tact", "advrbd")
+    content = read_result(out, cell).content
+    for algorithm in ({"version": 0, "digest": "0" * 16}, None):
+        write_result(out, cell, {**content, "algorithm": algorithm})
+        write_report(out)
+        text, page, latex = ((out / f"report.{ending}").read_text() for ending in ("md", "html", "tex"))
+        row = markdown_row(text, "Table III: adaptive attacks, ResNet-narrow (ours", "CIFAR10", "TaCT")
+        assert row[:2] == ["75.0 (82.10)", "90.0 (63.20)"] and row[-2:] == ["70.0\u2020 (82.42)", "80.0\u2020 (0.00)"]
+        averages = markdown_row(text, "Table III: adaptive attacks, ResNet-narrow (ours", "CIFAR10", "Average")
+        assert averages[-1] == "80.0*\u2020 (0.00)"
+        familiar = markdown_row(text, "Table II: familiar attacks, ResNet-narrow (ours", "CIFAR10", "BadNets")
+        assert not any("\u2020" in value for value in familiar)
+        ratings = markdown_row(text, "Table III: adaptive attacks, ResNet-narrow: DER", "CIFAR10", "TaCT")
+        assert ratings[-1].startswith("52.5\u2020 (")
+        assert "80.0\u2020 (2 of 8 cells)" in text and r"80.0\dag{} (0.00)" in latex
+        for title, made, done in (("Means over", 1, 2), ("Table III", 1, 1), ("All cells", 1, 2), ("Targets", 1, 2)):
+            table = text[text.index(f"### {title}") :].split("\n### ")[0]
+            cells = f"{made} of {done} cell{'s' if done > 1 else ''}"
+            assert f"\u2020 {cells} with AdvrBD's verdicts: made by another or an unknown version" in table
+        assert page.count("\u2020 1 of") == text.count("\u2020 1 of")
+
+
+def test_settings_under_the_names_that_keys_had_before_count_as_the_same(tmp_path):
+    content = {"status": "done", "figures": {"acc": 0.7, "asr": 0.1}}
+    former = {"accuse_labels": True, "accusation_gain": 0.15, "conviction_gain": 1.0, "doubt": 3.0, "epochs": 20}
+    names = ("detect_targets", "detection_gain", "strong_evidence", "abstain_threshold", "epochs")
+    now = dict(zip(names, former.values(), strict=True))
+    for attack, configuration in (("badnets", former), ("tact", now)):
+        write_result(tmp_path, small_cell(attack), content)
+        write_result(tmp_path, small_cell(attack, "advrbd"), content | {"configuration": configuration})
+    write_report(tmp_path)
+    assert "different settings" not in (tmp_path / "report.md").read_text()
+    write_result(tmp_path, small_cell("tact", "advrbd"), content | {"configuration": now | {"abstain_threshold": 2.0}})
+    write_report(tmp_path)
+    assert "Cells of AdvrBD were run with different settings." in (tmp_path / "report.md").read_text()
+
+
 def test_the_papers_mean_rating_is_the_mean_of_its_ratings(out):
     write_report(out)
     title = "Table III: adaptive attacks, ResNet-narrow: DER"
@@ -239,9 +282,7 @@ def test_the_leaderboard_by_hand(tmp_path):
     header = "dataset,backbone,attack_name,defense_name,ratio,test_acc,test_asr"
     path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
     table = leaderboard_table(path)
-    (((defense,), values),) = table.rows
-    assert defense == "anp"
-    assert [value.text for value in values] == ["85.0", "5.0", "90.0", "2"]  # DER: 0.9 and 0.9
+    assert table.rows == (("anp", "85.0", "5.0", "90.0", "2"),)  # DER: 0.9 and 0.9
     assert leaderboard_table(tmp_path / "nothing.csv") is None
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.evaluation.algorithm import current_algorithm
 from advrbd_plugin.evaluation.estimate import Estimate
+from advrbd_plugin.evaluation.grid_job import current_result, kind_of, measured_seconds, run_grid
 from advrbd_plugin.evaluation.result import Result, read_result, read_results, write_result
-from advrbd_plugin.evaluation.runner import run_grid
 
 from .conftest import fake_command, small_cell
 
@@ -46,7 +47,7 @@ def test_what_is_done_is_skipped_and_what_has_other_settings_is_not(options, dis
     run(cells, options, display)
     assert len(what_ran(options)) == 2
     run(cells, options, display)
-    assert len(what_ran(options)) == 2 and display.events[-1] == "0 waiting, 2 kept"
+    assert len(what_ran(options)) == 2 and display.events[-1] == "0 waiting, 2 cached"
     run(cells, replace(options, settings={"num_masks": 3}), display)
     assert [line.split()[0] for line in what_ran(options)[2:]] == ["advrbd"]  # the training has no masks
     run(cells, replace(options, settings={"num_masks": 3}), display, rerun=True)
@@ -66,6 +67,24 @@ def test_another_training_or_another_set_asks_for_the_repairs_again(options, dis
         write_result(options.out, cell, content | {"data": {"fingerprint": fingerprint}})
     run(cells, longer, display)
     assert [line.split()[0] for line in what_ran(options)[6:]] == ["clean_only"]
+
+
+@pytest.mark.parametrize(
+    "algorithm", [None, {"version": 0, "digest": "0" * 16}, current_algorithm() | {"digest": "0" * 16}]
+)
+def test_a_cell_of_another_algorithm_is_missing(options, display, algorithm):
+    cells = [small_cell(), small_cell(method="advrbd"), small_cell(method="ulrl")]
+    run(cells, options, display)
+    assert all(current_result(cell, options) for cell in cells)
+    for cell in cells:
+        content = {**read_result(options.out, cell).content, "algorithm": algorithm}
+        if algorithm is None:
+            del content["algorithm"]
+        write_result(options.out, cell, content)
+    assert [current_result(cell, options) is None for cell in cells] == [False, True, True]
+    run(cells, options, display)
+    assert [line.split()[0] for line in what_ran(options)[3:]] == ["advrbd", "ulrl"]
+    assert current_result(cells[1], options).content["algorithm"] == current_algorithm()
 
 
 def test_a_file_from_before_the_training_was_kept_counts_as_the_scales(options, display):
@@ -136,7 +155,7 @@ def test_without_data_or_toolbox_a_cell_is_not_run(options, display, tmp_path):
 
 @pytest.fixture
 def heard():
-    """A process that was started in a shell's background ignores SIGINT, one under nohup SIGHUP, until somebody asks."""
+    """Processes in a shell's background ignore SIGINT, those under nohup SIGHUP; here they heed both."""
     handlers = {
         signal.SIGINT: signal.default_int_handler,
         signal.SIGHUP: signal.SIG_DFL,
@@ -186,16 +205,20 @@ def done(cell, seconds: float, **stages: float) -> Result:
 
 def test_the_estimate_by_hand():
     estimate = Estimate()
-    none, advrbd, other = small_cell(), small_cell(method="advrbd"), small_cell(model="resnet18")
+    none, advrbd, other = map(kind_of, (small_cell(), small_cell(method="advrbd"), small_cell(model="resnet18")))
     assert estimate.remaining([none], [], 1) is None
-    estimate.add(done(none, 8.0))
-    estimate.add(done(small_cell("tact"), 12.0, training=11.0))
-    estimate.add(done(small_cell("sig"), 1.0, training=0.01))  # its model was there already
+    for result in (
+        done(small_cell(), 8.0),
+        done(small_cell("tact"), 12.0, training=11.0),
+        done(small_cell("sig"), 1.0, training=0.01),  # its model was there already
+    ):
+        estimate.add(kind_of(result.cell), measured_seconds(result))
     assert estimate.seconds(none) == 10.0
     assert estimate.seconds(advrbd) == 20.0  # costs as much as two trainings
     assert estimate.seconds(other) is None
     assert estimate.remaining([none, advrbd], [(none, 4.0)], 2) == (10 + 20 + 6) / 2
     assert estimate.remaining([], [(advrbd, 5.0)], 4) == 15.0  # no faster than its longest cell
+    assert estimate.remaining([], [(none, 40.0)], 1) == 0.0 == estimate.remaining([], [], 1)
 
 
 def test_the_estimate_learns_from_cells_of_other_grids(options, display):

@@ -1,4 +1,4 @@
-"""What a defense or a detection left in its record."""
+"""Files that a defense or a detection wrote into its record."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from advrbd_plugin.plain import read_text
 
 
 def defense_folder(record: AttackRecord, name: str) -> Path:
-    """Where the toolbox puts what a defense of this name finds."""
+    """The folder in which the toolbox stores a defense's results."""
     return record.folder / "defense" / name
 
 
 def notes_path(record: AttackRecord, name: str) -> Path:
-    """The file that keeps the cell."""
+    """The file that stores the cell."""
     return defense_folder(record, name) / "compare.json"
 
 
@@ -33,7 +33,7 @@ def is_result(path: Path) -> bool:
 
 
 def has_own_detection(record: AttackRecord, name: str) -> bool:
-    """Whether the defense tells poisoned samples by itself, as AdvrBD does."""
+    """Whether the defense also detects poisoned samples, as AdvrBD does."""
     return (defense_folder(record, name) / "detection_info.csv").is_file()
 
 

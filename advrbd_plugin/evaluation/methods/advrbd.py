@@ -35,7 +35,7 @@ def _method(name: str, title: str, cost: float, preset: str, **changes: Any) -> 
     def configuration(cell: Cell, options: Options) -> dict[str, Any]:
         return advrbd_config(cell, options, preset, **changes).to_mapping()
 
-    return Method(name, title, partial(run, preset=preset, **changes), configuration, cost=cost)
+    return Method(name, title, partial(run, preset=preset, **changes), configuration, cost=cost, uses_algorithm=True)
 
 
 ROBUST = _method("advrbd", "AdvrBD", 2.0, "robust")

@@ -23,6 +23,7 @@ class Method:
     configuration: the settings that the result depends on, ready for JSON; a result of others is run again.
     cost: its time in trainings of the whole set, for the ETA until it was measured.
     uses_backdoored_model: whether the backdoored model is trained (or found) first.
+    uses_algorithm: whether AdvrBD's verdicts play a part; results name the algorithm, those of another are run again.
     needs_attack: whether there is nothing to do on an unpoisoned set.
     missing: why it cannot run here, and what to do about it, in one line; ``None`` if it can.
     """
@@ -33,6 +34,7 @@ class Method:
     configuration: Callable[[Cell, Options], dict[str, Any]]
     cost: float = 1.0
     uses_backdoored_model: bool = True
+    uses_algorithm: bool = False
     needs_attack: bool = False
     missing: Callable[[Options], str | None] = _nothing_missing
 

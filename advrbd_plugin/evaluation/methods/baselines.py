@@ -14,12 +14,12 @@ _CLEAN_SHARE = 0.05
 
 
 def _cutmix_config(cell: Cell) -> CutMixConfig:
-    """Trained as long, and in batches as large, as every model of the scale."""
+    """The preset with the scale's epochs and batch size."""
     return CutMixConfig.preset("repair").replace(**SCALES[cell.scale].settings, seed=cell.seed)
 
 
 def run_cutmix(experiment: Experiment) -> Outcome:
-    """Trains the backdoored model on, as the paper's comparison does."""
+    """Continue the training of the backdoored model, as the paper's comparison does."""
     result = train_cutmix(
         experiment.train_set,
         attacked_model=experiment.backdoored,
@@ -35,7 +35,7 @@ def _cutmix_configuration(cell: Cell, options: Options) -> dict[str, Any]:
 
 
 def run_scanft(experiment: Experiment) -> Outcome:
-    """SCAn is given as large a share of clean samples as BackdoorBench gives the defenses that need some."""
+    """SCAn gets 5% clean samples, the share that BackdoorBench gives the defenses that need some."""
     config = SCAnFTConfig().replace(seed=experiment.cell.seed)
     clean = experiment.draw_clean(_CLEAN_SHARE)
     result = scanft(experiment.backdoored, experiment.train_set, clean, config=config)

@@ -13,7 +13,7 @@ from advrbd_plugin.randomness import derive_seed
 
 
 def run(experiment: Experiment) -> Outcome:
-    """Drops what was poisoned, keeps the covers, whose labels are true, and trains as the backdoored model was."""
+    """Train as the backdoored model was trained, without the poisoned samples; covers have true labels and stay."""
     seed = experiment.cell.seed
     options = advrbd_config(experiment.cell, experiment.options).training(derive_seed(seed, "training"))
     clean = experiment.train_set.subset(~experiment.poisoned.poisoned)

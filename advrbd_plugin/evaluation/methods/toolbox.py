@@ -1,4 +1,4 @@
-"""BackdoorBench's own defenses: a record is written, the unchanged script runs on it, and its model is judged here."""
+"""BackdoorBench's own defenses: their unchanged scripts run on a record of the cell, and their model is judged here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from advrbd_plugin.cache import digest
 from advrbd_plugin.data import draw_images
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation.cell import TARGET_LABEL, Cell
 from advrbd_plugin.evaluation.experiment import Experiment, Options, Outcome
-from advrbd_plugin.evaluation.lock import held
 from advrbd_plugin.evaluation.methods.base import Method
 
 # What the toolbox calls a data set, where it has a name of its own.
@@ -59,7 +59,7 @@ def run(experiment: Experiment, defense: str) -> Outcome:
         rerun=True,
         local_data=True,
     )
-    _, judged = compare(plan)
+    _, judged = compare(plan, nested=True)
     if judged.problem is not None:
         raise AdvrBDError(judged.problem)
     folder = record / "defense" / defense
@@ -68,7 +68,7 @@ def run(experiment: Experiment, defense: str) -> Outcome:
         tpr=judged.tpr,
         fpr=judged.fpr,
         curves=_curves(folder),
-        stage_seconds={defense: judged.seconds},
+        stage_seconds={} if judged.seconds is None else {defense: judged.seconds},
         peak_cuda_bytes=judged.peak_cuda_bytes,
         details={
             "record": record.name,
@@ -95,7 +95,9 @@ def _record(experiment: Experiment, checkout: Path) -> Path:
     train = experiment.train_set
     key = digest(train.images, train.labels, len(test), *model.state_dict().values())
     name = f"reproduce-{cell.scale}-{cell.setting.replace('/', '-')}-{key[:8]}"
-    with held(Path(experiment.options.work) / "logs" / f"{name}.lock"):  # other cells may want to write it too
+    locks = Path(experiment.options.work) / "logs"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{name}.lock"):  # other cells may want to write it too
         if not (checkout / "record" / name).is_dir():
             write_record(
                 checkout,
@@ -113,7 +115,7 @@ def _record(experiment: Experiment, checkout: Path) -> Path:
 
 
 def _curves(folder: Path) -> dict[str, list[dict[str, float]]]:
-    """What the script wrote of each epoch, in whatever table it has."""
+    """The rows of the tables that the script wrote, one an epoch."""
     tables = sorted(path for path in folder.glob("*_df.csv"))
     return {path.stem.removesuffix("_df"): list(_rows(path)) for path in tables}
 
@@ -134,7 +136,7 @@ def _is_number(text: str | None) -> bool:
 
 
 def _missing(options: Options) -> str | None:
-    """Why the toolbox cannot be used here, with the command that mends it."""
+    """Why the toolbox cannot be used here, with the command that helps."""
     from advrbd_plugin.backdoorbench.checkout import find_checkout
     from advrbd_plugin.backdoorbench.requirements import INSTALL_REQUIREMENTS, missing_requirements
 

@@ -27,7 +27,7 @@ def run_with_clean_samples(experiment: Experiment) -> Outcome:
 
 
 def run_without(experiment: Experiment) -> Outcome:
-    """The samples are picked from the poisoned set by AdvrBD's own suspicion."""
+    """AdvrBD's poison probabilities pick the samples from the poisoned set."""
     cell = experiment.cell
     picked = clean_from_poisoned(experiment.backdoored, experiment.train_set, seed=cell.seed)
     result = _defense(experiment).repair(
@@ -64,4 +64,4 @@ def _configuration_without(cell: Cell, options: Options) -> dict[str, Any]:
 WITH_CLEAN_SAMPLES = Method(
     "ulrl-clean", "ULRL, 1% clean samples", run_with_clean_samples, _configuration_with, cost=0.3
 )
-WITHOUT = Method("ulrl", "ULRL, poisoned data only", run_without, _configuration_without, cost=0.4)
+WITHOUT = Method("ulrl", "ULRL, poisoned data only", run_without, _configuration_without, cost=0.4, uses_algorithm=True)

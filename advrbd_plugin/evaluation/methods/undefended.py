@@ -11,7 +11,7 @@ from advrbd_plugin.evaluation.methods.base import Method
 
 
 def training_configuration(cell: Cell, options: Options) -> dict[str, Any]:
-    """The recipe that every training of the grid follows."""
+    """The settings of every training of the grid."""
     return asdict(advrbd_config(cell, options).training(cell.seed))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.report.evaluation.measured import defense_effectiveness_rating
-from advrbd_plugin.report.evaluation.table import Table, Value, percent
+from advrbd_plugin.table import Table, percent
 
 _UNDEFENDED = "no defense"
 _DATASET, _MODEL, _RATIO = "cifar10", "preactresnet18", 0.05
@@ -33,12 +33,12 @@ def leaderboard_table(path: Path) -> Table | None:
             der = sum(defense_effectiveness_rating(*row) for row in shared) / len(shared)
             rows.append((der, defense, acc, asr, len(shared)))
     return Table(
-        "BackdoorBench's leaderboard: CIFAR-10, PreAct-ResNet-18, poison ratio 0.05, means over its attacks",
         ("Defense", "ACC", "ASR", "DER", "Attacks"),
         tuple(
-            ((defense,), (Value(percent(acc)), Value(percent(asr)), Value(percent(der)), Value(str(count))))
+            (defense, percent(acc), percent(asr), percent(der), str(count))
             for der, defense, acc, asr, count in sorted(rows, reverse=True)
         ),
+        "BackdoorBench's leaderboard: CIFAR-10, PreAct-ResNet-18, poison ratio 0.05, means over its attacks",
         notes=("Source: backdoorbench/backdoorbench.github.io. Its attacks are not the paper's eight.",),
     )
 

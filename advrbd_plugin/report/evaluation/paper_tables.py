@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from advrbd_plugin.data import DATASETS
 from advrbd_plugin.evaluation.cell import NO_ATTACK, POISON_RATIO, UNDEFENDED, Cell
-from advrbd_plugin.evaluation.grid import ADAPTIVE_ATTACKS, EIGHT_ATTACKS, FAMILIAR_ATTACKS, PAPER_METHODS, TABLES
+from advrbd_plugin.evaluation.grid import (
+    ADAPTIVE_ATTACKS,
+    EIGHT_ATTACKS,
+    FAMILIAR_ATTACKS,
+    PAPER_METHODS,
+    TABLE_V_ATTACKS,
+    TABLE_V_RATIOS,
+    TABLE_VI_MODELS,
+)
 from advrbd_plugin.evaluation.methods import METHODS
 from advrbd_plugin.evaluation.scales import SCALES
 from advrbd_plugin.report.evaluation.measured import Mean, Measured, defense_effectiveness_rating
 from advrbd_plugin.report.evaluation.paper import AVERAGE, PaperFigure, paper_figure
-from advrbd_plugin.report.evaluation.table import Table, Value, mark_of, value_of
+from advrbd_plugin.report.evaluation.values import dagger_note, mark_of, value_of
+from advrbd_plugin.table import Entry, Table, Value
 
 ATTACK_TITLES = {
     "badnets": "BadNets",
@@ -37,7 +47,7 @@ MODEL_TITLES = {
 
 @dataclass(frozen=True)
 class _Column:
-    """A method under some condition: what differs between the columns of a table."""
+    """A column of a table: a method, a network and a poison ratio."""
 
     group: str
     method: str
@@ -87,9 +97,9 @@ class PaperTables:
         yield self._table(
             "V",
             f"Table V: poison ratios, CIFAR10, {MODEL_TITLES[model]}",
-            [_Column(f"{ratio:g}", "advrbd", model, ratio) for ratio in (0.01, 0.05, *TABLES["V"].poison_ratios)],
+            [_Column(f"{ratio:g}", "advrbd", model, ratio) for ratio in (0.01, 0.05, *TABLE_V_RATIOS)],
             (NO_ATTACK, *EIGHT_ATTACKS),
-            averaged=tuple(attack for attack in TABLES["V"].attacks if attack != NO_ATTACK),
+            averaged=TABLE_V_ATTACKS,
             notes=(
                 "The paper has no SIG here: a clean-label attack has one class to poison. The averages are without it.",
                 "TaCT poisons one class, which holds a tenth of CIFAR-10: there is none above 0.1.",
@@ -98,7 +108,7 @@ class PaperTables:
         yield self._table(
             "VI",
             "Table VI: networks, CIFAR10",
-            [_Column(MODEL_TITLES[name], "advrbd", name, paper_model=name) for name in TABLES["VI"].models],
+            [_Column(MODEL_TITLES[name], "advrbd", name, paper_model=name) for name in TABLE_VI_MODELS],
             (NO_ATTACK, *EIGHT_ATTACKS),
             averaged=EIGHT_ATTACKS,
             notes=("The paper's averages are over the eight attacks and the unpoisoned set; ours over the attacks.",),
@@ -124,19 +134,17 @@ class PaperTables:
         averaged: Sequence[str] | None = None,
         notes: tuple[str, ...] = (),
     ) -> Table:
-        rows = []
-        for dataset in datasets:
-            for attack in (*attacks, AVERAGE):
-                members = (averaged or attacks) if attack == AVERAGE else (attack,)
-                values = [
-                    self._value(table, column, dataset, attack, members, figure)
-                    for column in columns
-                    for figure in figures
-                ]
-                rows.append(((DATASETS[dataset].title, ATTACK_TITLES[attack]), tuple(values)))
+        rows: list[tuple[Entry, ...]] = []
+        for dataset, attack in product(datasets, (*attacks, AVERAGE)):
+            members = (averaged or attacks) if attack == AVERAGE else (attack,)
+            sides = product(columns, figures)
+            values = [self._value(table, column, dataset, attack, members, figure) for column, figure in sides]
+            rows.append((DATASETS[dataset].title, ATTACK_TITLES[attack], *values))
         names = [figure.upper() for figure in figures] * len(columns)
         groups = tuple((column.group, len(figures)) for column in columns)
-        return Table(title, ("Data set", "Attack", *names), tuple(rows), groups, labels=2, notes=notes)
+        cells = [self._cell(*sides) for sides in product(columns, datasets, attacks)]
+        notes = (*notes, *dagger_note(*self._measured.count_algorithms(cells)))
+        return Table(("Data set", "Attack", *names), tuple(rows), title, groups, align="ll", notes=notes)
 
     def _value(
         self, table: str, column: _Column, dataset: str, attack: str, members: Sequence[str], figure: str
@@ -152,7 +160,7 @@ class PaperTables:
             known = value_of(Mean(None, 0, 1), paper)
             if figure == "der" and result is not None and result.is_done:
                 result = self._measured.result(cells[0].prerequisite)  # which is what is missing
-            return Value(mark_of(result), known.paper, link)
+            return Value(mark_of(result), known.reference, link)
         return value_of(mean, paper, link=link)
 
     def _cell(self, column: _Column, dataset: str, attack: str) -> Cell:
@@ -163,16 +171,18 @@ class PaperTables:
 def _paper_value(
     table: str, column: _Column, dataset: str, attack: str, members: Sequence[str], figure: str
 ) -> float | None:
-    """The paper's figure; its averages as printed, but for the DER, which it has not: there the mean of the members'."""
+    """The paper's figure; its averages as printed, but for the DER, which it lacks: there the mean of the members'."""
 
     def ask(attack: str, method: str) -> PaperFigure | None:
         return paper_figure(table, attack, method, dataset=dataset, model=column.paper_model, ratio=column.ratio)
 
     if figure != "der":
         found = ask(attack, column.method)
-        return None if found is None else getattr(found, figure)
+        return None if found is None else {"acc": found.acc, "asr": found.asr}[figure]
     pairs = [(ask(member, column.method), ask(member, UNDEFENDED)) for member in members]
-    if any(None in pair for pair in pairs):
-        return None
-    ratings = [defense_effectiveness_rating(ours.acc, ours.asr, none.acc, none.asr) for ours, none in pairs]
-    return sum(ratings) / len(ratings)
+    ratings = [
+        defense_effectiveness_rating(defended.acc, defended.asr, undefended.acc, undefended.asr)
+        for defended, undefended in pairs
+        if defended is not None and undefended is not None
+    ]
+    return sum(ratings) / len(ratings) if len(ratings) == len(pairs) else None

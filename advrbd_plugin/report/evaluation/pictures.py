@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from advrbd_plugin.evaluation.cell import POISON_RATIO, Cell
-from advrbd_plugin.evaluation.grid import EIGHT_ATTACKS, FIGURES
+from advrbd_plugin.evaluation.grid import EIGHT_ATTACKS, PARTITION_RATES
 from advrbd_plugin.evaluation.result import Result
 from advrbd_plugin.evaluation.scales import SCALES
 from advrbd_plugin.report.evaluation.measured import Measured
 from advrbd_plugin.report.evaluation.paper_tables import ATTACK_TITLES
 from advrbd_plugin.report.figures import CLEAN_COLOUR, POISONED_COLOUR, draw_curves, encode, make_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COVER_COLOUR = "#b8860b"
 # How the methods that have a partition rate are drawn, and named behind the attack.
@@ -50,7 +54,7 @@ def _ablation(scale: str, measured: Measured, attack: str, method: str) -> list[
     """(partition rate, ACC, ASR) of the cells that were measured."""
     cell = Cell(scale, "cifar10", SCALES[scale].model, attack, POISON_RATIO, measured.first_seed, method)
     points = []
-    for rate in FIGURES["7"].partition_rates:
+    for rate in PARTITION_RATES:
         acc, asr = (measured.figure(replace(cell, partition_rate=rate), name) for name in ("acc", "asr"))
         if acc is not None and asr is not None:
             points.append((rate, acc, asr))
@@ -58,9 +62,9 @@ def _ablation(scale: str, measured: Measured, attack: str, method: str) -> list[
 
 
 def curves_svg(result: Result) -> bytes:
-    """A cell's curves, how its scores fall by what the samples are in truth, and where the samples went."""
+    """A cell's curves, histograms of its scores by the truth, and counts of flagged and trusted samples."""
     figure = make_figure(12, 6)
-    upper, lower = figure.subfigures(2, 1)
+    upper, lower = np.asarray(figure.subfigures(2, 1), dtype=object)
     draw_curves(upper, result.content.get("curves", {}))
     left, right = lower.subplots(1, 2, width_ratios=(3, 2))
     samples = result.content.get("samples", {})
@@ -69,7 +73,7 @@ def curves_svg(result: Result) -> bytes:
     return encode(figure, "svg")
 
 
-def _draw_scores(axes, scores: dict[str, Sequence[float]] | None) -> None:
+def _draw_scores(axes: Axes, scores: dict[str, Sequence[float]] | None) -> None:
     axes.set_title("Scores of the training samples, by the truth", loc="left")
     if scores is None:
         axes.text(0.02, 0.5, "This method gives no scores.", transform=axes.transAxes)
@@ -84,8 +88,8 @@ def _draw_scores(axes, scores: dict[str, Sequence[float]] | None) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _draw_counts(axes, counts: dict[str, dict[str, int]]) -> None:
-    """Of the poisoned samples, the covers and the clean ones: which were called poisoned, trusted, or neither."""
+def _draw_counts(axes: Axes, counts: dict[str, dict[str, int]]) -> None:
+    """How many of the poisoned, cover and clean samples were called poisoned or trusted."""
     axes.axis("off")
     words = {"flagged": "called poisoned", "trusted": "in D_c"}
     lines = ["Where they went:"]

@@ -1,8 +1,9 @@
-"""What the paper has no table for: every cell with all of its figures, and each method's means."""
+"""Tables that the paper lacks: every cell with all of its figures, and each method's means."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from advrbd_plugin.data import DATASETS
 from advrbd_plugin.evaluation.cell import NO_ATTACK, POISON_RATIO, Cell
@@ -10,7 +11,8 @@ from advrbd_plugin.evaluation.grid import EIGHT_ATTACKS
 from advrbd_plugin.evaluation.methods import METHODS
 from advrbd_plugin.report.evaluation.measured import Mean, Measured
 from advrbd_plugin.report.evaluation.paper_tables import ATTACK_TITLES, MODEL_TITLES
-from advrbd_plugin.report.evaluation.table import PERCENT, PLAIN, Table, Value, mark_of, value_of
+from advrbd_plugin.report.evaluation.values import PERCENT, PLAIN, dagger_note, mark_of, value_of
+from advrbd_plugin.table import Entry, Table, Value
 
 _FIGURES = {
     "acc": ("ACC", PERCENT),
@@ -26,71 +28,88 @@ _FIGURES = {
 
 def means_table(scale: str, measured: Measured) -> Iterator[Table]:
     """For each data set and network, every method's means over the eight attacks and its worst ASR."""
+    names = [title for title, _ in _FIGURES.values()]
+    names.insert(2, "Worst ASR")
     for dataset, model in _places(measured):
-        rows, mixed = [], []
-        for method in _methods(measured, dataset, model):
-            seed = measured.first_seed
-            cells = [Cell(scale, dataset, model, attack, POISON_RATIO, seed, method) for attack in EIGHT_ATTACKS]
-            means = {name: measured.mean(cells, name) for name in _FIGURES}
-            if means["acc"].value is None:
-                continue
-            asr = means["asr"]
-            rates = [measured.mean([cell], "asr").value for cell in cells]
-            worst = max((rate for rate in rates if rate is not None), default=None)
-            values = [value_of(means[name], kind=kind) for name, (_, kind) in _FIGURES.items()]
-            values.insert(2, value_of(Mean(worst, asr.measured, asr.asked)))
-            rows.append(((METHODS[method].title,), (*values, Value(f"{means['acc'].measured}/{means['acc'].asked}"))))
-            if not measured.are_configured_alike(cells):
-                mixed.append(METHODS[method].title)
-        if rows:
-            names = [title for title, _ in _FIGURES.values()]
-            names.insert(2, "Worst ASR")
+        by_method = {
+            method: [
+                Cell(scale, dataset, model, attack, POISON_RATIO, measured.first_seed, method)
+                for attack in EIGHT_ATTACKS
+            ]
+            for method in _methods(measured, dataset, model)
+        }
+        by_method = {name: cells for name, cells in by_method.items() if measured.mean(cells, "acc").measured}
+        if by_method:
+            every = [cell for cells in by_method.values() for cell in cells]
             yield Table(
-                f"Means over the eight attacks, {DATASETS[dataset].title}, {MODEL_TITLES[model]}, poison ratio 0.05",
                 ("Method", *names, "Cells"),
-                tuple(rows),
-                notes=("An asterisk marks a mean from which cells are missing.", *_not_alike(mixed)),
+                tuple((METHODS[name].title, *_means(measured, cells)) for name, cells in by_method.items()),
+                f"Means over the eight attacks, {DATASETS[dataset].title}, {MODEL_TITLES[model]}, poison ratio 0.05",
+                notes=(
+                    "An asterisk marks a mean from which cells are missing.",
+                    *dagger_note(*measured.count_algorithms(every)),
+                    *_not_alike(measured, by_method),
+                ),
             )
 
 
-def _not_alike(methods: list[str]) -> tuple[str, ...]:
-    return (f"Cells of {', '.join(methods)} were run with different settings.",) if methods else ()
+def _means(measured: Measured, cells: Sequence[Cell]) -> Iterator[Entry]:
+    """The means of every figure, the worst ASR behind that of the ASR, and how many cells were measured."""
+    for name, (_, kind) in _FIGURES.items():
+        mean = measured.mean(cells, name)
+        yield value_of(mean, kind=kind)
+        if name == "asr":
+            rates = [measured.mean([cell], "asr").value for cell in cells]
+            worst = max((rate for rate in rates if rate is not None), default=None)
+            yield value_of(replace(mean, value=worst))
+    accuracy = measured.mean(cells, "acc")
+    yield f"{accuracy.measured}/{accuracy.asked}"
+
+
+def _not_alike(measured: Measured, by_method: Mapping[str, Sequence[Cell]]) -> tuple[str, ...]:
+    mixed = [METHODS[name].title for name, cells in by_method.items() if not measured.are_configured_alike(cells)]
+    return (f"Cells of {', '.join(mixed)} were run with different settings.",) if mixed else ()
 
 
 def all_cells_tables(measured: Measured) -> Iterator[Table]:
     """For each data set and network, every cell that there is."""
+    names = [title for title, _ in _FIGURES.values()]
     for dataset, model in _places(measured):
         cells = [cell for cell in measured.results if (cell.dataset, cell.model) == (dataset, model)]
-        rows = tuple(_row(measured, cell) for cell in sorted(cells, key=_order))
-        names = [title for title, _ in _FIGURES.values()]
         yield Table(
-            f"All cells, {DATASETS[dataset].title}, {MODEL_TITLES[model]}",
             ("Attack", "Poison ratio", "Seed", "Method", *names, "CPU seconds", "Peak memory, MiB"),
-            rows,
-            labels=4,
-            notes=("CPU seconds are the processor's, of all of a cell's processes; what was found again takes none.",),
+            tuple(_row(measured, cell) for cell in sorted(cells, key=_order)),
+            f"All cells, {DATASETS[dataset].title}, {MODEL_TITLES[model]}",
+            align="llll",
+            notes=(
+                "CPU seconds are those of all processes of a cell; stages loaded from an earlier run take none.",
+                *dagger_note(*measured.count_algorithms(cells)),
+            ),
         )
 
 
-def _row(measured: Measured, cell: Cell) -> tuple[tuple[str, ...], tuple[Value, ...]]:
-    result = measured.results[cell]
+def _row(measured: Measured, cell: Cell) -> tuple[Entry, ...]:
     rate = "" if cell.partition_rate is None else f", partition rate {cell.partition_rate:g}"
     labels = (ATTACK_TITLES[cell.attack], f"{cell.poison_ratio:g}", str(cell.seed), METHODS[cell.method].title + rate)
-    link = cell.path.as_posix()
+    result = measured.results[cell]
     if not result.is_done:
-        return labels, (Value(mark_of(result), link=link), *[Value("")] * (len(_FIGURES) + 1))
-    values = []
-    for name, (_, kind) in _FIGURES.items():
-        figure = measured.figure(cell, name)
-        value = value_of(Mean(figure, 1, 1), kind=kind, link="" if values else link)
-        values.append(Value("") if figure is None else value)
-    memory = result.content.get("peak_memory_bytes")
-    seconds = result.content.get("cpu_seconds")
-    return labels, (
-        *values,
-        Value("" if seconds is None else f"{seconds:.0f}"),
-        Value("" if not memory else f"{memory / 2**20:.0f}"),
+        return (*labels, Value(mark_of(result), link=cell.path.as_posix()), *[""] * (len(_FIGURES) + 1))
+    memory, seconds = result.content.get("peak_memory_bytes"), result.content.get("cpu_seconds")
+    return (
+        *labels,
+        *(_figure(measured, cell, name) for name in _FIGURES),
+        "" if seconds is None else f"{seconds:.0f}",
+        "" if not memory else f"{memory / 2**20:.0f}",
     )
+
+
+def _figure(measured: Measured, cell: Cell, name: str) -> Entry:
+    """One figure of one cell; the first of a row links to the cell's file."""
+    figure = measured.figure(cell, name)
+    if figure is None:
+        return ""
+    mean = Mean(figure, 1, 1, int(measured.is_of_other_algorithm(cell)))
+    return value_of(mean, kind=_FIGURES[name][1], link=cell.path.as_posix() if name == "acc" else "")
 
 
 def _places(measured: Measured) -> list[tuple[str, str]]:

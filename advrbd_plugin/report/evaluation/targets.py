@@ -1,16 +1,17 @@
-"""What AdvrBD must reach, whether it does, and the cells that stand in the way."""
+"""The targets of AdvrBD, whether they are reached, and the cells that miss them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from advrbd_plugin.evaluation.cell import NO_ATTACK, POISON_RATIO, UNDEFENDED, Cell
-from advrbd_plugin.evaluation.grid import EIGHT_ATTACKS, FIGURES
+from advrbd_plugin.evaluation.grid import EIGHT_ATTACKS, PARTITION_RATES
 from advrbd_plugin.evaluation.scales import SCALES
 from advrbd_plugin.report.evaluation.measured import Measured
 from advrbd_plugin.report.evaluation.paper_tables import MODEL_TITLES
-from advrbd_plugin.report.evaluation.table import NOT_MEASURED, PERCENT, PLAIN, percent
+from advrbd_plugin.report.evaluation.values import OTHER_ALGORITHM, PERCENT, PLAIN, dagger_note
+from advrbd_plugin.table import NOT_MEASURED, Table, percent
 
 _RATIOS = (0.01, 0.05, 0.10, 0.20)
 _FULL_SCALE_MODELS = ("resnet18", "preactresnet18")
@@ -23,12 +24,14 @@ class Target:
     value: ours as text.
     state: ``reached``, ``missed`` or ``not measured`` (in part or at all, and not missed so far).
     cells: those that miss the bound by themselves, the worst first.
+    measured: all that the value is made of.
     """
 
     text: str
     value: str
     state: str
     cells: tuple[Cell, ...] = ()
+    measured: tuple[Cell, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class _Bound:
     over: str = "worst"
     kind: str = PERCENT
 
-    def judge(self) -> Target:
+    def judge(self, measured: Measured) -> Target:
         known = {cell: value for cell in self.cells if (value := self.figure(cell)) is not None}
         if not known:
             return Target(self.text, NOT_MEASURED, "not measured")
@@ -59,11 +62,13 @@ class _Bound:
         complete = len(known) == len(self.cells)
         good = self._holds(value)
         missed = not good and (complete or self.over == "worst")
-        beyond = sorted((cell for cell in known if not self._holds(known[cell])), key=known.get, reverse=self.at_most)
+        beyond = sorted((cell for cell in known if not self._holds(known[cell])), key=lambda cell: known[cell])
         text = percent(value) if self.kind == PERCENT else f"{value:.3f}"
+        text += OTHER_ALGORITHM if any(map(measured.is_of_other_algorithm, known)) else ""
         counted = "" if complete else f" ({len(known)} of {len(self.cells)} cells)"
         state = "missed" if missed else "reached" if good and complete else "not measured"
-        return Target(self.text, text + counted, state, tuple(beyond) if not good else ())
+        worst_first = tuple(reversed(beyond) if self.at_most else beyond)
+        return Target(self.text, text + counted, state, () if good else worst_first, tuple(known))
 
     def _holds(self, value: float) -> bool:
         return value <= self.limit if self.at_most else value >= self.limit
@@ -72,7 +77,26 @@ class _Bound:
 def targets_of(scale: str, measured: Measured) -> list[Target]:
     """The targets of a scale, judged on AdvrBD's cells on CIFAR-10 with its first seed."""
     bounds = _small(measured) if scale == "small" else _full(measured)
-    return [bound.judge() for bound in bounds]
+    return [bound.judge(measured) for bound in bounds]
+
+
+def targets_table(targets: Sequence[Target], curves: Mapping[str, str], measured: Measured) -> Table:
+    """The targets, with Markdown links to the curves of the cells that miss them.
+
+    Args:
+        curves: name of a cell -> its picture's file.
+    """
+    rows = []
+    for target in targets:
+        links = ", ".join(f"[{cell.name}]({curves[cell.name]})" for cell in target.cells if cell.name in curves)
+        rows.append((target.text, target.value, target.state + (f": curves of {links}" if links else "")))
+    return Table(("Target", "Ours", ""), tuple(rows), "Targets", align="lrl", notes=targets_note(targets, measured))
+
+
+def targets_note(targets: Sequence[Target], measured: Measured) -> tuple[str, ...]:
+    """The footnote of the daggers among the targets' values."""
+    cells = {cell for target in targets for cell in target.measured}
+    return dagger_note(*measured.count_algorithms_of(cells))
 
 
 def _small(measured: Measured) -> Iterator[_Bound]:
@@ -88,7 +112,7 @@ def _small(measured: Measured) -> Iterator[_Bound]:
     yield _Bound("the unpoisoned set loses at most 2 points of ACC", _loss(measured, UNDEFENDED), clean, 0.02)
     ratios = [replace(cell, poison_ratio=ratio) for ratio in _RATIOS for cell in cells if _suits(cell.attack, ratio)]
     yield _Bound("ASR at most 8% at poison ratios 0.01 to 0.20", figure("asr"), ratios, 0.08)
-    rates = [replace(cell, partition_rate=rate) for rate in FIGURES["7"].partition_rates for cell in cells]
+    rates = [replace(cell, partition_rate=rate) for rate in PARTITION_RATES for cell in cells]
     yield _Bound("ASR at most 8% at partition rates 0.02 to 0.20", figure("asr"), rates, 0.08)
 
 

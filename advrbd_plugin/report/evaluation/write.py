@@ -9,38 +9,39 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation.result import Result, read_results
 from advrbd_plugin.evaluation.scales import SCALES
 from advrbd_plugin.files import write_bytes, write_text
-from advrbd_plugin.report.evaluation.latex import table_latex
 from advrbd_plugin.report.evaluation.leaderboard import leaderboard_table
-from advrbd_plugin.report.evaluation.markdown import table_markdown, targets_markdown
 from advrbd_plugin.report.evaluation.measured import Measured
 from advrbd_plugin.report.evaluation.paper_tables import PaperTables
 from advrbd_plugin.report.evaluation.pictures import ablation_svg, curves_svg
 from advrbd_plugin.report.evaluation.summary_tables import all_cells_tables, means_table
-from advrbd_plugin.report.evaluation.table import Table
-from advrbd_plugin.report.evaluation.targets import Target, targets_of
+from advrbd_plugin.report.evaluation.targets import Target, targets_note, targets_of, targets_table
+from advrbd_plugin.report.evaluation.values import dagger_note
 from advrbd_plugin.report.page import data_uri
+from advrbd_plugin.table import Table
 
 ABLATION = "figure7"
 CURVES = "curves"
 ABLATION_NOTE = (
-    "The preset robust goes by the ranks of the consistency scores, in which the partition rate (alpha) plays no part: "
+    "The preset robust uses the ranks of the consistency scores, on which the partition rate (alpha) has no influence: "
     "its cells are equal by construction."
 )
 LEGEND = (
     "ACC, ASR, RA, TPR, FPR, DER and the share of poison in D_c (the samples trusted as clean) are in percent. ACC: "
     "clean test images given their true label. ASR: triggered images of other classes given the target label. "
     "DER = (max(0, ASR drop) - max(0, ACC drop) + 1) / 2. The paper's figures (arXiv 2405.12719, "
-    "ResNet-18, full data) stand in brackets. A dash: not measured. An asterisk: a mean from which cells are missing."
+    "ResNet-18, full data) stand in brackets. A dash: not measured. An asterisk: a mean from which cells are missing. "
+    "A dagger: a cell made by another or an unknown version of AdvrBD's algorithm is among them."
 )
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the report has of one scale.
+    """The report's part on one scale.
 
     Attributes:
         scale: its name.
         about: what it means, in a sentence.
+        measured: its results.
         targets: judged.
         tables: in the order of the report.
         ablation: the plot of Fig. 7, or ``None`` where it was not measured.
@@ -49,10 +50,28 @@ class Section:
 
     scale: str
     about: str
+    measured: Measured
     targets: tuple[Target, ...]
     tables: tuple[Table, ...]
     ablation: bytes | None
     curves: dict[str, bytes]
+
+    @property
+    def targets_table(self) -> Table:
+        """The targets with links to the curves' files."""
+        files = {name: _curves_file(self, name) for name in self.curves}
+        return targets_table(self.targets, files, self.measured)
+
+    @property
+    def ablation_notes(self) -> tuple[str, ...]:
+        """How to read the plot, and how many of its cells another algorithm made."""
+        cells = [cell for cell in self.measured.results if cell.partition_rate is not None]
+        return ABLATION_NOTE, *dagger_note(*self.measured.count_algorithms_of(cells))
+
+    @property
+    def targets_notes(self) -> tuple[str, ...]:
+        """The footnote of the targets."""
+        return targets_note(self.targets, self.measured)
 
 
 def write_report(out: str | Path, leaderboard: str | Path | None = None) -> list[Path]:
@@ -71,8 +90,8 @@ def write_report(out: str | Path, leaderboard: str | Path | None = None) -> list
     results = list(read_results(out))
     if not results:
         raise AdvrBDError(f"{out} holds no results: run some cells first, for instance `advrbd reproduce --table VII`")
-    sections = [_section(scale, [each for each in results if each.cell.scale == scale]) for scale in SCALES]
-    sections = [section for section in sections if section is not None]
+    by_scale = {scale: [result for result in results if result.cell.scale == scale] for scale in SCALES}
+    sections = [_section(scale, own) for scale, own in by_scale.items() if own]
     reference = None if leaderboard is None else leaderboard_table(Path(leaderboard))
     paths = {name: Path(out) / f"report.{name}" for name in ("md", "tex", "html")}
     for section in sections:
@@ -83,9 +102,7 @@ def write_report(out: str | Path, leaderboard: str | Path | None = None) -> list
     return list(paths.values())
 
 
-def _section(scale: str, results: list[Result]) -> Section | None:
-    if not results:
-        return None
+def _section(scale: str, results: list[Result]) -> Section:
     measured = Measured(results)
     targets = tuple(targets_of(scale, measured))
     missed = {cell: measured.results[cell] for target in targets for cell in target.cells}
@@ -97,7 +114,7 @@ def _section(scale: str, results: list[Result]) -> Section | None:
         f"{SCALES[scale].model} unless a table says otherwise; {done} of {len(results)} cells have their figures."
     )
     curves = {cell.name: curves_svg(result) for cell, result in missed.items()}
-    return Section(scale, about, targets, tuple(tables), ablation_svg(scale, measured), curves)
+    return Section(scale, about, measured, targets, tuple(tables), ablation_svg(scale, measured), curves)
 
 
 def _write_pictures(out: Path, section: Section) -> None:
@@ -119,21 +136,18 @@ def _markdown(sections: list[Section], reference: Table | None) -> str:
     parts = ["# AdvrBD's evaluation, reproduced\n", f"{LEGEND}\n"]
     for section in sections:
         parts.append(f"## Scale {section.scale}\n\n{section.about}\n")
-        files = {name: _curves_file(section, name) for name in section.curves}
-        parts.append(targets_markdown(section.targets, files))
-        parts += [table_markdown(table) for table in section.tables]
+        parts += [table.markdown() for table in (section.targets_table, *section.tables)]
         plot = f"![ACC and ASR against the partition rate]({_ablation_file(section)})"
-        parts.append(
-            f"### Fig. 7: partition rates\n\n{plot if section.ablation else 'Not measured.'}\n\n{ABLATION_NOTE}\n"
-        )
+        figure = plot if section.ablation else "Not measured."
+        parts.append("\n\n".join(["### Fig. 7: partition rates", figure, *section.ablation_notes]) + "\n")
     if reference is not None:
-        parts.append(f"## Reference\n\n{table_markdown(reference)}")
+        parts.append(f"## Reference\n\n{reference.markdown()}")
     return "\n".join(parts)
 
 
 def _latex(sections: list[Section], reference: Table | None) -> str:
     tables = [table for section in sections for table in section.tables] + ([] if reference is None else [reference])
-    return "\n".join(table_latex(table) for table in tables)
+    return "\n".join(table.latex() for table in tables)
 
 
 def _page(sections: list[Section], reference: Table | None) -> str:
@@ -146,6 +160,5 @@ def _page(sections: list[Section], reference: Table | None) -> str:
         sections=sections,
         reference=reference,
         legend=LEGEND,
-        ablation_note=ABLATION_NOTE,
         svg=lambda picture: data_uri(picture, "image/svg+xml"),
     )
