@@ -13,7 +13,7 @@ import torch
 
 from advrbd_plugin.backdoorbench import classifiers
 from advrbd_plugin.backdoorbench.tables import layout, show, to_csv, to_latex, to_markdown, write_tables
-from advrbd_plugin.cli.main import main
+from advrbd_plugin.cli import main
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation import compare as package
 from advrbd_plugin.evaluation.compare import Cell, Plan, compare, judge, left_files

@@ -33,7 +33,7 @@ RESULTS = {
 
 def test_starting_is_cheap():
     code = (
-        "import sys; from advrbd_plugin.cli.main import build_parser; build_parser().format_help(); "
+        "import sys; from advrbd_plugin.cli.command import build_parser; build_parser().format_help(); "
         "print(sorted({'torch', 'numpy', 'sklearn', 'matplotlib', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -51,6 +51,21 @@ def test_version(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("advrbd 0.")
+
+
+def test_no_command_is_wrong_usage_and_shows_what_there_is(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out.startswith("usage: advrbd") and "defend" in shown.out and shown.err == ""
+
+
+def test_explaining_an_error_imports_nothing_heavy():
+    code = (
+        "import sys; from advrbd_plugin.cli import command; command._fail('a\\nb'); "
+        "print(sorted({'torch', 'numpy', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "advrbd: error: a\\nb\n")
 
 
 def test_doctor_tells_what_is_there_and_what_is_not(capsys, monkeypatch):
