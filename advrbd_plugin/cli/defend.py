@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from advrbd_plugin.cli.options import (
     add_defense_options,
+    add_output_options,
     check_device,
     check_model,
     fit_patch,
@@ -20,10 +21,12 @@ from advrbd_plugin.cli.options import (
 
 if TYPE_CHECKING:
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
-    from advrbd_plugin.data import LoadedImages
+    from advrbd_plugin.data import ImageSet, LoadedImages
     from advrbd_plugin.defense.config import AdvrBDConfig
+    from advrbd_plugin.report.identity import RunIdentity
 
 LISTED = 10
+FINISHED_BEFORE = "This run was finished before, so nothing is computed again (--overwrite makes it again)."
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -35,7 +38,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "A run that was stopped goes on where it was when the same command is given again.",
     )
     parser.add_argument("data", metavar="DATA", help="an image folder or a zip of one")
-    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder for the results")
+    add_output_options(parser, required=True, help="a new or empty folder for the results")
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
     parser.add_argument("--samples", type=positive, help="use only so many images, each class in proportion")
     add_defense_options(parser)
@@ -52,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = make_config(arguments)
     check_model(arguments.model)
     check_device(arguments.device)
-    OutputFolder.check(arguments.out, data=arguments.data)
-    with make_progress() as progress:
+    out = OutputFolder(arguments.out, data=arguments.data, overwrite=arguments.overwrite)
+    with out, make_progress() as progress:
         known = recognise(arguments.data)
         load = partial(load_folder, arguments.data) if known is None else partial(known.load, "train")
         loaded = load(
@@ -64,20 +67,38 @@ def run(arguments: argparse.Namespace) -> int:
         )
         progress.finish()
         tell_about_reading(progress, loaded)
-        config, notes = fit_patch(config, arguments, loaded.image_set.image_size)
+        images = loaded.image_set
+        config, notes = fit_patch(config, arguments, images.image_size)
         for note in notes:
             progress.note(note)
-        tell_about_epochs(progress, config, len(loaded.image_set))
-        with OutputFolder(arguments.out, data=arguments.data) as out:
-            model = ModelDescription.for_images(arguments.model, loaded.image_set)
+        summary = out.begin(defense_identity("defend", arguments, arguments.data, config, images))
+        if summary is not None:
+            progress.note(FINISHED_BEFORE)
+        else:
+            tell_about_epochs(progress, config, len(images))
+            model = ModelDescription.for_images(arguments.model, images)
             defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
-            result = defense.fit(loaded.image_set)
-            record = RunRecord(
-                arguments.data, loaded.image_set, result, model, loaded.left_out, (*loaded.notes, *notes)
-            )
-            summary = out.write(record)
+            result = defense.fit(images)
+            notes = [*loaded.notes, *notes]
+            summary = out.write(RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes)))
     _print_summary(summary, arguments.out)
     return 0
+
+
+def defense_identity(
+    command: str,
+    arguments: argparse.Namespace,
+    data: str,
+    config: AdvrBDConfig,
+    *image_sets: ImageSet,
+    **options: Any,
+) -> RunIdentity:
+    """What decides a run's results: the sets, of which the first is defended, the settings, and further ``options``."""
+    from advrbd_plugin.report.identity import RunIdentity, contents_of
+
+    options = {"model": arguments.model, "samples": arguments.samples, "image_size": arguments.image_size, **options}
+    config = config.for_samples(len(image_sets[0]))
+    return RunIdentity(command, data, contents_of(*image_sets), options, config.to_mapping())
 
 
 def reading(progress: BarProgress | PlainProgress, stage: str = "read images"):

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from advrbd_plugin.cli.defend import reading, tell_about_epochs, tell_about_reading
+from advrbd_plugin.cli.defend import (
+    FINISHED_BEFORE,
+    defense_identity,
+    reading,
+    tell_about_epochs,
+    tell_about_reading,
+)
 from advrbd_plugin.cli.options import (
     add_defense_options,
+    add_output_options,
     check_device,
     check_model,
     image_size,
@@ -32,7 +39,7 @@ ATTACK_NAMES = ("badnets", "blend", "sig", "wanet", "physicalba", "tact", "adapt
 DIGITS = "scikit-learn's digits"
 # A mirrored digit is none, and 16 pixels leave little to cut off and no room for larger patches.
 DIGITS_SETTINGS = {"epochs": 20, "flip": False, "crop_padding": 1, "patch_size": 8}
-_HOLD = 0.5
+_TAKES_HOLD = 0.5  # attack success rate
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -53,7 +60,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--poison-ratio", type=float, default=0.05, help="share that is poisoned (default: 0.05)")
     parser.add_argument("--samples", type=positive, help="train on only so many images, each class in proportion")
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
-    parser.add_argument("--out", metavar="DIR", help="folder for the results (default: out/demo-DATA-ATTACK)")
+    add_output_options(parser, help="folder for the results (default: out/demo-DATA-ATTACK)")
     add_defense_options(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
 
@@ -64,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.defense.pipeline import AdvrBD
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
-    from advrbd_plugin.report.demonstration import demonstration_png
+    from advrbd_plugin.report.demonstration import demonstration_png, outcome_table
 
     config = make_config(arguments, **(DIGITS_SETTINGS if arguments.data is None else {}))
     check_model(arguments.model)
@@ -73,25 +80,30 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.attack != "none":
         attack = make_attack(arguments.attack, target_label=arguments.target, poison_ratio=arguments.poison_ratio)
     place = arguments.out or f"out/demo-{Path(arguments.data).name if arguments.data else 'digits'}-{arguments.attack}"
-    OutputFolder.check(place, data=arguments.data)
-    with make_progress() as progress:
+    out = OutputFolder(place, data=arguments.data, overwrite=arguments.overwrite)
+    with out, make_progress() as progress:
         train, test, left_out, notes = _load(arguments, config.seed, progress)
         poisoned = no_attack(train) if attack is None else attack.poison(train, seed=config.seed)
         progress.note(_what_was_done(attack, poisoned.poisoned.sum().item(), train, test))
-        tell_about_epochs(progress, config, len(train))
-        with OutputFolder(place, data=arguments.data) as out:
+        data = arguments.data or DIGITS
+        attacked = {"attack": poisoned.attack, "target": arguments.target, "poison_ratio": arguments.poison_ratio}
+        summary = out.begin(defense_identity("demo", arguments, data, config, poisoned.image_set, test, **attacked))
+        if summary is not None:
+            progress.note(FINISHED_BEFORE)
+        else:
+            tell_about_epochs(progress, config, len(train))
             model = ModelDescription.for_images(arguments.model, poisoned.image_set)
             defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
             result = defense.fit(poisoned.image_set)
-            record = RunRecord(arguments.data or DIGITS, poisoned.image_set, result, model, left_out, notes)
+            record = RunRecord(data, poisoned.image_set, result, model, left_out, notes)
             demonstration = _judge(record, train, poisoned, test, attack)
-            out.write(
+            summary = out.write(
                 record,
                 truth=demonstration.to_mapping(),
-                comparison=demonstration.table(),
+                comparison=outcome_table(demonstration.to_mapping()),
                 more={"demo.png": demonstration_png(record, demonstration)},
             )
-    _print_outcome(record, demonstration, place)
+    _print_outcome(summary, place)
     return 0
 
 
@@ -173,15 +185,15 @@ def _judge(record: RunRecord, before: ImageSet, poisoned, test: ImageSet, attack
     )
 
 
-def _print_outcome(record: RunRecord, demonstration: Demonstration, place: str) -> None:
+def _print_outcome(summary: Mapping[str, Any], place: str) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from advrbd_plugin.report.demonstration import outcome_table
     from advrbd_plugin.report.page import duration
-    from advrbd_plugin.report.text import one_line
 
-    outcome = demonstration.table()
+    outcome = outcome_table(summary["truth"])
     table = Table(title=f"AdvrBD against {outcome['attack']}", title_justify="left")
     table.add_column("model")
     for name in outcome["columns"]:
@@ -190,17 +202,16 @@ def _print_outcome(record: RunRecord, demonstration: Demonstration, place: str) 
         table.add_row(name, *values, style="bold" if name == "AdvrBD" else "")
     console = Console(file=sys.stdout)
     console.print(table)
-    suspected = ", ".join(one_line(record.image_set.class_names[label]) for label in record.result.suspected_classes)
-    suspected = suspected or no_detection(record.result.config.detect_targets)
-    asr = demonstration.undefended.asr
-    if asr is not None and asr < _HOLD:
+    suspected = ", ".join(summary["suspected_classes"]) or no_detection(summary["config"]["detect_targets"])
+    asr = summary["truth"]["undefended"]["asr"]
+    if asr is not None and asr < _TAKES_HOLD:
         console.print(
-            Text("The attack did not take hold on these images, so there was little to defend against."), soft_wrap=True
+            Text("The attack hardly works on these images, so there was little to defend against."), soft_wrap=True
         )
     for line in (
         "ACC: clean accuracy. ASR: triggered images given the target label. RA: given their true label.",
         "TPR, FPR: poisoned and clean training images flagged. AUROC: of the scores.",
-        f"Labels under attack, as AdvrBD found: {suspected}. Time: {duration(sum(record.result.seconds.values()))}.",
+        f"Suspected target classes: {suspected}. Time: {duration(sum(summary['seconds'].values()))}.",
         f"Results: {place} (open report.html, look at demo.png)",
     ):
         console.print(Text(line), soft_wrap=True)

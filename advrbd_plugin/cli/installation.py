@@ -15,6 +15,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "numpy",
+    "filelock",
     "jinja2",
     "matplotlib",
     "pillow",

@@ -33,6 +33,16 @@ def add_defense_options(parser: argparse.ArgumentParser) -> None:
     add_device_option(parser)
 
 
+def add_output_options(parser: argparse.ArgumentParser, **out: Any) -> None:
+    """``--out`` with what ``out`` says of it, and what replaces earlier results there."""
+    parser.add_argument("--out", metavar="DIR", **out)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the results of another run in --out, or make those of the same run again",
+    )
+
+
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,24 +55,24 @@ class Demonstration:
             "detection": asdict(self.detection),
         }
 
-    def table(self) -> dict[str, Any]:
-        """The outcome as texts: ``attack``, ``columns`` and ``rows`` of (name, values)."""
-        return {
-            "attack": self.poisoned.attack,
-            "columns": ("ACC", "ASR", "RA", "TPR", "FPR", "AUROC"),
-            "rows": (
-                ("undefended", (*_performance_texts(self.undefended), "", "", "")),
-                (
-                    "AdvrBD",
-                    (
-                        *_performance_texts(self.defended),
-                        _percent(self.detection.tpr),
-                        _percent(self.detection.fpr),
-                        "-" if self.detection.auroc is None else f"{self.detection.auroc:.3f}",
-                    ),
-                ),
-            ),
-        }
+
+def outcome_table(truth: Mapping[str, Any]) -> dict[str, Any]:
+    """The outcome as texts: ``attack``, ``columns`` and ``rows`` of (name, values).
+
+    Args:
+        truth: what :meth:`Demonstration.to_mapping` gives, and ``summary.json`` has under that name.
+    """
+    detection = truth["detection"]
+    auroc = "-" if detection["auroc"] is None else f"{detection['auroc']:.3f}"
+    found = (_percent(detection["tpr"]), _percent(detection["fpr"]), auroc)
+    return {
+        "attack": truth["attack"],
+        "columns": ("ACC", "ASR", "RA", "TPR", "FPR", "AUROC"),
+        "rows": (
+            ("undefended", (*_performance_texts(truth["undefended"]), "", "", "")),
+            ("AdvrBD", (*_performance_texts(truth["defended"]), *found)),
+        ),
+    }
 
 
 def demonstration_png(record: RunRecord, demonstration: Demonstration) -> bytes:
@@ -139,8 +140,8 @@ def _draw_scores(axes, record: RunRecord, demonstration: Demonstration) -> None:
     axes.set_title("Scores by the truth, which AdvrBD did not see", loc="left", fontsize=10)
 
 
-def _performance_texts(performance: Performance) -> tuple[str, str, str]:
-    return _percent(performance.acc), _percent(performance.asr), _percent(performance.ra)
+def _performance_texts(performance: Mapping[str, float | None]) -> tuple[str, ...]:
+    return tuple(_percent(performance[name]) for name in ("acc", "asr", "ra"))
 
 
 def _percent(share: float | None) -> str:

@@ -139,13 +139,6 @@ def test_names_that_are_no_text_and_names_that_are_commands(defense, images, tmp
     assert "\x1b" not in shown.out + shown.err and "[31m[bold]" in shown.out
 
 
-def test_a_second_run_replaces_the_first(defense, images, tmp_path):
-    out = tmp_path / "out"
-    assert main(["defend", str(images), "--out", str(out)]) == 0
-    assert main(["defend", str(images), "--out", str(out), "--samples", "20"]) == 0
-    assert json.loads((out / "summary.json").read_text())["images"] == 20
-
-
 def test_a_small_set_is_trained_on_for_longer_and_the_user_is_told(defense, images, tmp_path, capsys):
     assert main(["defend", str(images), "--out", str(tmp_path / "longer")]) == 0
     assert "200 epochs in place of 20" in capsys.readouterr().err
@@ -219,7 +212,7 @@ def test_evaluate_reads_the_test_part_of_what_defend_reads(defense, cifar10, ima
     figures = json.loads(capsys.readouterr().out)
     assert (figures["clean_images"], figures["triggered_images"]) == (8, 4)
     (images / "dog").rename(images / "cow")
-    assert main(["defend", str(images), "--out", str(out), "--image-size", "32"]) == 0
+    assert main(["defend", str(images), "--out", str(out), "--image-size", "32", "--overwrite"]) == 0
     assert "has the class 'dog', which the model does not know: it knows cat, cow" in fails(
         "evaluate", out, "--clean", cifar10
     )
@@ -351,8 +344,7 @@ def test_a_full_disk_while_writing_leaves_the_earlier_results(defense, images, t
     assert main(["defend", str(images), "--out", str(out)]) == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setattr(os, "fsync", _third_call_fails())
-    fails_line = fails("defend", images, "--out", out, "--seed", "5")
-    assert "is full" in fails_line
+    assert "is full" in fails("defend", images, "--out", out, "--seed", "5", "--overwrite")
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
     assert [path.name for path in out.iterdir() if path.is_dir()] == [".advrbd-work"]
 
@@ -429,7 +421,7 @@ def test_used_up_memory_is_explained_with_the_commands_options(
     out = tmp_path / "out"
     assert main(["defend", str(images), "--out", str(out)]) == 0
     defense.failure = make_error()
-    line = fails("defend", images, "--out", out)
+    line = fails("defend", images, "--out", out, "--overwrite")
     assert line.startswith("the computer's memory is used up: try --set batch_size=... with a smaller number or --")
     assert (out / ".advrbd-work" / "checkpoint").exists()
     monkeypatch.setattr(advrbd_plugin.evaluation.metrics, "evaluate", judge)

@@ -18,7 +18,7 @@ from advrbd_plugin.errors import AdvrBDError, StorageError
 from advrbd_plugin.evaluation.metrics import Detection, Performance
 from advrbd_plugin.nn.description import channel_statistics
 from advrbd_plugin.report import OutputFolder, output
-from advrbd_plugin.report.demonstration import Demonstration, demonstration_png
+from advrbd_plugin.report.demonstration import Demonstration, demonstration_png, outcome_table
 from advrbd_plugin.report.figures import draw_curves, make_figure
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.record import summarise
@@ -117,7 +117,10 @@ def test_the_demonstration_shows_truth_and_figures(record):
         defended=Performance(0.89, 0.012, 0.87),
         detection=Detection(0.95, 0.02, 0.991),
     )
-    assert demonstration.table()["rows"][1] == ("AdvrBD", ("89.0%", "1.2%", "87.0%", "95.0%", "2.0%", "0.991"))
+    assert outcome_table(demonstration.to_mapping())["rows"][1] == (
+        "AdvrBD",
+        ("89.0%", "1.2%", "87.0%", "95.0%", "2.0%", "0.991"),
+    )
     assert demonstration.to_mapping()["poisoned"] == 6
     assert Image.open(io.BytesIO(demonstration_png(record, demonstration))).size[0] > 800
 
