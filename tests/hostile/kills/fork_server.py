@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torchvision  # noqa: F401
 
 import advrbd_plugin.defense.pipeline  # noqa: F401
 from advrbd_plugin.cli import main

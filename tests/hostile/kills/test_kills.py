@@ -32,7 +32,7 @@ class Server:
     """Runs commands in children of `fork_server.py`."""
 
     def __init__(self, log: Path) -> None:
-        self._errors = log.open("w")
+        self._log, self._errors = log, log.open("w")
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
             stdin=subprocess.PIPE,
@@ -56,6 +56,10 @@ class Server:
     def run(self, *arguments: object, die_at: int = 0) -> int:
         self.begin(*arguments, die_at=die_at)
         return self.end()
+
+    def told(self) -> list[str]:
+        """The lines that all commands so far wrote to stderr."""
+        return self._log.read_text().splitlines()
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -117,7 +121,7 @@ def test_kills_at_random_moments(server, data, undisturbed, tmp_path, chain):
 def test_kills_around_a_move_of_a_file_to_its_place(server, data, undisturbed, tmp_path, after):
     """One run is killed at its first moved file, goes on, is killed at its second, and so on to the last."""
     whole, out, number = undisturbed[0], tmp_path / "out", 1
-    step = 1 if TORTURE else 4
+    step = 1 if TORTURE else 5
     while True:
         status = server.run("defend", data, "--out", out, *OPTIONS, die_at=-number if after else number)
         if status == 0:
@@ -138,9 +142,9 @@ def test_damaged_stages_are_computed_again(server, data, undisturbed, tmp_path):
         content = bytearray(stage.read_bytes())
         content[dice.randrange(len(content) // 2, len(content))] ^= 1 << dice.randrange(8)
         stage.write_bytes(content[: len(content) // 2] if number % 3 == 2 else content)
-    status, _, lines = finish(start("defend", data, "--out", out, *OPTIONS))
-    assert status == 0, lines
-    notes = [line for line in lines if line.startswith("advrbd: note: ")]
+    before = len(server.told())
+    assert server.run("defend", data, "--out", out, *OPTIONS) == 0
+    notes = [line for line in server.told()[before:] if line.startswith("advrbd: note: ")]
     assert notes and all("is damaged or of an earlier version: it is computed again" in note for note in notes)
     assert_same_results(out, undisturbed[0])
 
