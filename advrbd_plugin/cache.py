@@ -30,7 +30,7 @@ def digest(*parts: Tensor | Any) -> str:
         if isinstance(part, Tensor):
             hasher.update(f"{part.dtype}{tuple(part.shape)}".encode())
             flat = part.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
-            hasher.update(flat.view(torch.uint8).numpy())
+            hasher.update(flat.view(torch.uint8).numpy().data)
         else:
             hasher.update(json.dumps(part, sort_keys=True).encode())
     return hasher.hexdigest()

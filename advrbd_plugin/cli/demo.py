@@ -28,36 +28,38 @@ from advrbd_plugin.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from advrbd_plugin.attacks import Attack
+    from advrbd_plugin.attacks import Attack, PoisonedSet
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
     from advrbd_plugin.data import ImageSet, LoadedImages
     from advrbd_plugin.report import RunRecord
     from advrbd_plugin.report.demonstration import Demonstration
 
-# Named here again, since to import the attacks imports torch, and --help should not; a test compares the two.
+# A copy, so that --help need not import torch with the attacks; a test compares the two.
 ATTACK_NAMES = ("badnets", "blend", "sig", "wanet", "physicalba", "tact", "adaptive_blend", "adaptive_patch", "none")
 DIGITS = "scikit-learn's digits"
-# A mirrored digit is none, and 16 pixels leave little to cut off and no room for larger patches.
+# A mirrored digit is no digit, and 16 pixels leave no room for larger crops and patches.
 DIGITS_SETTINGS = {"epochs": 20, "flip": False, "crop_padding": 1, "patch_size": 8}
 _TAKES_HOLD = 0.5  # attack success rate
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "demo",
-        help="watch AdvrBD clean a data set that is poisoned on purpose",
+        help="poison a data set on purpose, defend it, and compare with the truth",
         description="Poisons a data set, so that the truth is known, and shows the undefended model, AdvrBD's, and "
         "how many of the poisoned samples were found.",
     )
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="a folder with train and test (folders or zips), or with CIFAR, Tiny ImageNet, Imagenette or GTSRB as they "
-        "are unpacked, or one image folder or zip (default: digits)",
+        help="a folder with train and test (folders or zips), or with CIFAR, Tiny ImageNet, Imagenette or GTSRB as "
+        "they are unpacked, or one image folder or zip (default: digits)",
     )
     parser.add_argument("--attack", choices=ATTACK_NAMES, default="badnets", help="default: %(default)s")
-    parser.add_argument("--target", type=int, default=1, help="label that the trigger brings about (default: 1)")
-    parser.add_argument("--poison-ratio", type=float, default=0.05, help="share that is poisoned (default: 0.05)")
+    parser.add_argument("--target", type=int, default=1, help="target class of the attack, by number (default: 1)")
+    parser.add_argument(
+        "--poison-ratio", type=float, default=0.05, help="share of samples that is poisoned (default: 0.05)"
+    )
     parser.add_argument("--samples", type=positive, help="train on only so many images, each class in proportion")
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
     add_output_options(parser, help="folder for the results (default: out/demo-DATA-ATTACK)")
@@ -66,7 +68,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Load, poison, defend, judge, write, and tell."""
+    """Load a set, poison it, defend it, evaluate both models, write the results and print them."""
     from advrbd_plugin.attacks import make_attack, no_attack
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.defense.pipeline import AdvrBD
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     with out, make_progress() as progress:
         train, test, left_out, notes = _load(arguments, config.seed, progress)
         poisoned = no_attack(train) if attack is None else attack.poison(train, seed=config.seed)
-        progress.note(_what_was_done(attack, poisoned.poisoned.sum().item(), train, test))
+        progress.note(_what_was_done(attack, int(poisoned.poisoned.sum()), train, test))
         data = arguments.data or DIGITS
         attacked = {"attack": poisoned.attack, "target": arguments.target, "poison_ratio": arguments.poison_ratio}
         summary = out.begin(defense_identity("demo", arguments, data, config, poisoned.image_set, test, **attacked))
@@ -129,7 +131,16 @@ def _load(
     return train, test, loaded.left_out, loaded.notes
 
 
-def _read(load, arguments, samples, seed, progress, stage, class_names=None) -> LoadedImages:
+def _read(
+    load: Callable[..., LoadedImages],
+    arguments: argparse.Namespace,
+    samples: int | None,
+    seed: int,
+    progress: BarProgress | PlainProgress,
+    stage: str,
+    class_names: tuple[str, ...] | None = None,
+) -> LoadedImages:
+    """Read one part of a data set, and say what was read."""
     loaded = load(
         image_size=arguments.image_size,
         class_names=class_names,
@@ -169,7 +180,9 @@ def _what_was_done(attack: Attack | None, count: int, train: ImageSet, test: Ima
     )
 
 
-def _judge(record: RunRecord, before: ImageSet, poisoned, test: ImageSet, attack: Attack | None) -> Demonstration:
+def _judge(
+    record: RunRecord, before: ImageSet, poisoned: PoisonedSet, test: ImageSet, attack: Attack | None
+) -> Demonstration:
     from advrbd_plugin.evaluation.metrics import evaluate, judge_detection
     from advrbd_plugin.report.demonstration import Demonstration
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the configuration that they make."""
+"""Options that several commands share, and the configuration that follows from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRESETS = ("robust", "paper")
 
 
 def add_defense_options(parser: argparse.ArgumentParser) -> None:
-    """Where the configuration comes from and what overrides it, and the model to train."""
+    """The configuration, what overrides it, and the network to train."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--preset", choices=PRESETS, help="a built-in configuration (default: robust)")
     source.add_argument("--config", metavar="YAML", help="a configuration file; its keys are those of configs/*.yaml")
@@ -130,5 +130,5 @@ def check_device(name: str | None) -> None:
 
 
 def no_detection(detect_targets: bool) -> str:
-    """What stands where no label is suspected."""
-    return "none" if detect_targets else "not asked (these settings judge samples, not labels)"
+    """What is shown in place of the suspected target classes where there is none."""
+    return "none" if detect_targets else "not examined (these settings judge samples, not classes)"

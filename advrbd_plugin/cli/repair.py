@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from advrbd_plugin.cli.defend import FINISHED_BEFORE, reading, tell_about_reading
+from advrbd_plugin.cli.defend import FINISHED_BEFORE, print_rows, reading, tell_about_reading
 from advrbd_plugin.cli.evaluate import load_for_model, model_folder
 from advrbd_plugin.cli.options import PRESETS, add_device_option, add_output_options, check_device, positive, setting
 from advrbd_plugin.errors import AdvrBDError
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from advrbd_plugin.ulrl import ULRLConfig
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "repair",
         help="repair a backdoored model with few clean samples, or with none (ULRL)",
         description="MODEL is a folder that `advrbd defend` wrote, or model.safetensors with model.json beside it. "
         "DATA is a folder or a zip, or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked, whose training "
         "part is read. "
-        "A run that was stopped goes on where it was when the same command is given again.",
+        "The same command goes on with a run that was stopped, and shows one that is finished.",
     )
     parser.add_argument("model", metavar="MODEL", help="a folder with model.safetensors and model.json")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -57,7 +57,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read, repair, write, and tell."""
+    """Read model and samples, repair the model, write the results and print a summary."""
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.report import OutputFolder, load_model
     from advrbd_plugin.report.identity import RunIdentity, contents_of
@@ -125,20 +125,12 @@ def _refuse_models_folder(out: str, model: Path) -> None:
         raise AdvrBDError(f"--out {out} is the folder of MODEL, which would be replaced: give a new or empty folder")
 
 
-def _print_summary(summary: dict, out: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from advrbd_plugin.report.text import one_line
-
-    table = Table(title="ULRL", show_header=False, title_justify="left")
-    for name, value in (
+def _print_summary(summary: Mapping[str, Any], out: str) -> None:
+    rows = (
         ("clean samples", f"{summary['clean_samples']:,}"),
         ("verdict", summary["verdict"]),
-        ("labels that look attacked", ", ".join(summary["attacked_labels"]) or "none"),
+        ("suspected target classes", ", ".join(summary["suspected_classes"]) or "none"),
         ("suspicious neurons", f"{summary['suspicious_neurons']:,}"),
         ("results", f"{out} (open report.html)"),
-    ):
-        table.add_row(name, Text(one_line(value)))
-    Console(file=sys.stdout).print(table)
+    )
+    print_rows("ULRL", rows)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the model, a verdict on every sample, tables, pictures and one page to read."""
+"""What a run writes: the model, a verdict on every sample, tables, pictures and one page to read."""
 
 from __future__ import annotations
 

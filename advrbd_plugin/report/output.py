@@ -286,7 +286,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _has_checksum(file: Path, expected: Any) -> bool:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest() == expected
+        return bool(hashlib.sha256(file.read_bytes()).hexdigest() == expected)
     except (OSError, ValueError):  # a name with a null byte, say
         return False
 

@@ -139,6 +139,20 @@ def test_names_that_are_no_text_and_names_that_are_commands(defense, images, tmp
     assert "\x1b" not in shown.out + shown.err and "[31m[bold]" in shown.out
 
 
+def test_the_former_name_of_a_setting_is_read_with_one_line(defense, images, tmp_path, capsys, fails):
+    out, config = tmp_path / "out", tmp_path / "old.yaml"
+    assert main(["defend", str(images), "--out", str(out), "--set", "accusation_gain=0.2"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "advrbd: note: the key accusation_gain is now called detection_gain"
+    assert sum("detection_gain" in line for line in lines) == 1
+    assert json.loads((out / "summary.json").read_text())["config"]["detection_gain"] == 0.2
+    config.write_text("accuse_labels: true\n")
+    assert main(["defend", str(images), "--out", str(tmp_path / "other"), "--config", str(config)]) == 0
+    assert capsys.readouterr().err.splitlines()[0] == "advrbd: note: the key accuse_labels is now called detect_targets"
+    both = ["--set", "doubt=0.2", "--set", "abstain_threshold=0.2"]
+    assert "give only abstain_threshold" in fails("defend", images, "--out", tmp_path / "third", *both)
+
+
 def test_a_small_set_is_trained_on_for_longer_and_the_user_is_told(defense, images, tmp_path, capsys):
     assert main(["defend", str(images), "--out", str(tmp_path / "longer")]) == 0
     assert "200 epochs in place of 20" in capsys.readouterr().err

@@ -97,9 +97,10 @@ def test_the_page_stands_alone_and_runs_nothing(written):
 
 def test_evidence_is_a_table_and_not_a_curve(written):
     page = (written / "report.html").read_text()
-    table = page[page.index("Evidence for each label") :]
+    table = page[page.index("Evidence for each class") :]
     assert table.index("&lt;b&gt;bee&lt;/b&gt;") < table.index("=cmd()")  # the suspected label comes first
     assert ">0.75<" in table and ">0.25<" in table
+    assert "<b>gain</b>: how much better two Gaussians" in table and "<b>entropy gap</b>" not in table
 
 
 def test_nothing_poisoned_is_said_plainly(record):
