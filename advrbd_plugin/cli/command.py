@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 return _fail(f"the disk is full ({error.filename or 'no file named'}): free some space and run again")
-            return _fail(str(error))
+            return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
         except (MemoryError, RuntimeError) as error:
             line = _out_of_memory(error, arguments)
             if line is None:

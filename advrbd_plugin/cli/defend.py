@@ -155,13 +155,15 @@ def _print_summary(summary: Mapping[str, Any], out: str) -> None:
 
 
 def print_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
-    """Print names and values as a table; the values appear as they are, whatever square brackets they hold."""
+    """Print names and values as a table; values may hold square brackets, or what no terminal should get."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from advrbd_plugin.report.text import one_line
+
     table = Table("", "", title=title, show_header=False, title_justify="left")
     table.columns[1].overflow = "fold"  # a path is shown whole
     for name, value in rows:
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(one_line(value)))
     Console(file=sys.stdout).print(table)

@@ -205,6 +205,7 @@ def _print_outcome(summary: Mapping[str, Any], place: str) -> None:
 
     from advrbd_plugin.report.demonstration import outcome_table
     from advrbd_plugin.report.page import duration
+    from advrbd_plugin.report.text import one_line
 
     outcome = outcome_table(summary["truth"])
     table = Table(title=f"AdvrBD against {outcome['attack']}", title_justify="left")
@@ -227,4 +228,4 @@ def _print_outcome(summary: Mapping[str, Any], place: str) -> None:
         f"Suspected target classes: {suspected}. Time: {duration(sum(summary['seconds'].values()))}.",
         f"Results: {place} (open report.html, look at demo.png)",
     ):
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(one_line(line)), soft_wrap=True)

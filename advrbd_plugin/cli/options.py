@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING, Any
 
 from advrbd_plugin.errors import AdvrBDError
@@ -119,6 +120,8 @@ def check_device(name: str | None) -> None:
     """Refuse a device that is not there before any work is done."""
     if name is None:
         return
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise AdvrBDError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
     import torch
 
     try:

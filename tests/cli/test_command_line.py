@@ -293,7 +293,9 @@ def test_bad_folders_are_explained(defense, images, tmp_path, fails, prepare, ex
         (["--model", "resnet_wide"], "--model must be one of"),
         (["--set", "patch_sise=3"], "patch_sise"),
         (["--set", "epochs=-1"], "epochs"),
-        (["--device", "abacus"], "--device abacus cannot be used"),
+        (["--device", "abacus"], "--device must be cpu, cuda or cuda:N, got 'abacus'"),
+        (["--device", "meta"], "--device must be cpu, cuda or cuda:N, got 'meta'"),
+        (["--device", "cuda:77"], "--device cuda:77 cannot be used"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--samples", "1"], "samples must be at least"),
     ],
@@ -326,6 +328,13 @@ def test_a_folder_of_others_is_not_written_to(defense, images, tmp_path, fails):
     assert "is a file" in fails("defend", images, "--out", tmp_path / "out" / "thesis.tex")
     assert os.listdir(tmp_path / "out") == ["thesis.tex"]
     assert "inside the data" in fails("defend", images, "--out", images / "out")
+
+
+def test_a_place_that_the_system_refuses_is_one_line(defense, images, tmp_path, fails):
+    place = tmp_path / ("n" * 300)
+    assert fails("defend", images, "--out", place) == f"{place}: File name too long"
+    (tmp_path / "file").write_text("text")
+    assert "Not a directory" in fails("defend", images, "--out", tmp_path / "file" / "out")
 
 
 def test_a_defense_that_fails_before_it_stored_anything_leaves_nothing(defense, images, tmp_path, fails):
