@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_LINES = 15.0
 _SPEED_PERIOD = 120.0  # seconds of work that the time left is estimated from
+_AT_ONCE = 0.5  # seconds
 
 
 class _Display:
     """Two of rich's tasks, the stage and the whole run, in the unit of work that was planned.
 
-    The whole run counts what this process has to do. What it need not do is taken off the total: work that an earlier,
-    interrupted run did, which a stage reports first, and whatever a stage had planned and did not report.
+    One speed serves all stages of the run. Work that takes no time has no part in it: what an earlier, interrupted run
+    did, which a stage reports at once, and whatever a stage had planned and did not need.
     """
 
     def __init__(self, bars: Progress) -> None:
@@ -52,17 +53,20 @@ class _Display:
     def advance(self, work: float, **figures: float) -> None:
         if self._stage_id is None:
             return
-        self._bars.update(self._stage_id, advance=work, figures=_as_text(figures))
-        before, planned = self._reported, self._planned.get(self._stage, 0.0)
-        self._reported = min(planned, (before or 0.0) + work)
-        if before is None:
-            self._skip(self._reported)
-        elif self._run_id is not None:
-            self._bars.update(self._run_id, advance=self._reported - before)
+        task = self.stage_task
+        was_done = self._reported is None and task is not None and (task.elapsed or 0.0) < _AT_ONCE
+        before, planned = self._reported or 0.0, self._planned.get(self._stage, 0.0)
+        self._reported = min(planned, before + work)
+        for number, amount in ((self._stage_id, work), (self._run_id, self._reported - before)):
+            if was_done:
+                self._skip(number, amount)
+            elif number is not None:
+                self._bars.update(number, advance=amount)
+        self._bars.update(self._stage_id, figures=_as_text(figures))
 
     def finish(self) -> None:
-        """End the stage; its planned work counts as done from here on."""
-        self._skip(self._planned.get(self._stage, 0.0) - (self._reported or 0.0))
+        """End the stage; all that was planned for it counts as done."""
+        self._skip(self._run_id, self._planned.get(self._stage, 0.0) - (self._reported or 0.0))
         self._remove_stage()
 
     @property
@@ -75,10 +79,11 @@ class _Display:
         """The whole run, once it is planned."""
         return self._task(self._run_id)
 
-    def _skip(self, work: float) -> None:
-        run = self.run_task
-        if run is not None and run.total is not None and work > 0:
-            self._bars.update(run.id, total=run.total - work)  # rich measures the speed anew from here
+    def _skip(self, number: TaskID | None, work: float) -> None:
+        task = self._task(number)
+        if task is not None and work > 0:
+            task.completed += work  # not by `update`, which would take it for speed
+            self._bars.update(task.id)
 
     def _remove_stage(self) -> None:
         if self._stage_id is not None:

@@ -56,9 +56,12 @@ def run_process(command: Callable[[], int]) -> int:
     except KeyboardInterrupt as error:
         _leave(error.number if isinstance(error, Stopped) else signal.SIGINT)
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        # The line is out. Modules may be half imported, so no destructor runs.
-        sys.stdout.flush()
-        os._exit(status)
+        # The line is out. Threads may be at work and modules half imported, so nobody is waited for and no destructor
+        # runs.
+        try:
+            sys.stdout.flush()
+        finally:
+            os._exit(status)
     return status
 
 
@@ -95,8 +98,10 @@ def _unraisable(found: Any) -> None:
 
 def _leave(number: int) -> NoReturn:
     cursor = _SHOW_CURSOR if os.isatty(2) else ""
-    os.write(2, f"{cursor}advrbd: error: {_line(number)}\n".encode())
-    os._exit(128 + number)
+    try:
+        os.write(2, f"{cursor}advrbd: error: {_line(number)}\n".encode())
+    finally:  # stderr may be closed
+        os._exit(128 + number)
 
 
 def _line(number: int) -> str:
