@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="advrbd",
         description="Find the poisoned samples in a set of images and train a clean model, from that set alone.",
+        epilog="Exit status: 0 done, 1 an error that is explained, 2 wrong usage, 130 ended by Ctrl-C, 143 by SIGTERM.",
     )
     parser.add_argument("--version", action="version", version=f"advrbd {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
