@@ -2,7 +2,7 @@
 
 import sys
 
-from advrbd_plugin.cli.main import main
+from advrbd_plugin.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

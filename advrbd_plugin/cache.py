@@ -1,13 +1,15 @@
-"""Finished and half-finished stages of a long run, kept on disk so that a killed run goes on to the same result.
+"""Finished and half-finished stages of a long run, cached on disk so that a killed run goes on to the same result.
 
-Only tensors (safetensors) and JSON are written and read, so an unfinished run that came from elsewhere can at worst be
-wrong, never run code.
+Only tensors (safetensors) and JSON are written and read, so a stage file from elsewhere can at worst hold wrong
+numbers, never run code. Each file carries a checksum: a damaged stage is computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from advrbd_plugin.errors import StorageError
 from advrbd_plugin.files import atomic_file
 
 _META_KEY = "advrbd"
+_CHECKSUM_KEY = "sha256"
 
 
 def digest(*parts: Tensor | Any) -> str:
@@ -27,7 +30,7 @@ def digest(*parts: Tensor | Any) -> str:
         if isinstance(part, Tensor):
             hasher.update(f"{part.dtype}{tuple(part.shape)}".encode())
             flat = part.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
-            hasher.update(flat.view(torch.uint8).numpy())
+            hasher.update(flat.view(torch.uint8).numpy().data)
         else:
             hasher.update(json.dumps(part, sort_keys=True).encode())
     return hasher.hexdigest()
@@ -36,15 +39,19 @@ def digest(*parts: Tensor | Any) -> str:
 class StageStore:
     """One file for each stage, named after the fingerprint of all that its result depends on.
 
+    The safetensors metadata of a file holds the JSON-ready rest and a SHA-256 over key, tensors and rest.
+
     Args:
-        root: a folder, made when first written to; ``None`` keeps nothing.
+        root: a folder, made when first written to; ``None`` stores nothing.
     """
 
     def __init__(self, root: str | Path | None) -> None:
         self._root = None if root is None else Path(root)
 
     def load(self, stage: str, key: str) -> tuple[dict[str, Tensor], Any] | None:
-        """Tensors and JSON-ready rest of a stage, or ``None`` where it is not there or is no whole stage.
+        """Tensors and JSON-ready rest of a stage, or ``None`` where it is missing or damaged.
+
+        A damaged file (flipped bytes, cut off, of another stage) is named in a warning.
 
         Raises:
             StorageError: the file is there but the system does not let it be read.
@@ -53,17 +60,31 @@ class StageStore:
             return None
         from safetensors import SafetensorError, safe_open
 
+        path = self._path(stage, key)
         try:
-            with safe_open(self._path(stage, key), framework="pt") as handle:
+            with safe_open(path, framework="pt") as handle:
                 tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
-                return tensors, json.loads(handle.metadata()[_META_KEY])
-        except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+                metadata = handle.metadata() or {}
+            rest = json.loads(metadata[_META_KEY])
+            if metadata[_CHECKSUM_KEY] == _checksum(stage, key, tensors, metadata[_META_KEY]):
+                return tensors, rest
+        except FileNotFoundError:
             return None
         except OSError as error:
-            raise StorageError(f"cannot read {self._path(stage, key)}: {error.strerror or error}") from error
+            raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError):  # whatever damage may look like
+            pass
+        self.report_damage(stage, key)
+        return None
 
-    def save(self, stage: str, key: str, tensors: dict[str, Tensor], rest: Any = None) -> None:
-        """Keep a stage.
+    def save(self, stage: str, key: str, tensors: Mapping[str, Tensor], rest: Any = None) -> None:
+        """Store a stage.
+
+        Args:
+            stage: a name for people; it begins the file's name.
+            key: a :func:`digest` of all that the result depends on.
+            tensors: of any dtype and shape, by name.
+            rest: ready for JSON.
 
         Raises:
             StorageError: the disk is full or the folder cannot be written.
@@ -75,8 +96,18 @@ class StageStore:
         content = {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
         }
+        text = json.dumps(rest)
+        metadata = {_META_KEY: text, _CHECKSUM_KEY: _checksum(stage, key, content, text)}
         with atomic_file(self._path(stage, key)) as handle:
-            handle.write(save(content, metadata={_META_KEY: json.dumps(rest)}))
+            handle.write(save(content, metadata=metadata))
+
+    def report_damage(self, stage: str, key: str) -> None:
+        """Warn that a stage's file is damaged; a store without a folder has no files."""
+        if self._root is not None:
+            path = self._path(stage, key)
+            warnings.warn(
+                f"the stored stage {path} is damaged or of an earlier version: it is computed again", stacklevel=3
+            )
 
     def remove(self, stage: str, key: str) -> None:
         """Forget a stage, if it is there."""
@@ -86,3 +117,9 @@ class StageStore:
     def _path(self, stage: str, key: str) -> Path:
         assert self._root is not None
         return self._root / f"{stage}-{key[:16]}.safetensors"
+
+
+def _checksum(stage: str, key: str, tensors: Mapping[str, Tensor], rest: str) -> str:
+    """Over all that a file says; the whole key too, of which its name holds only the beginning."""
+    names = sorted(tensors)
+    return digest([stage, key, names, rest], *(tensors[name] for name in names))

@@ -31,7 +31,7 @@ class AdvrBDError(Exception):
 
 
 class StorageError(AdvrBDError):
-    """A file could not be written. The work so far is kept: once there is room, the same command goes on with it."""
+    """A file could not be written. Finished stages stay: once there is room, the same command goes on from there."""
 
 
 class OutOfMemory(AdvrBDError):

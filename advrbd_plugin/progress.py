@@ -1,4 +1,4 @@
-"""How long work tells whoever watches it where it stands."""
+"""How long-running work reports where it stands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ class Progress(Protocol):
         """Report ``work`` more units done, with figures worth showing, such as ``loss=0.3``."""
 
     def finish(self) -> None:
-        """End the stage that was started last, whatever share of its work was reported."""
+        """End the stage that was started last: it is complete, whatever share of its work was reported.
+
+        A stage that an error or Ctrl-C cuts off is never finished.
+        """
 
 
 class SilentProgress:
@@ -61,11 +64,9 @@ class ScaledProgress:
 
 @contextmanager
 def timed_stage(progress: Progress, stage: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Start and finish ``stage``, and add the time that it took to ``seconds[stage]``."""
+    """Start ``stage``, finish it unless the block raises, and add the time that it took to ``seconds[stage]``."""
     began = time.perf_counter()
     progress.start(stage)
-    try:
-        yield
-    finally:
-        progress.finish()
-        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
+    yield
+    progress.finish()
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began

@@ -1,7 +1,8 @@
-"""``python -m advrbd_plugin.cli`` where the ``advrbd`` script is not installed."""
+"""``python -m advrbd_plugin.cli``: as ``python -m advrbd_plugin``."""
 
 import sys
 
-from advrbd_plugin.cli.main import main
+from advrbd_plugin.cli import console
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(console())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from advrbd_plugin.cli.options import (
     add_defense_options,
+    add_output_options,
     check_device,
     check_model,
     fit_patch,
@@ -20,22 +22,24 @@ from advrbd_plugin.cli.options import (
 
 if TYPE_CHECKING:
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
-    from advrbd_plugin.data import LoadedImages
+    from advrbd_plugin.data import ImageSet, LoadedImages
     from advrbd_plugin.defense.config import AdvrBDConfig
+    from advrbd_plugin.report.identity import RunIdentity
 
 LISTED = 10
+FINISHED_BEFORE = "This run was finished before, so nothing is computed again (--overwrite makes it again)."
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "defend",
         help="find the poisoned samples of a data set and train a clean model",
         description="DATA is a folder with one sub-folder of images for each class, or a zip of one; or CIFAR, Tiny "
         "ImageNet, Imagenette or GTSRB as they are unpacked, whose training part is read. "
-        "A run that was stopped goes on where it was when the same command is given again.",
+        "The same command goes on with a run that was stopped, and shows one that is finished.",
     )
     parser.add_argument("data", metavar="DATA", help="an image folder or a zip of one")
-    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder for the results")
+    add_output_options(parser, required=True, help="a new or empty folder for the results")
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
     parser.add_argument("--samples", type=positive, help="use only so many images, each class in proportion")
     add_defense_options(parser)
@@ -43,7 +47,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read, defend, write, and tell."""
+    """Read the images, defend them, write the results and print a summary."""
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.data import load_folder, recognise
     from advrbd_plugin.defense.pipeline import AdvrBD
@@ -52,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = make_config(arguments)
     check_model(arguments.model)
     check_device(arguments.device)
-    OutputFolder.check(arguments.out, data=arguments.data)
-    with make_progress() as progress:
+    out = OutputFolder(arguments.out, data=arguments.data, overwrite=arguments.overwrite)
+    with out, make_progress() as progress:
         known = recognise(arguments.data)
         load = partial(load_folder, arguments.data) if known is None else partial(known.load, "train")
         loaded = load(
@@ -64,24 +68,48 @@ def run(arguments: argparse.Namespace) -> int:
         )
         progress.finish()
         tell_about_reading(progress, loaded)
-        config, notes = fit_patch(config, arguments, loaded.image_set.image_size)
+        images = loaded.image_set
+        config, notes = fit_patch(config, arguments, images.image_size)
         for note in notes:
             progress.note(note)
-        tell_about_epochs(progress, config, len(loaded.image_set))
-        with OutputFolder(arguments.out, data=arguments.data) as out:
-            model = ModelDescription.for_images(arguments.model, loaded.image_set)
+        summary = out.begin(defense_identity("defend", arguments, arguments.data, config, images))
+        if summary is not None:
+            progress.note(FINISHED_BEFORE)
+        else:
+            tell_about_epochs(progress, config, len(images))
+            model = ModelDescription.for_images(arguments.model, images)
             defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
-            result = defense.fit(loaded.image_set)
-            record = RunRecord(
-                arguments.data, loaded.image_set, result, model, loaded.left_out, (*loaded.notes, *notes)
-            )
-            summary = out.write(record)
+            result = defense.fit(images)
+            notes = [*loaded.notes, *notes]
+            summary = out.write(RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes)))
     _print_summary(summary, arguments.out)
     return 0
 
 
-def reading(progress: BarProgress | PlainProgress, stage: str = "read images"):
-    """A callback that shows files being read as a stage of ``progress``."""
+def defense_identity(
+    command: str,
+    arguments: argparse.Namespace,
+    data: str,
+    config: AdvrBDConfig,
+    *image_sets: ImageSet,
+    **options: Any,
+) -> RunIdentity:
+    """What decides a run's results: the sets, of which the first is defended, the settings, and further ``options``."""
+    from advrbd_plugin.defense.version import ALGORITHM_VERSION
+    from advrbd_plugin.report.identity import RunIdentity, contents_of
+
+    options |= {
+        "model": arguments.model,
+        "samples": arguments.samples,
+        "image_size": arguments.image_size,
+        "algorithm_version": ALGORITHM_VERSION,
+    }
+    config = config.for_samples(len(image_sets[0]))
+    return RunIdentity(command, data, contents_of(*image_sets), options, config.to_mapping())
+
+
+def reading(progress: BarProgress | PlainProgress, stage: str = "read images") -> Callable[[int, int], None]:
+    """Start a stage of ``progress``; the callback that is returned reports the files that are read."""
     progress.start(stage)
 
     def report(done: int, total: int) -> None:
@@ -91,7 +119,7 @@ def reading(progress: BarProgress | PlainProgress, stage: str = "read images"):
 
 
 def tell_about_reading(progress: BarProgress | PlainProgress, loaded: LoadedImages) -> None:
-    """What was read, what was changed, and the first files that could not be read."""
+    """Say what was read, what was changed, and which files could not be read (the first ten)."""
     from advrbd_plugin.report.text import one_line
 
     images = loaded.image_set
@@ -108,33 +136,34 @@ def tell_about_reading(progress: BarProgress | PlainProgress, loaded: LoadedImag
 
 
 def tell_about_epochs(progress: BarProgress | PlainProgress, config: AdvrBDConfig, samples: int) -> None:
-    """That a set is trained on for longer than usual, where its size asks for it."""
+    """Say so where a small set is trained on for more epochs than usual."""
     epochs, usual = config.for_samples(samples).epochs, config.for_samples(sys.maxsize).epochs
     if epochs != usual:
         progress.note(f"Each training takes {epochs} epochs in place of {usual}, to see enough batches (--epochs).")
 
 
-def _print_summary(summary: dict, out: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="AdvrBD", show_header=False, title_justify="left")
+def _print_summary(summary: Mapping[str, Any], out: str) -> None:
     suspected = ", ".join(summary["suspected_classes"]) or no_detection(summary["config"]["detect_targets"])
-    for name, value in (
+    rows = (
         ("images", f"{summary['images']:,}"),
-        ("called poisoned", f"{summary['poisoned']:,} ({summary['poisoned'] / summary['images']:.1%})"),
-        ("labels under attack", suspected),
+        ("flagged as poisoned", f"{summary['poisoned']:,} ({summary['poisoned'] / summary['images']:.1%})"),
+        ("suspected target classes", suspected),
         ("left out (unreadable)", f"{len(summary['left_out']):,}"),
         ("results", f"{out} (open report.html)"),
-    ):
-        table.add_row(name, _plain(value))
-    Console(file=sys.stdout).print(table)
+    )
+    print_rows("AdvrBD", rows)
 
 
-def _plain(value: str):
-    """Text that rich prints as it is: names may hold square brackets, or what no terminal should get."""
+def print_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values as a table; values may hold square brackets, or what no terminal should get."""
+    from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
     from advrbd_plugin.report.text import one_line
 
-    return Text(one_line(value))
+    table = Table("", "", title=title, show_header=False, title_justify="left")
+    table.columns[1].overflow = "fold"  # a path is shown whole
+    for name, value in rows:
+        table.add_row(name, Text(one_line(value)))
+    Console(file=sys.stdout).print(table)

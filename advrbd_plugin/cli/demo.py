@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from advrbd_plugin.cli.defend import reading, tell_about_epochs, tell_about_reading
+from advrbd_plugin.cli.defend import (
+    FINISHED_BEFORE,
+    defense_identity,
+    reading,
+    tell_about_epochs,
+    tell_about_reading,
+)
 from advrbd_plugin.cli.options import (
     add_defense_options,
+    add_output_options,
     check_device,
     check_model,
     image_size,
@@ -21,50 +28,52 @@ from advrbd_plugin.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from advrbd_plugin.attacks import Attack
+    from advrbd_plugin.attacks import Attack, PoisonedSet
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
     from advrbd_plugin.data import ImageSet, LoadedImages
     from advrbd_plugin.report import RunRecord
     from advrbd_plugin.report.demonstration import Demonstration
 
-# Named here again, since to import the attacks imports torch, and --help should not; a test compares the two.
+# A copy, so that --help need not import torch with the attacks; a test compares the two.
 ATTACK_NAMES = ("badnets", "blend", "sig", "wanet", "physicalba", "tact", "adaptive_blend", "adaptive_patch", "none")
 DIGITS = "scikit-learn's digits"
-# A mirrored digit is none, and 16 pixels leave little to cut off and no room for larger patches.
+# A mirrored digit is no digit, and 16 pixels leave no room for larger crops and patches.
 DIGITS_SETTINGS = {"epochs": 20, "flip": False, "crop_padding": 1, "patch_size": 8}
-_HOLD = 0.5
+_TAKES_HOLD = 0.5  # attack success rate
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "demo",
-        help="watch AdvrBD clean a data set that is poisoned on purpose",
+        help="poison a data set on purpose, defend it, and compare with the truth",
         description="Poisons a data set, so that the truth is known, and shows the undefended model, AdvrBD's, and "
         "how many of the poisoned samples were found.",
     )
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="a folder with train and test (folders or zips), or with CIFAR, Tiny ImageNet, Imagenette or GTSRB as they "
-        "are unpacked, or one image folder or zip (default: digits)",
+        help="a folder with train and test (folders or zips), or with CIFAR, Tiny ImageNet, Imagenette or GTSRB as "
+        "they are unpacked, or one image folder or zip (default: digits)",
     )
     parser.add_argument("--attack", choices=ATTACK_NAMES, default="badnets", help="default: %(default)s")
-    parser.add_argument("--target", type=int, default=1, help="label that the trigger brings about (default: 1)")
-    parser.add_argument("--poison-ratio", type=float, default=0.05, help="share that is poisoned (default: 0.05)")
+    parser.add_argument("--target", type=int, default=1, help="target class of the attack, by number (default: 1)")
+    parser.add_argument(
+        "--poison-ratio", type=float, default=0.05, help="share of samples that is poisoned (default: 0.05)"
+    )
     parser.add_argument("--samples", type=positive, help="train on only so many images, each class in proportion")
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
-    parser.add_argument("--out", metavar="DIR", help="folder for the results (default: out/demo-DATA-ATTACK)")
+    add_output_options(parser, help="folder for the results (default: out/demo-DATA-ATTACK)")
     add_defense_options(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Load, poison, defend, judge, write, and tell."""
+    """Load a set, poison it, defend it, evaluate both models, write the results and print them."""
     from advrbd_plugin.attacks import make_attack, no_attack
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.defense.pipeline import AdvrBD
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
-    from advrbd_plugin.report.demonstration import demonstration_png
+    from advrbd_plugin.report.demonstration import demonstration_png, outcome_table
 
     config = make_config(arguments, **(DIGITS_SETTINGS if arguments.data is None else {}))
     check_model(arguments.model)
@@ -73,25 +82,30 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.attack != "none":
         attack = make_attack(arguments.attack, target_label=arguments.target, poison_ratio=arguments.poison_ratio)
     place = arguments.out or f"out/demo-{Path(arguments.data).name if arguments.data else 'digits'}-{arguments.attack}"
-    OutputFolder.check(place, data=arguments.data)
-    with make_progress() as progress:
+    out = OutputFolder(place, data=arguments.data, overwrite=arguments.overwrite)
+    with out, make_progress() as progress:
         train, test, left_out, notes = _load(arguments, config.seed, progress)
         poisoned = no_attack(train) if attack is None else attack.poison(train, seed=config.seed)
-        progress.note(_what_was_done(attack, poisoned.poisoned.sum().item(), train, test))
-        tell_about_epochs(progress, config, len(train))
-        with OutputFolder(place, data=arguments.data) as out:
+        progress.note(_what_was_done(attack, int(poisoned.poisoned.sum()), train, test))
+        data = arguments.data or DIGITS
+        attacked = {"attack": poisoned.attack, "target": arguments.target, "poison_ratio": arguments.poison_ratio}
+        summary = out.begin(defense_identity("demo", arguments, data, config, poisoned.image_set, test, **attacked))
+        if summary is not None:
+            progress.note(FINISHED_BEFORE)
+        else:
+            tell_about_epochs(progress, config, len(train))
             model = ModelDescription.for_images(arguments.model, poisoned.image_set)
             defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
             result = defense.fit(poisoned.image_set)
-            record = RunRecord(arguments.data or DIGITS, poisoned.image_set, result, model, left_out, notes)
+            record = RunRecord(data, poisoned.image_set, result, model, left_out, notes)
             demonstration = _judge(record, train, poisoned, test, attack)
-            out.write(
+            summary = out.write(
                 record,
                 truth=demonstration.to_mapping(),
-                comparison=demonstration.table(),
+                comparison=outcome_table(demonstration.to_mapping()),
                 more={"demo.png": demonstration_png(record, demonstration)},
             )
-    _print_outcome(record, demonstration, place)
+    _print_outcome(summary, place)
     return 0
 
 
@@ -117,7 +131,16 @@ def _load(
     return train, test, loaded.left_out, loaded.notes
 
 
-def _read(load, arguments, samples, seed, progress, stage, class_names=None) -> LoadedImages:
+def _read(
+    load: Callable[..., LoadedImages],
+    arguments: argparse.Namespace,
+    samples: int | None,
+    seed: int,
+    progress: BarProgress | PlainProgress,
+    stage: str,
+    class_names: tuple[str, ...] | None = None,
+) -> LoadedImages:
+    """Read one part of a data set, and say what was read."""
     loaded = load(
         image_size=arguments.image_size,
         class_names=class_names,
@@ -157,7 +180,9 @@ def _what_was_done(attack: Attack | None, count: int, train: ImageSet, test: Ima
     )
 
 
-def _judge(record: RunRecord, before: ImageSet, poisoned, test: ImageSet, attack: Attack | None) -> Demonstration:
+def _judge(
+    record: RunRecord, before: ImageSet, poisoned: PoisonedSet, test: ImageSet, attack: Attack | None
+) -> Demonstration:
     from advrbd_plugin.evaluation.metrics import evaluate, judge_detection
     from advrbd_plugin.report.demonstration import Demonstration
 
@@ -173,15 +198,16 @@ def _judge(record: RunRecord, before: ImageSet, poisoned, test: ImageSet, attack
     )
 
 
-def _print_outcome(record: RunRecord, demonstration: Demonstration, place: str) -> None:
+def _print_outcome(summary: Mapping[str, Any], place: str) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from advrbd_plugin.report.demonstration import outcome_table
     from advrbd_plugin.report.page import duration
     from advrbd_plugin.report.text import one_line
 
-    outcome = demonstration.table()
+    outcome = outcome_table(summary["truth"])
     table = Table(title=f"AdvrBD against {outcome['attack']}", title_justify="left")
     table.add_column("model")
     for name in outcome["columns"]:
@@ -190,17 +216,16 @@ def _print_outcome(record: RunRecord, demonstration: Demonstration, place: str) 
         table.add_row(name, *values, style="bold" if name == "AdvrBD" else "")
     console = Console(file=sys.stdout)
     console.print(table)
-    suspected = ", ".join(one_line(record.image_set.class_names[label]) for label in record.result.suspected_classes)
-    suspected = suspected or no_detection(record.result.config.detect_targets)
-    asr = demonstration.undefended.asr
-    if asr is not None and asr < _HOLD:
+    suspected = ", ".join(summary["suspected_classes"]) or no_detection(summary["config"]["detect_targets"])
+    asr = summary["truth"]["undefended"]["asr"]
+    if asr is not None and asr < _TAKES_HOLD:
         console.print(
-            Text("The attack did not take hold on these images, so there was little to defend against."), soft_wrap=True
+            Text("The attack hardly works on these images, so there was little to defend against."), soft_wrap=True
         )
     for line in (
         "ACC: clean accuracy. ASR: triggered images given the target label. RA: given their true label.",
         "TPR, FPR: poisoned and clean training images flagged. AUROC: of the scores.",
-        f"Labels under attack, as AdvrBD found: {suspected}. Time: {duration(sum(record.result.seconds.values()))}.",
+        f"Suspected target classes: {suspected}. Time: {duration(sum(summary['seconds'].values()))}.",
         f"Results: {place} (open report.html, look at demo.png)",
     ):
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(one_line(line)), soft_wrap=True)

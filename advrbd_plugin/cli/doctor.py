@@ -9,7 +9,7 @@ from dataclasses import asdict
 _MARKS = {"ok": "ok     ", "note": "note   ", "missing": "MISSING"}
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "doctor",
         help="versions, backend, GPU, compiler, and what to do about what is missing",

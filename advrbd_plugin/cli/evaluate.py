@@ -1,4 +1,4 @@
-"""``advrbd evaluate``: how good a model that ``advrbd defend`` wrote is on labelled images."""
+"""``advrbd evaluate``: accuracy and attack success rate of a model that ``advrbd defend`` wrote."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
     from advrbd_plugin.report import ModelDescription
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="judge a cleaned model on labelled folders",
+        help="measure a cleaned model on labelled images",
         description="Clean accuracy on --clean; with --triggered (images that carry the trigger, in folders of their "
         "true class) also the attack success rate and the robust accuracy. All figures are fractions. FOLDER may be a "
         "zip, or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked, whose test part is read.",
@@ -29,14 +30,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("model", metavar="DIR", help="a folder that `advrbd defend` or `repair` wrote")
     parser.add_argument("--clean", metavar="FOLDER", required=True, help="clean test images, one sub-folder a class")
     parser.add_argument("--triggered", metavar="FOLDER", help="triggered test images in folders of their true class")
-    parser.add_argument("--target", metavar="CLASS", help="the class that the trigger is to bring about")
+    parser.add_argument("--target", metavar="CLASS", help="the target class of the attack")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     add_device_option(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Load, judge, print."""
+    """Load the model and the images, measure, print."""
     if (arguments.triggered is None) != (arguments.target is None):
         arguments.usage_error("--triggered and --target belong together")
     from advrbd_plugin.evaluation.metrics import evaluate
@@ -47,10 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
     target = _target_label(description, arguments.target)
     loaded = load_for_model(arguments.clean, "test", description)
     clean, left_out = loaded.image_set, len(loaded.left_out)
-    triggered = None
+    triggered, attacked = None, None
     if arguments.triggered is not None:
         loaded = load_for_model(arguments.triggered, "test", description)
         triggered, left_out = loaded.image_set, left_out + len(loaded.left_out)
+        attacked = sum(label != target for label in triggered.labels.tolist())
     model.to(arguments.device or _default_device())
     performance = evaluate(model, clean, triggered, target)
     figures = {
@@ -58,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         "asr": performance.asr,
         "ra": performance.ra,
         "clean_images": len(clean),
-        "triggered_images": int((triggered.labels != target).sum()) if triggered is not None else None,
+        "triggered_images": attacked,
         "left_out": left_out,
     }
     if arguments.json:
@@ -94,7 +96,7 @@ def model_folder(place: str) -> Path:
 
 
 def load_for_model(data: str, part: str, description: ModelDescription, **reading: Any) -> LoadedImages:
-    """Labelled images as the model wants them; their classes must be among the model's.
+    """Labelled images in the model's size and channels; their classes must be among the model's.
 
     Args:
         data: an image folder or a zip of one, or a data set in its own layout.
@@ -121,7 +123,7 @@ def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _print_table(figures: dict) -> None:
+def _print_table(figures: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""The facts behind ``advrbd doctor``: versions, backend, GPU, compiler, and what to do about whatever is missing."""
+"""The facts behind ``advrbd doctor``: versions, backend, GPU, compiler, and what to do about what is missing."""
 
 import importlib.metadata
 import os
@@ -15,6 +15,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "numpy",
+    "filelock",
     "jinja2",
     "matplotlib",
     "pillow",
@@ -101,7 +102,7 @@ def _cuda_backend(missing: str | None) -> Finding:
 
 
 def _cuda_kernels(architectures: str) -> Finding:
-    """Whether the compiled kernels run on every GPU here: on another, nothing stands in for them."""
+    """Whether the compiled kernels run on every GPU here; no other backend serves a GPU."""
     import torch
 
     gpus = [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]

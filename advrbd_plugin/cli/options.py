@@ -1,8 +1,9 @@
-"""Options that several commands share, and the configuration that they make."""
+"""Options that several commands share, and the configuration that follows from them."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING, Any
 
 from advrbd_plugin.errors import AdvrBDError
@@ -14,7 +15,7 @@ PRESETS = ("robust", "paper")
 
 
 def add_defense_options(parser: argparse.ArgumentParser) -> None:
-    """Where the configuration comes from and what overrides it, and the model to train."""
+    """The configuration, what overrides it, and the network to train."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--preset", choices=PRESETS, help="a built-in configuration (default: robust)")
     source.add_argument("--config", metavar="YAML", help="a configuration file; its keys are those of configs/*.yaml")
@@ -31,6 +32,16 @@ def add_defense_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default="resnet_narrow", help="network to train (default: %(default)s)")
     add_device_option(parser)
+
+
+def add_output_options(parser: argparse.ArgumentParser, **out: Any) -> None:
+    """``--out`` with what ``out`` says of it, and what replaces earlier results there."""
+    parser.add_argument("--out", metavar="DIR", **out)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the results of another run in --out, or make those of the same run again",
+    )
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +120,8 @@ def check_device(name: str | None) -> None:
     """Refuse a device that is not there before any work is done."""
     if name is None:
         return
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise AdvrBDError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
     import torch
 
     try:
@@ -120,5 +133,5 @@ def check_device(name: str | None) -> None:
 
 
 def no_detection(detect_targets: bool) -> str:
-    """What stands where no label is suspected."""
-    return "none" if detect_targets else "not asked (these settings judge samples, not labels)"
+    """What is shown in place of the suspected target classes where there is none."""
+    return "none" if detect_targets else "not examined (these settings judge samples, not classes)"

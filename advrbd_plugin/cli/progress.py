@@ -1,4 +1,4 @@
-"""Progress on the screen: bars with an ETA for the stage and for the whole run, or plain lines in a log."""
+"""Progress on the screen: bars with the time left for the stage and for the whole run, or plain lines in a log."""
 
 from __future__ import annotations
 
@@ -6,217 +6,172 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from rich.progress import Progress, Task, TaskID
 
 _SECONDS_BETWEEN_LINES = 15.0
+_SPEED_PERIOD = 120.0  # seconds of work that the time left is estimated from
+_AT_ONCE = 0.5  # seconds
 
 
-class Clock:
-    """How far the run is, from what was planned, and how long the rest will take at the speed so far.
+class _Display:
+    """Two of rich's tasks, the stage and the whole run, in the unit of work that was planned.
 
-    The unit of work is the caller's; one speed serves all stages, since they are announced in one unit. The first
-    report of a stage is not part of that speed: it may be work that an earlier, interrupted run did.
+    One speed serves all stages of the run. Work that takes no time has no part in it: what an earlier, interrupted run
+    did, which a stage reports at once, and whatever a stage had planned and did not need.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._began = now()
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
         self._planned: dict[str, float] = {}
-        self._done: dict[str, float] = {}
-        self._measured = 0.0
-        self._working = 0.0
-        self._last: float | None = None
-        self.stage: str | None = None
+        self._run_id: TaskID | None = None
+        self._stage_id: TaskID | None = None
+        self._stage = ""
+        self._reported: float | None = None  # of the stage's work; None before its first report
 
-    def plan(self, work: Mapping[str, float]) -> None:
-        self._planned.update({stage: max(0.0, float(amount)) for stage, amount in work.items()})
-
-    def start(self, stage: str) -> None:
-        self.stage = stage
-        self._done[stage] = 0.0
-        self._last = None
-
-    def advance(self, work: float) -> None:
-        now = self._now()
-        if self.stage is None:
-            return
-        self._done[self.stage] += work
-        if self.stage in self._planned and self._last is not None:
-            self._measured += work
-            self._working += now - self._last
-        self._last = now
-
-    def finish(self) -> None:
-        if self.stage in self._planned:
-            self._done[self.stage] = self._planned[self.stage]
-        self.stage = None
-
-    @property
-    def total(self) -> float:
-        """Planned work of all stages."""
-        return sum(self._planned.values())
-
-    @property
-    def done(self) -> float:
-        """Planned work that is done; a stage never counts for more than was planned for it."""
-        return sum(min(self._done.get(stage, 0.0), amount) for stage, amount in self._planned.items())
-
-    @property
-    def stage_done(self) -> float:
-        return self._done.get(self.stage, 0.0) if self.stage else 0.0
-
-    @property
-    def stage_total(self) -> float | None:
-        """Work of the current stage, ``None`` if nobody planned it."""
-        return self._planned.get(self.stage) if self.stage else None
-
-    @property
-    def elapsed(self) -> float:
-        return self._now() - self._began
-
-    @property
-    def remaining(self) -> float | None:
-        """Seconds until the end, ``None`` while there is nothing to go by."""
-        return self._seconds_for(self.total - self.done)
-
-    @property
-    def stage_remaining(self) -> float | None:
-        """Seconds until the end of the stage, ``None`` while there is nothing to go by."""
-        return None if self.stage_total is None else self._seconds_for(self.stage_total - self.stage_done)
-
-    def _seconds_for(self, work: float) -> float | None:
-        if self._measured <= 0 or self._working <= 0:
-            return None
-        return max(0.0, work) * self._working / self._measured
-
-
-class PlainProgress:
-    """A line when a stage starts, when it ends, and every 15 seconds between: for logs and pipes."""
-
-    def __init__(self, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> None:
-        self._stream = stream or sys.stderr
-        self._now = now
-        self._clock = Clock(now)
-        self._last_line = now()
-        self._stage_began = now()
-
-    def __enter__(self) -> PlainProgress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         pass
 
     def plan(self, work: Mapping[str, float]) -> None:
-        self._clock.plan(work)
+        self._planned.update({stage: max(0.0, float(amount)) for stage, amount in work.items()})
+        if self._run_id is None:
+            self._run_id = self._bars.add_task("whole run", total=0.0, figures="")
+        self._bars.update(self._run_id, total=sum(self._planned.values()))
 
     def start(self, stage: str) -> None:
-        self._clock.start(stage)
-        self._stage_began = self._last_line = self._now()
-        self._print(f"{_readable(stage)} ...")
+        self._remove_stage()
+        self._stage, self._reported = stage, None
+        self._stage_id = self._bars.add_task(readable(stage), total=self._planned.get(stage), figures="")
 
     def advance(self, work: float, **figures: float) -> None:
-        self._clock.advance(work)
-        if self._now() - self._last_line >= _SECONDS_BETWEEN_LINES and self._clock.stage:
-            self._last_line = self._now()
-            self._print(f"{_readable(self._clock.stage)} {self._share()}{_figures(figures)}{self._rest()}")
+        if self._stage_id is None:
+            return
+        task = self.stage_task
+        was_done = self._reported is None and task is not None and (task.elapsed or 0.0) < _AT_ONCE
+        before, planned = self._reported or 0.0, self._planned.get(self._stage, 0.0)
+        self._reported = min(planned, before + work)
+        for number, amount in ((self._stage_id, work), (self._run_id, self._reported - before)):
+            if was_done:
+                self._skip(number, amount)
+            elif number is not None:
+                self._bars.update(number, advance=amount)
+        self._bars.update(self._stage_id, figures=_as_text(figures))
 
     def finish(self) -> None:
-        stage = self._clock.stage
-        self._clock.finish()
-        if stage:
-            self._print(f"{_readable(stage)} done in {self._now() - self._stage_began:.1f} s{self._rest()}")
+        """End the stage; all that was planned for it counts as done."""
+        self._skip(self._run_id, self._planned.get(self._stage, 0.0) - (self._reported or 0.0))
+        self._remove_stage()
+
+    @property
+    def stage_task(self) -> Task | None:
+        """The stage at work."""
+        return self._task(self._stage_id)
+
+    @property
+    def run_task(self) -> Task | None:
+        """The whole run, once it is planned."""
+        return self._task(self._run_id)
+
+    def _skip(self, number: TaskID | None, work: float) -> None:
+        task = self._task(number)
+        if task is not None and work > 0:
+            task.completed += work  # not by `update`, which would take it for speed
+            self._bars.update(task.id)
+
+    def _remove_stage(self) -> None:
+        if self._stage_id is not None:
+            self._bars.remove_task(self._stage_id)
+            self._stage_id = None
+
+    def _task(self, number: TaskID | None) -> Task | None:
+        return next((task for task in self._bars.tasks if task.id == number), None)
+
+
+class PlainProgress(_Display):
+    """A line when a stage starts, when it ends, and every 15 seconds between: for logs and pipes."""
+
+    def __init__(self, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        from rich.progress import Progress
+
+        super().__init__(Progress(get_time=now, speed_estimate_period=_SPEED_PERIOD, disable=True))
+        self._stream, self._now = stream or sys.stderr, now
+        self._last_line = now()
+
+    def start(self, stage: str) -> None:
+        super().start(stage)
+        self._last_line = self._now()
+        self.note(f"{readable(stage)} ...")
+
+    def advance(self, work: float, **figures: float) -> None:
+        super().advance(work, **figures)
+        task = self.stage_task
+        if task is not None and self._now() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = self._now()
+            share = f" {task.percentage:.0f}%" if task.total else ""
+            self.note(f"{task.description}{share}{_as_text(figures)}{self._rest()}")
+
+    def finish(self) -> None:
+        task = self.stage_task
+        super().finish()
+        if task is not None:
+            self.note(f"{task.description} done in {task.elapsed or 0.0:.1f} s{self._rest()}")
 
     def note(self, text: str) -> None:
         """A sentence between the progress lines."""
-        self._print(text)
-
-    def _share(self) -> str:
-        total = self._clock.stage_total
-        return f"{min(1.0, self._clock.stage_done / total):.0%}" if total else ""
-
-    def _rest(self) -> str:
-        remaining = self._clock.remaining
-        if remaining is None or not self._clock.total:
-            return ""
-        return f" [run {self._clock.done / self._clock.total:.0%}, about {clock_time(remaining)} left]"
-
-    def _print(self, text: str) -> None:
         print(f"advrbd: {text}", file=self._stream, flush=True)
 
+    def _rest(self) -> str:
+        run = self.run_task
+        if run is None or not run.total:
+            return ""
+        left = "" if run.time_remaining is None else f", about {clock_time(run.time_remaining)} left"
+        return f" [run {run.percentage:.0f}%{left}]"
 
-class BarProgress:
-    """Two bars that live at the foot of a terminal: the stage with its figures, and the whole run with its ETA."""
+
+class BarProgress(_Display):
+    """Two bars at the foot of a terminal: the stage with its figures, and the whole run."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        self._clock = Clock()
-        self._bars = Progress(
+        bars = Progress(
             TextColumn("[bold]{task.description}", markup=True),
             BarColumn(bar_width=28),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[figures]}", markup=False),
-            TextColumn("{task.fields[clock]}", style="cyan"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
+            speed_estimate_period=_SPEED_PERIOD,
         )
-        self._run: int | None = None
-        self._stage: int | None = None
-        self._stage_began = 0.0
+        super().__init__(bars)
 
-    def __enter__(self) -> BarProgress:
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bars.stop()
 
-    def plan(self, work: Mapping[str, float]) -> None:
-        self._clock.plan(work)
-        if self._run is None:
-            self._run = self._bars.add_task("whole run", total=self._clock.total, figures="", clock="")
-        self._bars.update(self._run, total=self._clock.total)
-
-    def start(self, stage: str) -> None:
-        self._end_stage()
-        self._clock.start(stage)
-        self._stage_began = self._clock.elapsed
-        total = self._clock.stage_total
-        self._stage = self._bars.add_task(_readable(stage), total=total, figures="", clock="")
-        self._draw("")
-
-    def advance(self, work: float, **figures: float) -> None:
-        self._clock.advance(work)
-        self._draw(_figures(figures))
-
     def finish(self) -> None:
-        stage = self._clock.stage
-        self._clock.finish()
-        self._end_stage()
-        if stage:
-            self._bars.console.print(f"[green]\u2713[/] {_readable(stage)} [dim]{self._stage_seconds():.1f} s[/]")
-        self._draw("")
+        task = self.stage_task
+        super().finish()
+        if task is not None:
+            self._bars.console.print(f"[green]\u2713[/] {task.description} [dim]{task.elapsed or 0.0:.1f} s[/]")
 
     def note(self, text: str) -> None:
         """A sentence above the bars."""
         self._bars.console.print(text, markup=False, highlight=False)
-
-    def _stage_seconds(self) -> float:
-        return self._clock.elapsed - self._stage_began
-
-    def _end_stage(self) -> None:
-        if self._stage is not None:
-            self._bars.remove_task(self._stage)
-            self._stage = None
-
-    def _draw(self, figures: str) -> None:
-        if self._stage is not None:
-            times = _times(self._stage_seconds(), self._clock.stage_remaining)
-            self._bars.update(self._stage, completed=self._clock.stage_done, figures=figures, clock=times)
-        if self._run is not None:
-            times = _times(self._clock.elapsed, self._clock.remaining)
-            self._bars.update(self._run, completed=self._clock.done, clock=times)
 
 
 def make_progress() -> BarProgress | PlainProgress:
@@ -226,19 +181,15 @@ def make_progress() -> BarProgress | PlainProgress:
 
 def clock_time(seconds: float) -> str:
     """``1:02:03`` or ``2:03``."""
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    minutes, seconds = divmod(rest, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
-def _times(spent: float, left: float | None) -> str:
-    return clock_time(spent) if left is None else f"{clock_time(spent)}, {clock_time(left)} left"
-
-
-def _readable(stage: str) -> str:
+def readable(stage: str) -> str:
+    """A stage's name in words."""
     return stage.replace("_", " ")
 
 
-def _figures(figures: Mapping[str, float]) -> str:
+def _as_text(figures: Mapping[str, float]) -> str:
     return "".join(f" {name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())

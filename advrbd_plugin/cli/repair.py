@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from advrbd_plugin.cli.defend import reading, tell_about_reading
+from advrbd_plugin.cli.defend import FINISHED_BEFORE, print_rows, reading, tell_about_reading
 from advrbd_plugin.cli.evaluate import load_for_model, model_folder
-from advrbd_plugin.cli.options import PRESETS, add_device_option, check_device, positive, setting
+from advrbd_plugin.cli.options import PRESETS, add_device_option, add_output_options, check_device, positive, setting
 from advrbd_plugin.errors import AdvrBDError
 
 if TYPE_CHECKING:
     from advrbd_plugin.ulrl import ULRLConfig
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "repair",
         help="repair a backdoored model with few clean samples, or with none (ULRL)",
         description="MODEL is a folder that `advrbd defend` wrote, or model.safetensors with model.json beside it. "
         "DATA is a folder or a zip, or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked, whose training "
         "part is read. "
-        "A run that was stopped goes on where it was when the same command is given again.",
+        "The same command goes on with a run that was stopped, and shows one that is finished.",
     )
     parser.add_argument("model", metavar="MODEL", help="a folder with model.safetensors and model.json")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -33,7 +33,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         metavar="DATA",
         help="the untrusted training set of MODEL: AdvrBD picks clean samples from it",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder for the results")
+    add_output_options(parser, required=True, help="a new or empty folder for the results")
     parser.add_argument(
         "--samples",
         type=positive,
@@ -57,10 +57,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read, repair, write, and tell."""
+    """Read model and samples, repair the model, write the results and print a summary."""
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.report import OutputFolder, load_model
-    from advrbd_plugin.report.repair import RepairRecord, repair_files, summarise_repair
+    from advrbd_plugin.report.identity import RunIdentity, contents_of
+    from advrbd_plugin.report.repair_page import RepairRecord, repair_files, summarise_repair
     from advrbd_plugin.ulrl import ULRL, clean_from_poisoned
 
     config = _make_config(arguments)
@@ -69,9 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
     data = arguments.clean_from_poisoned if from_poisoned else arguments.data
     source = model_folder(arguments.model)
     _refuse_models_folder(arguments.out, source)
-    OutputFolder.check(arguments.out, data=data)
-    model, description = load_model(source)
-    with make_progress() as progress:
+    out = OutputFolder(arguments.out, data=data, overwrite=arguments.overwrite)
+    with out, make_progress() as progress:
+        model, description = load_model(source)
         loaded = load_for_model(
             data,
             "train",
@@ -82,9 +83,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
         progress.finish()
         tell_about_reading(progress, loaded)
-        with OutputFolder(arguments.out, data=data) as out:
+        clean_set, suspects, attacked, notes = loaded.image_set, None, None, loaded.notes
+        options = {"clean_from_poisoned": from_poisoned, "samples": arguments.samples}
+        contents = contents_of(clean_set, model=model)
+        summary = out.begin(RunIdentity("repair", data, contents, options, config.to_mapping()))
+        if summary is not None:
+            progress.note(FINISHED_BEFORE)
+        else:
             repair = ULRL(config, device=arguments.device, work_dir=out.work, progress=progress)
-            clean_set, suspects, attacked, notes = loaded.image_set, None, None, loaded.notes
             if from_poisoned:
                 picked = clean_from_poisoned(
                     model.to(repair.device), clean_set, arguments.samples, seed=config.seed, progress=progress
@@ -97,7 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.model, data, from_poisoned, clean_set, result, description, loaded.left_out, notes
             )
             summary = summarise_repair(record)
-            out.write_files(result.model, description, result.curves, repair_files(record, summary), summary)
+            files = repair_files(record, summary)
+            summary = out.write_files(result.model, description, result.curves, files, summary)
     _print_summary(summary, arguments.out)
     return 0
 
@@ -118,20 +125,12 @@ def _refuse_models_folder(out: str, model: Path) -> None:
         raise AdvrBDError(f"--out {out} is the folder of MODEL, which would be replaced: give a new or empty folder")
 
 
-def _print_summary(summary: dict, out: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from advrbd_plugin.report.text import one_line
-
-    table = Table(title="ULRL", show_header=False, title_justify="left")
-    for name, value in (
+def _print_summary(summary: Mapping[str, Any], out: str) -> None:
+    rows = (
         ("clean samples", f"{summary['clean_samples']:,}"),
         ("verdict", summary["verdict"]),
-        ("labels that look attacked", ", ".join(summary["attacked_labels"]) or "none"),
+        ("suspected target classes", ", ".join(summary["suspected_classes"]) or "none"),
         ("suspicious neurons", f"{summary['suspicious_neurons']:,}"),
         ("results", f"{out} (open report.html)"),
-    ):
-        table.add_row(name, Text(one_line(value)))
-    Console(file=sys.stdout).print(table)
+    )
+    print_rows("ULRL", rows)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +23,25 @@ class TrainingCheckpoint:
 
 
 class StoredTraining(TrainingCheckpoint):
-    """A training's epochs in a :class:`StageStore`."""
+    """A training's epochs in a :class:`StageStore`.
 
-    def __init__(self, store: StageStore, stage: str, key: str) -> None:
+    Args:
+        model: the network that is trained; stored weights of other shapes count as damaged. ``None`` checks no shapes.
+    """
+
+    def __init__(self, store: StageStore, stage: str, key: str, model: nn.Module | None = None) -> None:
         self._store, self._stage, self._key = store, f"{stage}-unfinished", key
+        self._model = model
 
     def load(self) -> tuple[int, dict[str, Tensor]] | None:
         found = self._store.load(self._stage, self._key)
-        return None if found is None else (int(found[1]), found[0])
+        if found is None:
+            return None
+        tensors, epochs_done = found
+        if not self._fits(tensors, epochs_done):
+            self._store.report_damage(self._stage, self._key)
+            return None
+        return epochs_done, tensors
 
     def save(self, epochs_done: int, tensors: dict[str, Tensor]) -> None:
         self._store.save(self._stage, self._key, tensors, epochs_done)
@@ -37,6 +49,15 @@ class StoredTraining(TrainingCheckpoint):
     def remove(self) -> None:
         """Forget the epochs, once the training's result is cached."""
         self._store.remove(self._stage, self._key)
+
+    def _fits(self, tensors: Mapping[str, Tensor], epochs_done: Any) -> bool:
+        if type(epochs_done) is not int or epochs_done < 0:
+            return False
+        if self._model is None:
+            return True
+        prefix = "model."
+        weights = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+        return _same_shapes(weights, self._model.state_dict())
 
 
 def cached_training(
@@ -48,13 +69,22 @@ def cached_training(
 ) -> list[dict[str, float]]:
     """Run ``work``, which trains ``model`` and gives its rows, or load what it gave before."""
     cached = store.load(stage, key)
+    if cached is not None and not _same_shapes(cached[0], model.state_dict()):
+        store.report_damage(stage, key)
+        cached = None
     if cached is not None:
         tensors, rows = cached
         model.load_state_dict(tensors)
         model.to(memory_format=torch.channels_last).eval()
-        return rows
-    checkpoint = StoredTraining(store, stage, key)
+        return list(rows)
+    checkpoint = StoredTraining(store, stage, key, model)
     rows = work(checkpoint)
     store.save(stage, key, model.state_dict(), rows)
     checkpoint.remove()
     return rows
+
+
+def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    return {name: (value.shape, value.dtype) for name, value in tensors.items()} == {
+        name: (value.shape, value.dtype) for name, value in expected.items()
+    }

@@ -1,9 +1,10 @@
-"""Where the truth about the poison is known: how the defense did, as figures and as a picture."""
+"""How the defense did where the poisoned samples are known: figures and a picture."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ from advrbd_plugin.report.figures import (
     shorten,
 )
 from advrbd_plugin.report.record import RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
 
 _EXAMPLES = 12
 
@@ -54,24 +59,24 @@ class Demonstration:
             "detection": asdict(self.detection),
         }
 
-    def table(self) -> dict[str, Any]:
-        """The outcome as texts: ``attack``, ``columns`` and ``rows`` of (name, values)."""
-        return {
-            "attack": self.poisoned.attack,
-            "columns": ("ACC", "ASR", "RA", "TPR", "FPR", "AUROC"),
-            "rows": (
-                ("undefended", (*_performance_texts(self.undefended), "", "", "")),
-                (
-                    "AdvrBD",
-                    (
-                        *_performance_texts(self.defended),
-                        _percent(self.detection.tpr),
-                        _percent(self.detection.fpr),
-                        "-" if self.detection.auroc is None else f"{self.detection.auroc:.3f}",
-                    ),
-                ),
-            ),
-        }
+
+def outcome_table(truth: Mapping[str, Any]) -> dict[str, Any]:
+    """The outcome as texts: ``attack``, ``columns`` and ``rows`` of (name, values).
+
+    Args:
+        truth: what :meth:`Demonstration.to_mapping` gives, and ``summary.json`` has under that name.
+    """
+    detection = truth["detection"]
+    auroc = "-" if detection["auroc"] is None else f"{detection['auroc']:.3f}"
+    found = (_percent(detection["tpr"]), _percent(detection["fpr"]), auroc)
+    return {
+        "attack": truth["attack"],
+        "columns": ("ACC", "ASR", "RA", "TPR", "FPR", "AUROC"),
+        "rows": (
+            ("undefended", (*_performance_texts(truth["undefended"]), "", "", "")),
+            ("AdvrBD", (*_performance_texts(truth["defended"]), *found)),
+        ),
+    }
 
 
 def demonstration_png(record: RunRecord, demonstration: Demonstration) -> bytes:
@@ -79,7 +84,7 @@ def demonstration_png(record: RunRecord, demonstration: Demonstration) -> bytes:
     figure = make_figure(12, 8)
     attack = demonstration.poisoned.attack
     figure.suptitle(f"AdvrBD against {attack}" if attack != "none" else "AdvrBD on a clean set", x=0.02, ha="left")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3.2, 2.4))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(3.2, 2.4), squeeze=False).ravel()
     _draw_examples(top, record, demonstration)
     bars, scores = bottom.subplots(1, 2)
     _draw_bars(bars, demonstration)
@@ -87,7 +92,7 @@ def demonstration_png(record: RunRecord, demonstration: Demonstration) -> bytes:
     return encode(figure, "png")
 
 
-def _draw_examples(figure, record: RunRecord, demonstration: Demonstration) -> None:
+def _draw_examples(figure: SubFigure, record: RunRecord, demonstration: Demonstration) -> None:
     """Three rows: before, as poisoned, and the difference made visible."""
     truth = demonstration.poisoned
     poisoned = truth.poisoned.nonzero().flatten()
@@ -114,7 +119,7 @@ def _draw_examples(figure, record: RunRecord, demonstration: Demonstration) -> N
     frame_tiles(axes, rows=3, columns=_EXAMPLES)
 
 
-def _draw_bars(axes, demonstration: Demonstration) -> None:
+def _draw_bars(axes: Axes, demonstration: Demonstration) -> None:
     groups = [name for name in ("acc", "asr", "ra") if getattr(demonstration.defended, name) is not None]
     places = np.arange(len(groups))
     for offset, performance, colour, name in (
@@ -134,13 +139,13 @@ def _draw_bars(axes, demonstration: Demonstration) -> None:
 _GROUP_NAMES = {"acc": "clean accuracy", "asr": "attack success rate\n(lower is better)", "ra": "robust accuracy"}
 
 
-def _draw_scores(axes, record: RunRecord, demonstration: Demonstration) -> None:
+def _draw_scores(axes: Axes, record: RunRecord, demonstration: Demonstration) -> None:
     draw_histogram(axes, record.result.verdicts.score, demonstration.poisoned.poisoned, ("clean", "poisoned"))
-    axes.set_title("Scores by the truth, which AdvrBD did not see", loc="left", fontsize=10)
+    axes.set_title("Scores of clean and poisoned samples (unknown to AdvrBD)", loc="left", fontsize=10)
 
 
-def _performance_texts(performance: Performance) -> tuple[str, str, str]:
-    return _percent(performance.acc), _percent(performance.asr), _percent(performance.ra)
+def _performance_texts(performance: Mapping[str, float | None]) -> tuple[str, ...]:
+    return tuple(_percent(performance[name]) for name in ("acc", "asr", "ra"))
 
 
 def _percent(share: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The pictures: how the scores fall, how training went, and which images are most suspicious."""
+"""The pictures of a report: histogram of the scores, curves of the training, the most suspicious images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def overview_png(record: RunRecord) -> bytes:
     """One picture of a whole run: scores, verdicts by class, curves, and the most suspicious images."""
     figure = make_figure(12, 10)
     figure.suptitle(_headline(record), x=0.02, ha="left", fontsize=14, fontweight="bold")
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(3, 3, 3.2))
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(3, 3, 3.2), squeeze=False).ravel()
     left, right = top.subplots(1, 2)
     draw_scores(left, record)
     draw_classes(right, record)
@@ -79,9 +79,9 @@ def as_rgb(image: Tensor) -> np.ndarray:
 
 
 def draw_scores(axes: Axes, record: RunRecord) -> None:
-    """How the scores of the samples called clean and called poisoned fall."""
+    """Histogram of the scores of flagged samples and of the others."""
     verdicts = record.result.verdicts
-    draw_histogram(axes, verdicts.score, verdicts.poisoned, ("called clean", "called poisoned"))
+    draw_histogram(axes, verdicts.score, verdicts.poisoned, ("not flagged", "flagged as poisoned"))
     axes.set_title("Scores of all samples", loc="left")
 
 
@@ -94,7 +94,9 @@ def draw_histogram(axes: Axes, score: Tensor, poisoned: Tensor, names: tuple[str
     tallest = 0.0
     for flag, colour, name in ((False, CLEAN_COLOUR, names[0]), (True, POISONED_COLOUR, names[1])):
         chosen = values[flags == flag]
-        heights, _, _ = axes.hist(chosen, bins=bins, color=colour, alpha=0.75, label=f"{name} ({len(chosen):,})")
+        heights, _, _ = axes.hist(
+            chosen, bins=bins.tolist(), color=colour, alpha=0.75, label=f"{name} ({len(chosen):,})"
+        )
         tallest = max(tallest, float(np.max(heights)))
     if tallest > 50:  # else a few poisoned samples beside thousands of clean ones would not be seen
         axes.set_yscale("symlog", linthresh=10)
@@ -104,7 +106,7 @@ def draw_histogram(axes: Axes, score: Tensor, poisoned: Tensor, names: tuple[str
 
 
 def draw_classes(axes: Axes, record: RunRecord, limit: int = 20) -> None:
-    """Of each label, the samples called poisoned; the worst ``limit`` labels."""
+    """Samples and flagged samples of each class; the ``limit`` classes with the most flagged."""
     image_set, verdicts = record.image_set, record.result.verdicts
     flagged = torch.bincount(image_set.labels[verdicts.poisoned], minlength=image_set.num_classes)
     totals = image_set.class_counts()
@@ -112,19 +114,19 @@ def draw_classes(axes: Axes, record: RunRecord, limit: int = 20) -> None:
     names = [shorten(image_set.class_names[label]) for label in shown]
     places = np.arange(len(shown))
     axes.barh(places, [int(totals[label]) for label in shown], color="#c3d0d9", label="all")
-    axes.barh(places, [int(flagged[label]) for label in shown], color=POISONED_COLOUR, label="called poisoned")
+    axes.barh(places, [int(flagged[label]) for label in shown], color=POISONED_COLOUR, label="flagged as poisoned")
     axes.set_yticks(places, names, parse_math=False)
     axes.invert_yaxis()
     for tick, label in zip(axes.get_yticklabels(), shown, strict=True):
         if label in record.result.suspected_classes:
             tick.set_color(POISONED_COLOUR)
             tick.set_fontweight("bold")
-    axes.set_title("Labels" + (" (suspected: red)" if record.result.suspected_classes else ""), loc="left")
+    axes.set_title("Classes" + (" (suspected: red)" if record.result.suspected_classes else ""), loc="left")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, fontsize=8)
 
 
 def draw_curves(figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
-    """One small panel a stage; shares and other figures have a scale each."""
+    """One small panel for each stage; shares have the left scale, other figures the right one."""
     from matplotlib.ticker import MaxNLocator
 
     stages = [(stage, rows) for stage, rows in curves.items() if rows and not is_by_label(rows)][:_MAX_PANELS]
@@ -155,7 +157,7 @@ def draw_curves(figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float
 
 
 def is_by_label(rows: Sequence[Mapping[str, float]]) -> bool:
-    """Whether the rows are one for each label, a table and not a curve."""
+    """Whether the rows are a table of the classes, one row each, and no curve."""
     return all("label" in row for row in rows)
 
 
@@ -167,9 +169,9 @@ def shorten(text: str, length: int = _LABEL_LENGTH) -> str:
 
 def _draw_thumbnails(figure: Figure, record: RunRecord) -> None:
     chosen = record.most_suspicious(_THUMBNAILS)
-    figure.suptitle("Most suspicious samples (label \u2192 suggestion)", x=0.02, ha="left", fontsize=12)
+    figure.suptitle("Most suspicious samples (given label \u2192 suggested label)", x=0.02, ha="left", fontsize=12)
     if not chosen:
-        figure.text(0.02, 0.5, "None: no sample was called poisoned.")
+        figure.text(0.02, 0.5, "None: no sample was flagged as poisoned.")
         return
     names, verdicts = record.image_set.class_names, record.result.verdicts
     axes = figure.subplots()
@@ -198,8 +200,8 @@ def frame_tiles(axes: Axes, rows: int, columns: int) -> None:
 def _headline(record: RunRecord) -> str:
     poisoned, total = int(record.result.verdicts.poisoned.sum()), len(record.image_set)
     suspected = [shorten(record.image_set.class_names[label], 30) for label in record.result.suspected_classes]
-    found = f"{poisoned:,} of {total:,} samples called poisoned"
-    return (found + (f"; suspected: {', '.join(suspected)}" if suspected else "; no label suspected")).replace(
+    found = f"{poisoned:,} of {total:,} samples flagged as poisoned"
+    return (found + (f"; suspected: {', '.join(suspected)}" if suspected else "; no class suspected")).replace(
         "$", r"\$"
     )
 

@@ -81,30 +81,30 @@ def _read_description(path: Path) -> ModelDescription:
 def _checked_description(path: Path, content: Mapping[str, Any]) -> ModelDescription:
     """The fields, each of the type and range it must have: the file may come from anyone."""
 
-    def check(condition: bool, field: str, allowed: str) -> None:
-        if not condition:
-            raise AdvrBDError(f"{path}: {field} must be {allowed}, got {brief(content.get(field))}")
+    def wrong(field: str, allowed: str) -> AdvrBDError:
+        return AdvrBDError(f"{path}: {field} must be {allowed}, got {brief(content.get(field))}")
 
-    def numbers(field: str, kind: type | tuple[type, ...], count: int, low: float, high: float) -> tuple:
+    def numbers(field: str, kinds: tuple[type, ...], count: int, low: float, high: float) -> tuple[Any, ...]:
         values = content.get(field)
-        good = isinstance(values, list) and len(values) == count
-        good = good and all(isinstance(v, kind) and not isinstance(v, bool) and low <= v <= high for v in values)
-        check(good, field, f"{count} numbers in [{low}, {high}]")
-        return tuple(values)
+        right_count = isinstance(values, list) and len(values) == count
+        if not right_count or not all(type(value) in kinds and low <= value <= high for value in values or ()):
+            raise wrong(field, f"{count} numbers in [{low}, {high}]")
+        return tuple(values or ())
 
-    name = content.get("name")
-    check(isinstance(name, str) and len(name) <= _LONGEST_NAME, "name", "a model's name")
-    names = content.get("class_names")
-    good_names = isinstance(names, list) and 0 < len(names) <= _MOST_CLASSES and all(isinstance(n, str) for n in names)
-    good_names = good_names and all(len(name) <= _LONGEST_NAME for name in names)
-    check(good_names and len(set(names)) == len(names), "class_names", "distinct names")
-    channels = content.get("in_channels")
-    check(isinstance(channels, int) and channels in (1, 3) and channels is not True, "in_channels", "1 or 3")
+    name, names, channels = (content.get(field) for field in ("name", "class_names", "in_channels"))
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        raise wrong("name", "a model's name")
+    if not isinstance(names, list) or not 0 < len(names) <= _MOST_CLASSES:
+        raise wrong("class_names", "distinct names")
+    if not all(isinstance(each, str) and len(each) <= _LONGEST_NAME for each in names) or len(set(names)) < len(names):
+        raise wrong("class_names", "distinct names")
+    if type(channels) is not int or channels not in (1, 3):
+        raise wrong("in_channels", "1 or 3")
     return ModelDescription(
         name=name,
         class_names=tuple(names),
         in_channels=channels,
-        image_size=numbers("image_size", int, 2, 1, 4096),
+        image_size=numbers("image_size", (int,), 2, 1, 4096),
         mean=numbers("mean", (int, float), channels, 0, 1),
         std=numbers("std", (int, float), channels, 0.001, 1),
     )

@@ -1,4 +1,4 @@
-"""``report.html``: one page with everything inside it, to open, mail or keep."""
+"""``report.html``: one self-contained page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,19 @@ from advrbd_plugin.report.text import one_line, printable
 
 _GALLERY = 48
 _EVIDENCE_ROWS = 50
+# The columns of LabelEvidence (advrbd_plugin/defense/detection.py) for a reader of the page.
+_EVIDENCE_MEANINGS = {
+    "samples": "samples that carry this label.",
+    "gain": "how much better two Gaussians explain these samples than one (difference of BIC per sample).",
+    "separation": "distance of the two clusters' means, in standard deviations.",
+    "share": "size of the suspicious cluster, as a share of the class.",
+    "predicted share": "share of the suspicious cluster that the backdoored model predicts as this class.",
+    "predicted share of rest": "the same of the other cluster.",
+    "entropy gap": "entropy (nats) of the model's runner-up classes in the suspicious cluster, less that in the other; "
+    "triggered samples come from many classes.",
+    "suspected": "1 where the class is taken for a target of the attack.",
+    "rejected": "1 where the class was suspected at first, and a retrained model did not confirm it.",
+}
 
 
 def report_html(record: RunRecord, summary: Mapping[str, Any], comparison: Mapping[str, Any] | None = None) -> str:
@@ -23,6 +36,7 @@ def report_html(record: RunRecord, summary: Mapping[str, Any], comparison: Mappi
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    evidence = _evidence(record)
     environment = Environment(
         loader=PackageLoader("advrbd_plugin.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -30,7 +44,8 @@ def report_html(record: RunRecord, summary: Mapping[str, Any], comparison: Mappi
         summary=printable(summary),
         comparison=comparison,
         gallery=_gallery(record),
-        evidence=_evidence(record),
+        evidence=evidence,
+        meanings=[(name, meaning) for name, meaning in _EVIDENCE_MEANINGS.items() if evidence and name in evidence[0]],
         scores=data_uri(figures.scores_svg(record), "image/svg+xml"),
         classes=data_uri(figures.classes_svg(record), "image/svg+xml"),
         curves=data_uri(figures.curves_svg(record), "image/svg+xml"),
@@ -63,13 +78,15 @@ def _gallery(record: RunRecord) -> list[dict[str, str]]:
 
 
 def _evidence(record: RunRecord) -> list[dict[str, str]]:
-    """What spoke for and against each label, as ready texts; the suspected first."""
+    """The evidence for each class as texts, the suspected classes first."""
     names, suspected = record.image_set.class_names, record.result.suspected_classes
     rows = [row for rows in record.result.curves.values() if rows and figures.is_by_label(rows) for row in rows]
     rows = sorted(rows, key=lambda row: int(row["label"]) not in suspected)[:_EVIDENCE_ROWS]
     return [
         {
-            key.replace("_", " "): one_line(names[int(value)]) if key == "label" else f"{value:.4g}"
+            "class" if key == "label" else key.replace("_", " "): (
+                one_line(names[int(value)]) if key == "label" else f"{value:.4g}"
+            )
             for key, value in row.items()
         }
         for row in rows

@@ -1,4 +1,4 @@
-"""One finished run of the defense, with all that its report tells."""
+"""One finished run of the defense, with all that its report shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from advrbd_plugin.files import finite
 from advrbd_plugin.nn.description import ModelDescription
 
 if TYPE_CHECKING:
-    from advrbd_plugin.defense.pipeline import AdvrBDResult
+    from advrbd_plugin.defense.result import AdvrBDResult
 
 TOOL = "advrbd"
 
@@ -42,7 +42,7 @@ class RunRecord:
         return paths[index] if paths is not None else f"sample {int(self.image_set.sample_ids[index])}"
 
     def most_suspicious(self, count: int) -> list[int]:
-        """Positions of the images called poisoned, the most suspicious first; at most ``count``."""
+        """Positions of the flagged images, the highest score first; at most ``count``."""
         verdicts = self.result.verdicts
         flagged = verdicts.poisoned.nonzero().flatten()
         order = torch.argsort(verdicts.score[flagged], descending=True, stable=True)
@@ -50,7 +50,7 @@ class RunRecord:
 
 
 def summarise(record: RunRecord) -> dict[str, Any]:
-    """``summary.json``: counts, suspected labels, settings, and what the run was made with."""
+    """``summary.json``: counts, suspected classes, settings, versions and hardware."""
     image_set, result = record.image_set, record.result
     poisoned = result.verdicts.poisoned
     flagged = torch.bincount(image_set.labels[poisoned], minlength=image_set.num_classes).tolist()

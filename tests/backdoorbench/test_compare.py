@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from advrbd_plugin.backdoorbench import classifiers
-from advrbd_plugin.cli.main import main
+from advrbd_plugin.cli import main
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation import compare as package
 from advrbd_plugin.evaluation.algorithm import current_algorithm

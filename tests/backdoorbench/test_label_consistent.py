@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from advrbd_plugin.backdoorbench import label_consistent
 from advrbd_plugin.backdoorbench.label_consistent import push_away, write_images
-from advrbd_plugin.cli.main import main
+from advrbd_plugin.cli import main
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.models import make_model
 

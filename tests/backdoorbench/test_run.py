@@ -83,7 +83,7 @@ def test_a_scripts_own_error_keeps_its_traceback(checkout):
 
 def test_what_a_script_imports_and_is_not_installed_is_one_line(checkout):
     (checkout / "defense/painting.py").write_text("import cv2\n")
-    program = "import sys; sys.modules['cv2'] = None; from advrbd_plugin.cli.main import main; "
+    program = "import sys; sys.modules['cv2'] = None; from advrbd_plugin.cli import main; "
     program += "sys.exit(main(sys.argv[1:]))"
     done = run(checkout, "defense/painting.py", start=("-c", program))
     last = done.stderr.strip().splitlines()[-1]

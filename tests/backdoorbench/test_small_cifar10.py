@@ -11,7 +11,7 @@ from PIL import Image
 
 from advrbd_plugin.backdoorbench import cifar_writer
 from advrbd_plugin.backdoorbench.small_cifar10 import FOLDER, write_cifar10
-from advrbd_plugin.cli.main import main
+from advrbd_plugin.cli import main
 from advrbd_plugin.data.cifar import CIFAR10, CIFAR10_NAMES, load_cifar
 from advrbd_plugin.errors import AdvrBDError, StorageError
 

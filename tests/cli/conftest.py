@@ -46,7 +46,7 @@ class InstantAdvrBD:
             suspected_classes=(1,),
             curves={"train": [{"loss": 1.0}, {"loss": 0.5}]},
             seconds={"train": 0.1},
-            config=self.config,
+            config=self.config.for_samples(len(train_set)),
         )
 
 

@@ -33,7 +33,7 @@ RESULTS = {
 
 def test_starting_is_cheap():
     code = (
-        "import sys; from advrbd_plugin.cli.main import build_parser; build_parser().format_help(); "
+        "import sys; from advrbd_plugin.cli.command import build_parser; build_parser().format_help(); "
         "print(sorted({'torch', 'numpy', 'sklearn', 'matplotlib', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -51,6 +51,21 @@ def test_version(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("advrbd 0.")
+
+
+def test_no_command_is_wrong_usage_and_shows_what_there_is(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out.startswith("usage: advrbd") and "defend" in shown.out and shown.err == ""
+
+
+def test_explaining_an_error_imports_nothing_heavy():
+    code = (
+        "import sys; from advrbd_plugin.cli import command; command._fail('a\\nb'); "
+        "print(sorted({'torch', 'numpy', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "advrbd: error: a\\nb\n")
 
 
 def test_doctor_tells_what_is_there_and_what_is_not(capsys, monkeypatch):
@@ -116,19 +131,27 @@ def test_names_that_are_no_text_and_names_that_are_commands(defense, images, tmp
     (images / "cat" / "00.png").rename(images / "cat" / "=1+1\n.png")
     out = tmp_path / "out"
     assert main(["defend", str(images), "--out", str(out)]) == 0
-    rows = list(csv.DictReader((out / "verdicts.csv").open()))
-    assert rows[-1]["label"] == "\\udcff\\x1b[31m[bold]"
-    assert "cat/=1+1\\n.png" in {row["path"] for row in rows}
+    with (out / "verdicts.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[-1]["label"] == "\udcff\x1b[31m[bold]"  # the file holds what the disk holds
+    assert "cat/=1+1\n.png" in {row["path"] for row in rows}
     assert main(["evaluate", str(out), "--clean", str(images)]) == 0
     shown = capsys.readouterr()
     assert "\x1b" not in shown.out + shown.err and "[31m[bold]" in shown.out
 
 
-def test_a_second_run_replaces_the_first(defense, images, tmp_path):
-    out = tmp_path / "out"
-    assert main(["defend", str(images), "--out", str(out)]) == 0
-    assert main(["defend", str(images), "--out", str(out), "--samples", "20"]) == 0
-    assert json.loads((out / "summary.json").read_text())["images"] == 20
+def test_the_former_name_of_a_setting_is_read_with_one_line(defense, images, tmp_path, capsys, fails):
+    out, config = tmp_path / "out", tmp_path / "old.yaml"
+    assert main(["defend", str(images), "--out", str(out), "--set", "accusation_gain=0.2"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "advrbd: note: the key accusation_gain is now called detection_gain"
+    assert sum("detection_gain" in line for line in lines) == 1
+    assert json.loads((out / "summary.json").read_text())["config"]["detection_gain"] == 0.2
+    config.write_text("accuse_labels: true\n")
+    assert main(["defend", str(images), "--out", str(tmp_path / "other"), "--config", str(config)]) == 0
+    assert capsys.readouterr().err.splitlines()[0] == "advrbd: note: the key accuse_labels is now called detect_targets"
+    both = ["--set", "doubt=0.2", "--set", "abstain_threshold=0.2"]
+    assert "give only abstain_threshold" in fails("defend", images, "--out", tmp_path / "third", *both)
 
 
 def test_a_small_set_is_trained_on_for_longer_and_the_user_is_told(defense, images, tmp_path, capsys):
@@ -204,7 +227,7 @@ def test_evaluate_reads_the_test_part_of_what_defend_reads(defense, cifar10, ima
     figures = json.loads(capsys.readouterr().out)
     assert (figures["clean_images"], figures["triggered_images"]) == (8, 4)
     (images / "dog").rename(images / "cow")
-    assert main(["defend", str(images), "--out", str(out), "--image-size", "32"]) == 0
+    assert main(["defend", str(images), "--out", str(out), "--image-size", "32", "--overwrite"]) == 0
     assert "has the class 'dog', which the model does not know: it knows cat, cow" in fails(
         "evaluate", out, "--clean", cifar10
     )
@@ -271,7 +294,9 @@ def test_bad_folders_are_explained(defense, images, tmp_path, fails, prepare, ex
         (["--model", "resnet_wide"], "--model must be one of"),
         (["--set", "patch_sise=3"], "patch_sise"),
         (["--set", "epochs=-1"], "epochs"),
-        (["--device", "abacus"], "--device abacus cannot be used"),
+        (["--device", "abacus"], "--device must be cpu, cuda or cuda:N, got 'abacus'"),
+        (["--device", "meta"], "--device must be cpu, cuda or cuda:N, got 'meta'"),
+        (["--device", "cuda:77"], "--device cuda:77 cannot be used"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--samples", "1"], "samples must be at least"),
     ],
@@ -306,6 +331,13 @@ def test_a_folder_of_others_is_not_written_to(defense, images, tmp_path, fails):
     assert "inside the data" in fails("defend", images, "--out", images / "out")
 
 
+def test_a_place_that_the_system_refuses_is_one_line(defense, images, tmp_path, fails):
+    place = tmp_path / ("n" * 300)
+    assert fails("defend", images, "--out", place) == f"{place}: File name too long"
+    (tmp_path / "file").write_text("text")
+    assert "Not a directory" in fails("defend", images, "--out", tmp_path / "file" / "out")
+
+
 def test_a_defense_that_fails_before_it_stored_anything_leaves_nothing(defense, images, tmp_path, fails):
     defense.failure, defense.stores = AdvrBDError("the model's output is not a number in stage train"), False
     assert "not a number" in fails("defend", images, "--out", tmp_path / "new" / "out")
@@ -336,8 +368,7 @@ def test_a_full_disk_while_writing_leaves_the_earlier_results(defense, images, t
     assert main(["defend", str(images), "--out", str(out)]) == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setattr(os, "fsync", _third_call_fails())
-    fails_line = fails("defend", images, "--out", out, "--seed", "5")
-    assert "is full" in fails_line
+    assert "is full" in fails("defend", images, "--out", out, "--seed", "5", "--overwrite")
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
     assert [path.name for path in out.iterdir() if path.is_dir()] == [".advrbd-work"]
 
@@ -414,7 +445,7 @@ def test_used_up_memory_is_explained_with_the_commands_options(
     out = tmp_path / "out"
     assert main(["defend", str(images), "--out", str(out)]) == 0
     defense.failure = make_error()
-    line = fails("defend", images, "--out", out)
+    line = fails("defend", images, "--out", out, "--overwrite")
     assert line.startswith("the computer's memory is used up: try --set batch_size=... with a smaller number or --")
     assert (out / ".advrbd-work" / "checkpoint").exists()
     monkeypatch.setattr(advrbd_plugin.evaluation.metrics, "evaluate", judge)

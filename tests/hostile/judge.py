@@ -197,7 +197,7 @@ def _command_line(*arguments: str) -> int:
 
 def _explained(work: Callable[[], object]) -> int:
     """As the command line would end it."""
-    from advrbd_plugin.cli.main import main as _main  # noqa: F401 - the same imports as in use
+    from advrbd_plugin.cli import command as _command  # noqa: F401 - the same imports as in use
     from advrbd_plugin.errors import AdvrBDError
 
     try:

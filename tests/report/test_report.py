@@ -20,7 +20,7 @@ from advrbd_plugin.errors import AdvrBDError, StorageError
 from advrbd_plugin.evaluation.metrics import Detection, Performance
 from advrbd_plugin.nn.description import channel_statistics
 from advrbd_plugin.report import OutputFolder, output
-from advrbd_plugin.report.demonstration import Demonstration, demonstration_png
+from advrbd_plugin.report.demonstration import Demonstration, demonstration_png, outcome_table
 from advrbd_plugin.report.figures import draw_curves, make_figure
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.record import summarise
@@ -99,9 +99,10 @@ def test_the_page_stands_alone_and_runs_nothing(written):
 
 def test_evidence_is_a_table_and_not_a_curve(written):
     page = (written / "report.html").read_text()
-    table = page[page.index("Evidence for each label") :]
+    table = page[page.index("Evidence for each class") :]
     assert table.index("&lt;b&gt;bee&lt;/b&gt;") < table.index("=cmd()")  # the suspected label comes first
     assert ">0.75<" in table and ">0.25<" in table
+    assert "<b>gain</b>: how much better two Gaussians" in table and "<b>entropy gap</b>" not in table
 
 
 def test_nothing_poisoned_is_said_plainly(record):
@@ -119,7 +120,10 @@ def test_the_demonstration_shows_truth_and_figures(record):
         defended=Performance(0.89, 0.012, 0.87),
         detection=Detection(0.95, 0.02, 0.991),
     )
-    assert demonstration.table()["rows"][1] == ("AdvrBD", ("89.0%", "1.2%", "87.0%", "95.0%", "2.0%", "0.991"))
+    assert outcome_table(demonstration.to_mapping())["rows"][1] == (
+        "AdvrBD",
+        ("89.0%", "1.2%", "87.0%", "95.0%", "2.0%", "0.991"),
+    )
     assert demonstration.to_mapping()["poisoned"] == 6
     assert Image.open(io.BytesIO(demonstration_png(record, demonstration))).size[0] > 800
 

@@ -115,3 +115,20 @@ def test_a_source_of_clean_samples_is_needed(model_folder, tmp_path, capsys):
         repair(model_folder, "--out", tmp_path / "out")
     assert ended.value.code == 2
     assert "--data" in capsys.readouterr().err
+
+
+def test_a_finished_repair_is_shown_again_and_not_replaced(model_folder, tmp_path, capsys):
+    data, out = write_images(tmp_path / "clean", (2, 2, 2)), tmp_path / "out"
+    command = (model_folder, "--data", data, "--out", out, *QUICK, "--set", "attraction_threshold=1")
+    assert repair(*command) == 0
+    first, written = capsys.readouterr().out, (out / "summary.json").read_bytes()
+    assert repair(*command) == 0
+    shown = capsys.readouterr()
+    assert shown.out == first and "finished before" in shown.err
+    assert repair(*command, "--seed", 4) == 1
+    assert "finished results of other settings (seed was 0, now 4)" in error_of(capsys)
+    description = load_model(model_folder)[1]
+    save_model(model_folder, description.build(), description)
+    assert repair(*command) == 1
+    assert "finished results of other data" in error_of(capsys)
+    assert (out / "summary.json").read_bytes() == written

@@ -1,4 +1,4 @@
-"""What a repair leaves behind: the suspicious neurons, the labels' attraction, one page and one picture."""
+"""What `advrbd repair` writes beside the model: the suspicious neurons, one page and one picture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LISTED_NEURONS = 50
 
 @dataclass(frozen=True)
 class RepairRecord:
-    """One finished repair.
+    """One finished repair, with all that its page shows.
 
     Attributes:
         source: the model that was repaired, as the user named it.
@@ -64,7 +64,7 @@ def summarise_repair(record: RepairRecord) -> dict[str, Any]:
         "clean_from_poisoned": record.from_poisoned,
         "clean_samples": len(record.clean_set),
         "verdict": result.verdict,
-        "attacked_labels": [names[label] for label in result.attacked_labels],
+        "suspected_classes": [names[label] for label in result.attacked_labels],
         "evidence": {
             kind: dict(zip(names, finite(values.tolist()), strict=True)) for kind, values in result.evidence.items()
         },
@@ -129,7 +129,7 @@ def _suspicious(record: RepairRecord) -> list[tuple[str, int, float, float]]:
 def _draw(figure: Figure, record: RepairRecord) -> None:
     result = record.result
     figure.suptitle(f"Repair: {result.verdict}", x=0.02, ha="left", fontsize=14, fontweight="bold")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 2))
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 2), squeeze=False).ravel()
     axes = left.subplots()
     if result.evidence:
         names = [shorten(name) for name in record.clean_set.class_names]
@@ -142,7 +142,7 @@ def _draw(figure: Figure, record: RepairRecord) -> None:
         axes.barh(places, strongest.numpy(), color=[POISONED_COLOUR if bad else CLEAN_COLOUR for bad in attacked])
         axes.set_yticks(places, names, parse_math=False)
         axes.invert_yaxis()
-        axes.set_title("How far each label stands out\n(from 1 on it looks attacked)", loc="left")
+        axes.set_title("Evidence against each class\n(from 1 on it is suspected)", loc="left")
     else:
         scores = [float(value) for each in result.layers for value in each.z_score]
         axes.hist(np.clip(scores, -10, 20), bins=60, color=CLEAN_COLOUR)

@@ -1,4 +1,4 @@
-"""The ``advrbd`` command: which words it knows, and how it ends."""
+"""The ``advrbd`` command: its sub-commands, its exit status, and the one line that explains an error."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Sequence
 
 from advrbd_plugin import __version__
-from advrbd_plugin.cli import backdoorbench, compare, defend, demo, doctor, evaluate, repair, reproduce
+from advrbd_plugin.cli import backdoorbench, compare, defend, demo, doctor, evaluate, repair, reproduce, stopping
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory
 
-_INTERRUPTED = 130  # what shells give for a program ended by Ctrl-C
+_WRONG_USAGE = 2  # argparse's status
 _TO_NEED_LESS = {
     "settings": "--set batch_size=... with a smaller number",
     "samples": "--samples for fewer images",
@@ -22,24 +22,33 @@ _TO_NEED_LESS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 1 an error that was explained, 2 wrong usage."""
-    arguments = build_parser().parse_args(argv)
+    """Run one command and return its exit status.
+
+    0: done. 1: an error that one line explains. 2: wrong usage, no command included. 130 and 143: ended by Ctrl-C and
+    by SIGTERM.
+    """
+    parser = build_parser()
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
+        parser.print_help()
+        return _WRONG_USAGE
+    arguments = parser.parse_args(words)
+    stopping.advise(getattr(arguments, "interrupted", ""))
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
             return arguments.run(arguments) or 0
         except AdvrBDError as error:
             return _fail(str(error))
-        except KeyboardInterrupt:
-            advice = getattr(arguments, "interrupted", "")
-            return _fail(f"interrupted{': ' if advice else ''}{advice}", _INTERRUPTED)
+        except KeyboardInterrupt as error:
+            return _fail(*stopping.describe(error))
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away; so do we
             return 0
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 return _fail(f"the disk is full ({error.filename or 'no file named'}): free some space and run again")
-            return _fail(str(error))
+            return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
         except (MemoryError, RuntimeError) as error:
             line = _out_of_memory(error, arguments)
             if line is None:
@@ -52,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="advrbd",
         description="Find the poisoned samples in a set of images and train a clean model, from that set alone.",
+        epilog="Exit status: 0 done, 1 an error that is explained, 2 wrong usage, 130 ended by Ctrl-C, 143 by SIGTERM.",
     )
     parser.add_argument("--version", action="version", version=f"advrbd {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
