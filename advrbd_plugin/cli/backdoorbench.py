@@ -10,13 +10,13 @@ import os
 from pathlib import Path
 
 
-def add_commands(subparsers: argparse._SubParsersAction) -> None:
+def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to a parser's subparsers. Each sets ``run``: a function from the namespace to an exit status."""
     _add_registration(subparsers)
     _add_toolbox(subparsers)
 
 
-def _add_registration(subparsers: argparse._SubParsersAction) -> None:
+def _add_registration(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     register = subparsers.add_parser(
         "register",
         help="add this package's defenses and attacks to a BackdoorBench checkout",
@@ -29,7 +29,7 @@ def _add_registration(subparsers: argparse._SubParsersAction) -> None:
         parser.set_defaults(run=run)
 
 
-def _add_toolbox(subparsers: argparse._SubParsersAction) -> None:
+def _add_toolbox(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     toolbox = subparsers.add_parser(
         "backdoorbench", help="get BackdoorBench, and run its scripts on today's PyTorch", description=__doc__
     )

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advrbd_plugin.report.record import RunRecord, finite
+from advrbd_plugin.files import finite
+from advrbd_plugin.report.record import RunRecord
 from advrbd_plugin.report.text import one_line
 
 if TYPE_CHECKING:

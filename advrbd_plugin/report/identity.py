@@ -11,7 +11,7 @@ from torch import nn
 from advrbd_plugin import __version__
 from advrbd_plugin.cache import digest
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.report.record import finite
+from advrbd_plugin.files import finite
 from advrbd_plugin.report.text import one_line
 
 _NAMED_DIFFERENCES = 3

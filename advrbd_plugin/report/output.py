@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.files import explain_os_error, write_bytes, write_json, write_text
+from advrbd_plugin.files import explain_os_error, finite, write_bytes, write_json, write_text
 from advrbd_plugin.nn.description import ModelDescription
 from advrbd_plugin.plain import read_json
 from advrbd_plugin.report.figures import overview_png
 from advrbd_plugin.report.identity import RunIdentity
 from advrbd_plugin.report.model_file import save_model
 from advrbd_plugin.report.page import report_html
-from advrbd_plugin.report.record import TOOL, RunRecord, finite, summarise
+from advrbd_plugin.report.record import TOOL, RunRecord, summarise
 from advrbd_plugin.report.tables import curves_csv, verdicts_csv
 from advrbd_plugin.report.text import file_bytes, one_line
 

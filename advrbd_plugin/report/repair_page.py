@@ -13,10 +13,11 @@ import torch
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.environment import commit, hardware, versions
+from advrbd_plugin.files import finite
 from advrbd_plugin.nn.description import ModelDescription
 from advrbd_plugin.report.figures import CLEAN_COLOUR, POISONED_COLOUR, draw_curves, encode, make_figure, shorten
 from advrbd_plugin.report.page import data_uri, duration
-from advrbd_plugin.report.record import TOOL, finite
+from advrbd_plugin.report.record import TOOL
 from advrbd_plugin.report.text import printable
 
 if TYPE_CHECKING:
