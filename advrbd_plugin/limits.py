@@ -15,7 +15,7 @@ PICTURES_IN_FLIGHT = READING_MEMORY - FILES_IN_FLIGHT
 MAX_FILE_BYTES = FILES_IN_FLIGHT  # of one picture, in a folder or inflated from a zip
 MAX_PIXELS = 64_000_000  # a picture that claims more is a mistake or an attack
 MAX_SCAN_PIXELS = 2_000_000_000  # pixels times scans of a progressive JPEG: each scan passes over all pixels
-MAX_SLOW_BYTES = 32 * 2**20  # of files that Pillow decodes in Python: run-length BMP, PPM in text
+MAX_SLOW_BYTES = 16 * 2**20  # of files that Pillow decodes in Python: run-length BMP, PPM in text
 MAX_SLOW_PIXELS = 16_000_000  # of JPEG 2000, whose decoder is slow and takes much memory
 
 # Lists of files.

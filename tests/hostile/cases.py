@@ -50,7 +50,7 @@ def made_to_harm(seed: int = 0) -> Iterator[Case]:
     for name, make in files.zips_to_harm(lots).items():
         yield Case(f"zip: {name}", _defend_zip(make))
     for name, make in files.pictures_to_harm().items():
-        yield Case(f"image: {name}", _defend_picture(make, 4))
+        yield Case(f"image: {name}", _defend_picture(make, 3))
         yield Case(f"image: {name}, as a trigger", _trigger(make))
     for name, make in files.yamls_to_harm().items():
         yield Case(f"yaml: {name}", _config(make))
