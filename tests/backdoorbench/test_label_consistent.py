@@ -48,7 +48,7 @@ def stop_at_the_weights(state, make):
 
 @pytest.mark.parametrize("strange", ["info.pickle", "clean_model.pth"])
 def test_a_record_of_another_type_is_read_when_it_is_trusted(fake_checkout, monkeypatch, capsys, strange):
-    for name, changed in (("apply_mends_for_modules", lambda: None), ("wrap_state", stop_at_the_weights)):
+    for name, changed in (("apply_patches_for_modules", lambda: None), ("wrap_state", stop_at_the_weights)):
         monkeypatch.setattr(label_consistent, name, changed)
     monkeypatch.setattr(label_consistent, "model_maker", lambda name, **options: None)
     monkeypatch.setattr(sys, "path", list(sys.path))
