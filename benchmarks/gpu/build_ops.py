@@ -19,6 +19,7 @@ from outcome import NO_GPU, PartFile, Skip, part_parser
 ROOT = Path(__file__).resolve().parents[2]
 _SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "csrc", "configs", "advrbd_plugin")
 _SETUPTOOLS = 77  # the first that reads pyproject.toml's licence
+_SAYS = "advrbd_plugin: "  # before what setup.py has decided
 _LIBRARIES = ("_C.*.so", "_C_cuda.*.so", "_build.json")
 
 
@@ -30,12 +31,13 @@ def main() -> int:
     part.content["environment"] = {name: environment.get(name) for name in ("TORCH_CUDA_ARCH_LIST", "ADVRBD_CUDA")}
     with part.step("configure") as row:
         copy_sources(tree)
-        row["decided"] = setup(tree, environment, 120, "--version")
+        row["version"] = setup(tree, environment, 120, "--version")[-1]
     with part.step("compile") as row:
         if arguments.dry_run:
             raise Skip("dry run: nothing is compiled, the ops that are there serve")
         try:
-            row["decided"] = setup(tree, environment, arguments.seconds, "build_ext", "--inplace")
+            lines = setup(tree, environment, arguments.seconds, "build_ext", "--inplace")
+            row["decided"] = [line.removeprefix(_SAYS) for line in lines if line.startswith(_SAYS)]
         finally:
             row["libraries"] = install(tree)
     with part.step("kernels on CPU tensors") as row:
@@ -73,7 +75,7 @@ def copy_sources(tree: Path) -> None:
 
 
 def setup(tree: Path, environment: dict[str, str], seconds: float, *words: str) -> list[str]:
-    """Run setup.py; what it says of its decisions. RuntimeError with its last line where it fails."""
+    """Run setup.py; the lines that it prints. RuntimeError with the last of them where it fails."""
     done = subprocess.run(
         [sys.executable, "setup.py", *words],
         cwd=tree,
@@ -89,7 +91,7 @@ def setup(tree: Path, environment: dict[str, str], seconds: float, *words: str) 
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
     if done.returncode:
         raise RuntimeError(lines[-1] if lines else f"setup.py ended with status {done.returncode}")
-    return [line.removeprefix("advrbd_plugin: ") for line in lines if line.startswith("advrbd_plugin: ")]
+    return lines
 
 
 def install(tree: Path) -> list[str]:

@@ -51,7 +51,7 @@ PARTS = (
     Part("build", HERE / "build_ops.py", 200.0),
     Part("check", HERE / "check_ops.py", 130.0),
     Part("ops", HERE / "time_ops.py", 100.0),
-    Part("scoring", HERE / "time_scoring.py", 60.0),
+    Part("scoring", HERE / "time_scoring.py", 70.0),
     Part("train", HERE / "train_cells.py", None),
 )
 

@@ -73,18 +73,13 @@ def _scoring(done: Steps) -> list[str]:
         for step in done
         if "ratio" in step
     ]
-    found = [step for step in done if "stalls_per_batch_one_patch_size" in step]
-    rows += [
-        (
-            step["name"],
-            "",
-            "",
-            f"{step['stalls_per_batch_one_patch_size']:g} a batch, three patch sizes "
-            f"{step['stalls_per_batch_three_patch_sizes']:g}",
-        )
-        for step in found
+    stalls = [
+        f"{step['name']} of the GPU in a batch: {step['stalls_per_batch_one_patch_size']:g} with one patch size, "
+        f"{step['stalls_per_batch_three_patch_sizes']:g} with three"
+        for step in done
+        if "stalls_per_batch_one_patch_size" in step
     ]
-    return _table(("scoring", "bare s", "scoring s", "ratio"), rows)
+    return [*_table(("scoring", "bare s", "scoring s", "ratio"), rows), *([""] if stalls else []), *stalls]
 
 
 def _train(done: Steps) -> list[str]:

@@ -1,8 +1,7 @@
 """Trains at full scale: the network on poisoned CIFAR-10, then AdvrBD from that model on, one process for each attack.
 
 The first cell runs alone, so that its seconds count; the others share the GPU, ``--jobs`` at a time, and say so. What a
-cell has found is kept after each of its two halves (the undefended model, the defended one). A cell is not begun where
-less time is left than the first one took.
+cell has found is kept after each of its two halves (the undefended model, the defended one).
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ NO_ATTACK = "none"
 _TARGET_LABEL, _POISON_RATIO = 1, 0.05
 _SECONDS_OF_DECODING = 120.0
 _POLL_SECONDS = 0.2
+_LEAST_SECONDS = 10.0
 
 
 @dataclass
@@ -73,6 +73,7 @@ def _parser() -> ArgumentParser:
     parser = part_parser(__doc__)
     parser.add_argument("--cells", default=os.environ.get("ADVRBD_GPU_CELLS"), help="MODEL:ATTACK,... in this order")
     parser.add_argument("--jobs", type=int, default=3, help="cells at a time, after the first")
+    parser.add_argument("--cell-seconds", type=float, default=450.0, help="time limit of each cell")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
@@ -112,39 +113,50 @@ def run_cells(names: Sequence[str], arguments: Namespace, part: PartFile, work: 
     first_seconds: float | None = None
     while waiting or running:
         left = ends - time.monotonic()
-        jobs = 1 if first_seconds is None and not arguments.dry_run else arguments.jobs
-        while waiting and len(running) < jobs and left > (first_seconds or 1.0):
-            running.append(start(waiting.pop(0), arguments, work, jobs))
+        while waiting and len(running) < jobs_at(left, first_seconds, arguments):
+            running.append(start(waiting.pop(0), arguments, work, alone=first_seconds is None))
         if waiting and not running:
             break
         time.sleep(_POLL_SECONDS)
         for cell in list(running):
             cell.beside = max(cell.beside, len(running) - 1)
-            if cell.process.poll() is None and time.monotonic() < ends:
+            now = time.monotonic()
+            if cell.process.poll() is None and now < min(ends, cell.began + arguments.cell_seconds):
                 continue
             running.remove(cell)
             settle(cell, part)
-            if first_seconds is None:
-                first_seconds = time.monotonic() - cell.began
-    needed = f"and the first cell took {first_seconds:.0f} s" if first_seconds else "before the first cell"
+            first_seconds = first_seconds or now - cell.began
+    needed = f"the first cell took {first_seconds:.0f} s" if first_seconds else "no cell was begun"
     left = max(0.0, ends - time.monotonic())
     for name in waiting:
-        part.add({"name": name, "status": SKIPPED, "reason": f"{left:.0f} s were left, {needed}", "seconds": 0.0})
+        part.add({"name": name, "status": SKIPPED, "reason": f"{left:.0f} s were left; {needed}", "seconds": 0.0})
 
 
-def start(name: str, arguments: Namespace, work: Path, jobs: int) -> Running:
+def jobs_at(left: float, first_seconds: float | None, arguments: Namespace) -> int:
+    """How many cells may run at a time: as many as end even where side by side they are no faster.
+
+    The last is begun while half of the first one's time is left, which is enough for the undefended model.
+    """
+    if arguments.dry_run:
+        return arguments.jobs
+    if first_seconds is None:
+        return int(left > _LEAST_SECONDS)
+    return max(int(left > first_seconds / 2), min(arguments.jobs, int(left // first_seconds)))
+
+
+def start(name: str, arguments: Namespace, work: Path, *, alone: bool) -> Running:
     file = work / "cells" / f"{name.replace(':', '-')}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     command = [sys.executable, str(Path(__file__).resolve()), "--out", str(file), "--work", str(work), "--cell", name]
     for option in ("epochs", "batch_size", "seed"):
         command += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
-    threads = str(max(1, (os.cpu_count() or 1) // jobs)) if not arguments.dry_run else "1"
+    threads = 1 if arguments.dry_run else max(1, (os.cpu_count() or 1) // (1 if alone else arguments.jobs))
     log = file.with_suffix(".log").open("wb")
     process = subprocess.Popen(
         command + (["--dry-run"] if arguments.dry_run else []),
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": threads},
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
