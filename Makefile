@@ -1,4 +1,4 @@
-# make demo, test, lint, benchmark: each sets up all it needs, and reuses what is there.
+# make demo, test, lint, torture, benchmark: each sets up all it needs, and reuses what is there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,6 +45,12 @@ lint: $(BUILT)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	git ls-files -z 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' | xargs -0 $(BIN)/clang-format --dry-run -Werror
+
+# Long: hostile files, kills at random moments, ten times the cases of the ops, the kernels under sanitizers.
+torture: $(BUILT)
+	ADVRBD_TORTURE=1 $(PYTEST) tests/hostile/kills tests/emulation tests/ops/test_properties.py
+	$(BIN)/python -m tests.hostile
+	PYTHON=$(BIN)/python sh tests/sanitize.sh
 
 benchmark: $(BUILT)
 	$(BIN)/python benchmarks/ops.py

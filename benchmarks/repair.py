@@ -4,8 +4,8 @@
 
 Starts from the models that `advrbd reproduce` trained and stored (same --work folder, same settings), and trains them
 first where they are missing. Writes FOLDER/repair.json and repair.md; finished cells are cached in --work. The clean
-samples of the rows "1% clean" are the true images of 1% of the training set, as BackdoorBench draws them. Costs are processor
-seconds, given in epochs of the training of the whole set (measured once, before the first attack).
+samples of the rows "1% clean" are the true images of 1% of the training set, as BackdoorBench draws them. Costs are
+processor seconds, given in epochs of the training of the whole set (measured once, before the first attack).
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/scoring.py [--images 2000] [--masks 1,4] [--repeats 21]
 
-Both sides run the same batches in the same precision, in turn; the bare passes look at the unperturbed images and take
-no divergence. Shown are the medians over the repeats; the ratio is the median of the ratios of neighbouring runs, so that
-a busy moment of the machine meets both sides. The C library is told to keep freed memory, for both sides: otherwise
-asking the system for it again and again takes a fifth of the time and drowns what is to be seen.
+Both sides run the same batches in the same precision, in turn; the bare passes look at the unperturbed images and
+take no divergence. Shown are the medians over the repeats; the ratio is the median of the ratios of neighbouring
+runs, so that a busy moment of the machine meets both sides. The C library is told to keep freed memory, for both
+sides: otherwise asking the system for it again and again takes a fifth of the time and drowns what is to be seen.
 """
 
 from __future__ import annotations

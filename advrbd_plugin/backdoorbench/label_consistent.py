@@ -29,7 +29,13 @@ from advrbd_plugin.files import write_bytes
 from advrbd_plugin.plain import brief
 
 MODEL_FILE, SETTINGS_FILE = "clean_model.pth", "info.pickle"
-_NEEDED: dict[str, type | tuple[type, ...]] = {"dataset": str, "dataset_path": str, "model": str, "num_classes": int, "img_size": (list, tuple)}
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "dataset": str,
+    "dataset_path": str,
+    "model": str,
+    "num_classes": int,
+    "img_size": (list, tuple),
+}
 
 
 def _check_settings(path: Path, settings: Any) -> None:

@@ -183,8 +183,8 @@ class AdvrBDConfig(PaperConfig, RetrainingConfig, IdentificationConfig, Detectio
         super().__post_init__()
         if self.detect_targets and self.enhancement == "unlearn":
             raise AdvrBDError(
-                "enhancement must be trigger or none where detect_targets is true, got 'unlearn'; set detect_targets to "
-                "false for the paper's Algorithm 2"
+                "enhancement must be trigger or none where detect_targets is true, got 'unlearn'; set detect_targets "
+                "to false for the paper's Algorithm 2"
             )
         if not self.detect_targets and self.enhancement != "unlearn":
             raise AdvrBDError(f"enhancement must be unlearn where detect_targets is false, got {self.enhancement!r}")

@@ -47,12 +47,12 @@ def check_high(high: int) -> None:
 def check_perturb(
     images: Tensor,
     grad: Tensor,
-    epsilon: Sequence[float],
+    epsilon: Sequence[float] | float,
     patch_size: int,
     num_masks: int,
     sample_ids: Tensor | None,
-    low: Sequence[float],
-    high: Sequence[float],
+    low: Sequence[float] | float,
+    high: Sequence[float] | float,
 ) -> ChannelBounds:
     """Check the arguments of ``perturb`` and return its per-channel values."""
     _check_float("images", images, 4)
@@ -123,7 +123,7 @@ def is_channels_last(images: Tensor) -> bool:
 
 
 def _channel_bounds(
-    epsilon: Sequence[float], low: Sequence[float], high: Sequence[float], channels: int
+    epsilon: Sequence[float] | float, low: Sequence[float] | float, high: Sequence[float] | float, channels: int
 ) -> ChannelBounds:
     values = {}
     for name, value in (("epsilon", epsilon), ("low", low), ("high", high)):

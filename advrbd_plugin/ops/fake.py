@@ -1,5 +1,6 @@
 """The fake implementations, with which torch.compile traces the ops: checks, and outputs without values."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -72,9 +73,20 @@ def score_step_tensor(
     return _score_step(perturb_tensor, logits, perturbed_logits, images, grad, **options)
 
 
-def _score_step(perturbs, logits, perturbed_logits, images, grad, **options) -> tuple[Tensor, Tensor]:
+def _score_step(
+    perturbs: Callable[..., Tensor],
+    logits: Tensor | None,
+    perturbed_logits: Tensor | None,
+    images: Tensor | None,
+    grad: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
     check_halves(logits, perturbed_logits, images, grad)
-    nothing = (logits if images is None else images).new_empty(0, dtype=torch.float32)
+    given = logits if images is None else images
+    assert given is not None  # check_halves has refused a call without either half
+    nothing = given.new_empty(0, dtype=torch.float32)
     perturbed = nothing if images is None else perturbs(images, grad, **options)
-    divergence = nothing.clone() if logits is None else kl_divergence(logits, perturbed_logits)
+    divergence = (
+        nothing.clone() if logits is None or perturbed_logits is None else kl_divergence(logits, perturbed_logits)
+    )
     return perturbed, divergence

@@ -194,9 +194,9 @@ def _tensor(value: PerChannel) -> Tensor:
 
 def _numbers(value: PerChannel) -> list[float]:
     try:
-        return [float(item) for item in value]
+        return [float(item) for item in value]  # type: ignore[union-attr]
     except TypeError:  # a number, NumPy's too
-        return [float(value)]
+        return [float(value)]  # type: ignore[arg-type]
 
 
 def _signed(seed: int) -> int:

@@ -144,12 +144,14 @@ def score_step(
 ) -> tuple[Tensor, Tensor]:
     """(``perturb`` of one batch, ``kl_divergence`` of another); an absent half gives an empty tensor."""
     check_halves(logits, perturbed_logits, images, grad)
-    device = (logits if images is None else images).device
+    given = logits if images is None else images
+    assert given is not None  # check_halves has refused a call without either half
+    device = given.device
     perturbed = torch.empty(0, device=device)
     divergence = torch.empty(0, device=device)
-    if logits is not None:
+    if logits is not None and perturbed_logits is not None:
         divergence = kl_divergence(logits, perturbed_logits)
-    if images is not None:
+    if images is not None and grad is not None:
         perturbed = perturb(
             images,
             grad,
