@@ -50,7 +50,7 @@ lint: $(BUILT)
 torture: $(BUILT)
 	ADVRBD_TORTURE=1 $(PYTEST) tests/hostile/kills tests/emulation tests/ops/test_properties.py
 	$(BIN)/python -m tests.hostile
-	PYTHON=$(BIN)/python sh tests/sanitize.sh
+	PYTHON=$(CURDIR)/$(BIN)/python sh tests/sanitize.sh
 
 benchmark: $(BUILT)
 	$(BIN)/python benchmarks/ops.py
