@@ -223,6 +223,8 @@ def test_only_the_parts_that_were_asked_for_run(tmp_path):
     done, _ = run_parts(tmp_path, "--parts", "third", first=(good, 9))
     assert done.returncode == 1
     assert done.stderr == "benchmarks/gpu: --parts must be some of first, got 'third'\n"
+    done, _ = run_parts(tmp_path, "--epoch", "3", first=(good, 9))  # found before the first part, not after the last
+    assert done.returncode == 2 and "unrecognized arguments: --epoch 3" in done.stderr
 
 
 def test_a_cell_that_is_cut_off_keeps_its_first_half(scripts, tmp_path):
@@ -310,4 +312,4 @@ def test_the_table_never_fills_more_than_sixty_lines(scripts):
     assert len(lines) == 60 and lines[0] == "A GPU, driver 1, PyTorch 2, CUDA 13, Python 3"
     assert lines[1] == "2026-01-01, commit unknown, sources 0"
     assert "| resnet18:a0:none | 90.00 | - | 50.00 | - | - | - | 1.0 | 2 | 0 |" in lines
-    assert lines[-1] == "... 39 more lines are in the JSON files"
+    assert lines[-1] == "... 40 more lines are in the JSON files"

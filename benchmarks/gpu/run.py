@@ -26,6 +26,7 @@ from typing import IO, Any
 
 from outcome import DONE, FAILED, SKIPPED, public, read_steps, write_json
 from table import render
+from train_cells import check_train_options
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) 
     """Run the parts that were asked for; 1 if one of them failed."""
     options, more = _parser(parts).parse_known_args(arguments)
     chosen = _chosen(options.parts, parts)
+    check_train_options(more)
     ends = time.monotonic() + options.budget_seconds
     out, work = Path(options.out).resolve(), Path(options.work or _scratch()).resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -70,6 +72,8 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) 
             given = more if part.name == "train" else []
             summary["parts"][part.name] = _run_part(part, ends - time.monotonic(), options, out, work, given, log)
             _write(out, summary)
+    for left in out.glob(".*.part"):  # of a part that was ended while it wrote
+        left.unlink()
     print((out / "report.md").read_text(encoding="utf-8"), end="", flush=True)
     return int(any(part["status"] == FAILED for part in summary["parts"].values()))
 
@@ -77,6 +81,7 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) 
 def _parser(parts: Sequence[Part]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="benchmarks/gpu/run.sh",
+        allow_abbrev=False,
         description="Build, check, time and train on a GPU machine; other options are handed to the part train.",
     )
     names = ",".join(part.name for part in parts)

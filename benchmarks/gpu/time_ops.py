@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from outcome import PartFile, Skip, part_parser
+from outcome import PartFile, Skip, part_parser, public
 from torch import Tensor
 
 from advrbd_plugin import ops
@@ -154,7 +154,7 @@ def measure(work: Work, device: torch.device, repeats: int, cache_bytes: int) ->
         except Exception as error:  # torch.compile may lack a compiler; the others are measured all the same
             if name in ("advrbd", "copy"):
                 raise
-            row["reasons"][name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            row["reasons"][name] = public(f"{type(error).__name__}: {error}")
             continue
         row["microseconds"][name] = {
             "median": round(1e6 * statistics.median(taken), 3),

@@ -69,8 +69,14 @@ def main() -> int:
     return int(part.failed)
 
 
+def check_train_options(words: Sequence[str]) -> None:
+    """End with argparse's message unless these are options of this part, before any minute is spent."""
+    _parser().parse_args(["--out", "", "--work", "", *words])
+
+
 def _parser() -> ArgumentParser:
     parser = part_parser(__doc__)
+    parser.allow_abbrev = False
     parser.add_argument("--cells", default=os.environ.get("ADVRBD_GPU_CELLS"), help="MODEL:ATTACK,... in this order")
     parser.add_argument("--jobs", type=int, default=3, help="cells at a time, after the first")
     parser.add_argument("--cell-seconds", type=float, default=450.0, help="time limit of each cell")
