@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from advrbd_plugin.attacks import ATTACKS
 from advrbd_plugin.cli import main
 from advrbd_plugin.evaluation.algorithm import current_algorithm
 from advrbd_plugin.evaluation.grid import EIGHT_ATTACKS, TABLES
@@ -16,6 +17,7 @@ from advrbd_plugin.report.evaluation import write_report
 from advrbd_plugin.report.evaluation.leaderboard import leaderboard_table
 from advrbd_plugin.report.evaluation.measured import Measured, defense_effectiveness_rating
 from advrbd_plugin.report.evaluation.paper import paper_figure
+from advrbd_plugin.report.evaluation.paper_tables import ATTACK_TITLES
 from advrbd_plugin.report.evaluation.targets import targets_of
 
 from .conftest import small_cell
@@ -295,3 +297,7 @@ def test_the_command(out, capsys, tmp_path):
     ]
     assert main(["reproduce", "--report", "--out", str(tmp_path / "nothing")]) == 1
     assert "holds no results: run some cells first" in capsys.readouterr().err
+
+
+def test_every_attack_has_a_title():
+    assert set(ATTACK_TITLES) >= set(ATTACKS)
