@@ -44,7 +44,8 @@ lint: $(BUILT)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	git ls-files -z 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' | xargs -0 $(BIN)/clang-format --dry-run -Werror
+	git ls-files -z 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inc' 'tests/emulation/*.h' \
+		'tests/emulation/*.cpp' | xargs -0 $(BIN)/clang-format --dry-run -Werror
 
 # Long: hostile files, kills at random moments, ten times the cases of the ops, the kernels under sanitizers.
 torture: $(BUILT)
@@ -56,4 +57,4 @@ benchmark: $(BUILT)
 	$(BIN)/python benchmarks/ops.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info advrbd_plugin/*.so
+	rm -rf $(VENV) build dist *.egg-info advrbd_plugin/*.so advrbd_plugin/_build.json

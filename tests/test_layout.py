@@ -38,6 +38,7 @@ STAGES = [
     "result",
     "planning",
     "retraining",
+    "stage_runner",
     "pipeline",
 ]
 # BackdoorBench's own top-level modules, which only its adapter may import.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from advrbd_plugin.cache import StageStore, digest
+from advrbd_plugin.cache import digest
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import (
     AdvrBDConfig,
@@ -36,23 +34,13 @@ from advrbd_plugin.defense.retraining import (
     unconfirmed_classes,
 )
 from advrbd_plugin.defense.scoring import Scores, score_samples
+from advrbd_plugin.defense.stage_runner import StageRunner
 from advrbd_plugin.defense.version import ALGORITHM_VERSION
-from advrbd_plugin.nn.checkpoints import StoredTraining, cached_training
-from advrbd_plugin.nn.inference import check_outputs, predict
-from advrbd_plugin.nn.repeatable import repeatable
-from advrbd_plugin.nn.training import TRAINING_WORK, describe_training, train
-from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress, timed_stage
+from advrbd_plugin.nn.checkpoints import StoredTraining
+from advrbd_plugin.nn.inference import predict
+from advrbd_plugin.nn.training import TRAINING_WORK
+from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress
 from advrbd_plugin.randomness import derive_seed
-
-
-class _Stored(Protocol):
-    def to_stored(self) -> tuple[dict[str, Tensor], Any]: ...
-
-    @classmethod
-    def from_stored(cls, tensors: dict[str, Tensor], rest: Any, /) -> Any: ...
-
-
-_StoredT = TypeVar("_StoredT", bound=_Stored)
 
 
 class AdvrBD:
@@ -81,10 +69,9 @@ class AdvrBD:
         self._make_model = make_model
         self.config = config or AdvrBDConfig()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._store = StageStore(work_dir)
+        self._work_dir = work_dir
         self._progress = progress or SilentProgress()
         self._detector = detector
-        self._seconds: dict[str, float] = {}
 
     def fit(self, train_set: ImageSet) -> AdvrBDResult:
         """Defend a training set.
@@ -95,20 +82,19 @@ class AdvrBD:
             AdvrBDError: the set does not suit the settings, or training diverges; one line says what to do.
         """
         check_set(train_set, self.config)
-        self._seconds = {}
         self._progress.plan(planned_work(len(train_set), self.config))
-        samples = train_set.by_id()
+        samples, run = train_set.by_id(), self._new_run()
 
-        backdoored, rows = self._train_on_everything(samples)
+        backdoored, rows = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
         key = digest(_data_key(samples), *backdoored.state_dict().values())
         find = self._find if self.config.detect_targets else self._find_as_paper
-        findings = find(samples, backdoored, key)
-        findings, retrained, retraining_rows = self._retrain(samples, findings, key)
+        findings = find(run, samples, backdoored, key)
+        findings, retrained, retraining_rows = self._retrain(run, samples, findings, key)
         curves = {"training": rows, **findings.curves()}
         if retrained is None:  # nothing was found: another training on the same samples would give the same model
             model, verdicts = backdoored, findings.verdicts
         else:
-            model, verdicts, relearning_rows = self._relearn(samples, findings, retrained, key)
+            model, verdicts, relearning_rows = self._relearn(run, samples, findings, retrained, key)
             curves |= {"retraining": retraining_rows, "relearning": relearning_rows}
 
         back = torch.argsort(torch.argsort(train_set.sample_ids))
@@ -119,7 +105,7 @@ class AdvrBD:
             suspected_classes=findings.detection.suspected_classes,
             evidence=findings.detection.evidence,
             curves={stage: curves[stage] for stage in STAGES if curves.get(stage)},
-            seconds=dict(self._seconds),
+            seconds=run.seconds,
             config=self.config.for_samples(len(train_set)),
         )
 
@@ -136,25 +122,28 @@ class AdvrBD:
             AdvrBDError: as :meth:`fit`.
         """
         check_set(train_set, self.config)
-        self._seconds = {}
-        model, rows = self._train_on_everything(train_set.by_id())
-        return BackdooredModel(model.eval(), rows, dict(self._seconds))
+        samples, run = train_set.by_id(), self._new_run()
+        model, rows = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
+        return BackdooredModel(model.eval(), rows, run.seconds)
 
-    def _find(self, samples: ImageSet, model: nn.Module, key: str) -> Findings:
+    def _new_run(self) -> StageRunner:
+        return StageRunner(self._make_model, self.device, self._work_dir, self._progress)
+
+    def _find(self, run: StageRunner, samples: ImageSet, model: nn.Module, key: str) -> Findings:
         """Score, detect, enhance, identify; each stage's cache key is the one before and its own settings."""
         config, advance = self.config, self._progress.advance
         scoring, detecting = config.part(ScoringConfig), config.part(DetectionConfig)
         key = digest(key, "scoring", scoring.to_mapping(), ALGORITHM_VERSION)
-        scores = self._cached(Scores, "scoring", key, lambda: score_samples(model, samples, scoring, on_batch=advance))
+        scores = run.cached(Scores, "scoring", key, lambda: score_samples(model, samples, scoring, on_batch=advance))
         key = digest(key, "detection", detecting.to_mapping(), self._detector.__qualname__)
-        detection = self._cached(
+        detection = run.cached(
             Detection, "detection", key, lambda: self._detector(model, samples, scores, detecting, advance)
         )
         enhancement = None
         if config.enhancement == "trigger" and (detection.poison_probability > 0.5).any():
             enhancing = config.part(EnhancementConfig)
             key = digest(key, "enhancement", enhancing.to_mapping())
-            enhancement = self._cached(
+            enhancement = run.cached(
                 Enhancement,
                 "enhancement",
                 key,
@@ -163,7 +152,7 @@ class AdvrBD:
         verdicts = identify(detection, scores, samples.labels, enhancement, config.part(IdentificationConfig))
         return Findings(scores, detection, enhancement, verdicts)
 
-    def _find_as_paper(self, samples: ImageSet, model: nn.Module, key: str) -> Findings:
+    def _find_as_paper(self, run: StageRunner, samples: ImageSet, model: nn.Module, key: str) -> Findings:
         """Algorithm 2, whose rounds score by themselves; what the enhanced model misclassifies is clean."""
         config = self.config.part(PaperConfig)
 
@@ -172,12 +161,14 @@ class AdvrBD:
             return Enhancement(predict(enhanced, samples.images, mixed_precision=config.mixed_precision), rows)
 
         key = digest(key, "unlearning", config.to_mapping(), ALGORITHM_VERSION)
-        enhancement = self._cached(Enhancement, "enhancement", key, work)
+        enhancement = run.cached(Enhancement, "enhancement", key, work)
         verdicts = identify_misclassified(enhancement.logits, samples.labels)
         unscored = Scores(torch.zeros(1, len(samples)))
         return Findings(unscored, Detection.none(len(samples)), enhancement, verdicts)
 
-    def _retrain(self, samples: ImageSet, findings: Findings, key: str) -> tuple[Findings, nn.Module | None, Rows]:
+    def _retrain(
+        self, run: StageRunner, samples: ImageSet, findings: Findings, key: str
+    ) -> tuple[Findings, nn.Module | None, Rows]:
         """Train on what is trusted and reject the suspected classes that the new model does not confirm, until it
         confirms all that are left; with none left there is no model.
         """
@@ -185,9 +176,9 @@ class AdvrBD:
         while findings.verdicts.poisoned.any():
             weak = tuple(sorted({*findings.detection.weak_beside_strong(config.strong_evidence)} - confirmed))
             trusted = trusted_samples(findings.reject(samples.labels, weak).verdicts)
-            model, rows = self._train("retraining", samples, trusted, key)
+            model, rows = self._train(run, "retraining", samples, trusted, key)
             if weak:
-                again = self._detect_again(samples, findings, model, weak)
+                again = self._detect_again(run, samples, findings, model, weak)
                 confirmed |= {*again}
                 findings = findings.reject(samples.labels, tuple({*weak} - {*again}))
                 if again:
@@ -205,7 +196,7 @@ class AdvrBD:
         return findings, None, []
 
     def _detect_again(
-        self, samples: ImageSet, findings: Findings, model: nn.Module, classes: tuple[int, ...]
+        self, run: StageRunner, samples: ImageSet, findings: Findings, model: nn.Module, classes: tuple[int, ...]
     ) -> tuple[int, ...]:
         """Those of ``classes`` that are suspected again by a model that was trained on all of their samples.
 
@@ -213,12 +204,12 @@ class AdvrBD:
         """
         asked = torch.isin(samples.labels, torch.tensor(classes, dtype=torch.int64))
         config, scores = self.config.part(DetectionConfig), findings.scores.of(asked)
-        with self._stage("detection"):
+        with run.timed("detection"):
             again = self._detector(model, samples.subset(asked), scores, config, self._progress.advance)
         return again.suspected_classes
 
     def _relearn(
-        self, samples: ImageSet, findings: Findings, model: nn.Module, key: str
+        self, run: StageRunner, samples: ImageSet, findings: Findings, model: nn.Module, key: str
     ) -> tuple[nn.Module, Verdicts, Rows]:
         """Relabel what is poisoned and train ``model`` on everything that is certain."""
         config = self.config.part(RetrainingConfig)
@@ -228,63 +219,18 @@ class AdvrBD:
         if not config.relearn_epochs:
             return model, verdicts, []
         options = relearning_options(config)
-        key = digest(
-            key,
-            describe_training(model, options),
-            verdicts.suggested_label,
-            verdicts.uncertain,
-            *model.state_dict().values(),
-        )
+        key = digest(key, verdicts.suggested_label, verdicts.uncertain)
         progress = ScaledProgress(self._progress, TRAINING_WORK)
 
         def work(checkpoint: StoredTraining) -> Rows:
             return relearn(model, samples, verdicts, options, progress=progress, checkpoint=checkpoint)
 
-        return model, verdicts, self._trained("relearning", key, model, work)
+        return model, verdicts, run.train_on("relearning", model, options, key, work)
 
-    def _train_on_everything(self, samples: ImageSet) -> tuple[nn.Module, Rows]:
-        return self._train("training", samples, torch.arange(len(samples)), _data_key(samples))
-
-    def _train(self, stage: str, samples: ImageSet, used: Tensor, key: str) -> tuple[nn.Module, Rows]:
-        """A network of its own initialisation, trained on ``used``; from the cache if it is there."""
+    def _train(self, run: StageRunner, stage: str, samples: ImageSet, used: Tensor, key: str) -> tuple[nn.Module, Rows]:
+        """A new network, trained on the samples at ``used`` with the epochs of the whole set."""
         options = self.config.for_samples(len(samples)).training(derive_seed(self.config.seed, stage))
-        with repeatable(self.device, derive_seed(self.config.seed, "weights", stage)):
-            model = self._make_model().to(self.device)
-        check_outputs(model, samples.images, samples.num_classes)
-        key = digest(key, used, describe_training(model, options), *model.state_dict().values())
-        chosen, progress = samples.subset(used), ScaledProgress(self._progress, TRAINING_WORK)
-
-        def work(checkpoint: StoredTraining) -> Rows:
-            return train(
-                model,
-                chosen.images,
-                chosen.labels,
-                chosen.sample_ids,
-                options,
-                stage=stage,
-                progress=progress,
-                checkpoint=checkpoint,
-            )
-
-        return model, self._trained(stage, key, model, work)
-
-    def _trained(self, stage: str, key: str, model: nn.Module, work: Callable[[StoredTraining], Rows]) -> Rows:
-        """Run ``work``, which trains ``model``, or load what it gave before."""
-        with self._stage(stage):
-            return cached_training(self._store, stage, key, model, work)
-
-    def _cached(self, kind: type[_StoredT], stage: str, key: str, work: Callable[[], _StoredT]) -> _StoredT:
-        """The stage's result from the cache, or from ``work``."""
-        stored = self._store.load(stage, key)
-        if stored is not None:
-            return kind.from_stored(*stored)
-        with self._stage(stage):
-            result = work()
-        self._store.save(stage, key, *result.to_stored())
-        return result
-
-    def _stage(self, name: str) -> AbstractContextManager[None]:
-        return timed_stage(self._progress, name, self._seconds)
+        return run.train(stage, samples.subset(used), options, self.config.seed, digest(key, used))
 
 
 def _data_key(samples: ImageSet) -> str:

@@ -58,14 +58,14 @@ def test_cutmix_trains_as_long_as_the_scale():
 
 
 def test_the_defense_finds_the_model_that_the_undefended_cell_trained(tiny, monkeypatch):
-    import advrbd_plugin.defense.pipeline
+    import advrbd_plugin.defense.stage_runner
 
     cell = small_cell(poison_ratio=0.1)
     run_cell(cell, tiny)
     stages = []
-    train = advrbd_plugin.defense.pipeline.train
+    train = advrbd_plugin.defense.stage_runner.train
     monkeypatch.setattr(
-        advrbd_plugin.defense.pipeline,
+        advrbd_plugin.defense.stage_runner,
         "train",
         lambda *args, **more: stages.append(more["stage"]) or train(*args, **more),
     )
