@@ -266,6 +266,23 @@ def test_a_missing_archive_is_one_line(scripts, tmp_path):
         scripts("photographs").decode(tmp_path / "cifar10.tar.xz", tmp_path, 5.0)
 
 
+def test_the_check_names_the_case_in_which_a_value_differs(scripts, monkeypatch):
+    check = scripts("check_ops")
+    right = check.ops.perturb
+
+    def wrong_at_odd_offsets(images, grad, **options):
+        result = right(images, grad, **options)
+        if images.storage_offset() == 1 and images.dtype == torch.bfloat16:
+            result[0, -1, -1, -1, -1] += 1
+        return result
+
+    monkeypatch.setattr(check, "DEVICE", torch.device("cpu"))
+    assert check.check_perturb([(2, 3, 16, 16)]) == 3 * 2 * 9
+    monkeypatch.setattr(check.ops, "perturb", wrong_at_odd_offsets)
+    with pytest.raises(AssertionError, match=r"bfloat16 K=1 contiguous offset 1: 1 of 1536 values differ, first at "):
+        check.check_perturb([(2, 3, 16, 16)])
+
+
 class Event:
     """A GPU's event whose clock counts the calls."""
 

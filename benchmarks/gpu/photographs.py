@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import shutil
 import tarfile
 import time
 import zipfile
@@ -48,6 +49,7 @@ def decode(archive: Path, work: Path, seconds: float) -> Path:
     beside = place.with_suffix(".part")
     save_file(tensors, beside, metadata={"classes": "\n".join(loaded[0].image_set.class_names)})
     beside.replace(place)
+    shutil.rmtree(work / "zips")
     return place
 
 
