@@ -189,7 +189,7 @@ def _checked_container(value: Any, folder: Path, part: str) -> dict[str, Any]:
     stored = container.get("save_folder_path")
     if stored is not None and (not isinstance(stored, str) or PurePosixPath(stored).name in ("", "..")):
         raise AdvrBDError(f"{where}: save_folder_path must be the path of a folder, got {brief(stored)}")
-    checked = {}
+    checked: dict[Any, Any] = {}
     for key, entry in entries.items():
         if not _is_whole(key) or key < 0:
             raise AdvrBDError(f"{where} holds an image for {brief(key)}, which is no sample's number")

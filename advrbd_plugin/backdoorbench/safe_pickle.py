@@ -285,8 +285,8 @@ def _make_tensor(arguments: tuple[Any, ...], budget: Budget) -> Tensor:
     numbers = storage.numbers if isinstance(storage, _Storage) else None
     size, stride = tuple(size), tuple(stride)
     count = element_count(size)
-    good = numbers is not None and len(stride) == len(size) and all(type(step) is int for step in (*stride, offset))
-    if not good or offset < 0 or min(stride, default=0) < 0:
+    good = len(stride) == len(size) and all(type(step) is int for step in (*stride, offset))
+    if numbers is None or not good or offset < 0 or min(stride, default=0) < 0:
         raise UnreadablePickle("it holds a damaged tensor")
     budget.spend(1000)
     if len(arguments) > 6 and isinstance(arguments[6], torch.dtype):  # _rebuild_tensor_v3

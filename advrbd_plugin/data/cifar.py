@@ -82,8 +82,8 @@ def _read_batch(path: Path, labels_key: str, num_classes: int) -> tuple[np.ndarr
     """(N, 3, 32, 32) uint8 and (N,) int64."""
     content = _read(path)
     pixels, labels = content.get("data"), content.get(labels_key)
-    good = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (3072,)
-    if not good or not isinstance(labels, list) or len(labels) != len(pixels):
+    is_array = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (3072,)
+    if pixels is None or not is_array or not isinstance(labels, list) or len(labels) != len(pixels):
         raise AdvrBDError(f"{path} holds no data of (N, 3072) uint8 with N {labels_key}: {_ADVICE}")
     if not all(isinstance(label, int) and 0 <= label < num_classes for label in labels):
         raise AdvrBDError(f"{path} holds a label outside [0, {num_classes - 1}]: {_ADVICE}")

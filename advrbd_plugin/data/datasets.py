@@ -127,8 +127,9 @@ def find_dataset(name: str, root: str | os.PathLike[str]) -> FoundDataset | None
         original = _find_original(name, place)
         if original is not None:
             return original
-        parts = {part: _part_of_folders(place, part) for part in PARTS}
-        if all(parts.values()):
+        found = {part: _part_of_folders(place, part) for part in PARTS}
+        parts = {part: path for part, path in found.items() if path is not None}
+        if len(parts) == len(found):
             zips = tuple(part for part in parts.values() if part.is_file())
             return FoundDataset(partial(_load_part, name, parts), zips if len(zips) == len(parts) else ())
     return None

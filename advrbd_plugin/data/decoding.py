@@ -6,8 +6,9 @@ import contextlib
 import io
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from advrbd_plugin import limits
 from advrbd_plugin.errors import is_out_of_memory, out_of_memory
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
 
 MAX_PIXELS = limits.MAX_PIXELS
 # Raster formats alone. Pillow knows others whose readers start another program (EPS: Ghostscript) or that nobody
@@ -42,7 +43,17 @@ EXTENSIONS = (
     ".j2k",
 )
 """What files of these formats are mostly called. Files of other names are tried as well."""
-_STARTS = (b"\x89PNG", b"\xff\xd8", b"BM", b"GIF8", b"RIFF", b"II", b"MM", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")
+_STARTS: tuple[bytes, ...] = (
+    b"\x89PNG",
+    b"\xff\xd8",
+    b"BM",
+    b"GIF8",
+    b"RIFF",
+    b"II",
+    b"MM",
+    b"\xff\x4f\xff\x51",
+    b"\0\0\0\x0cjP",
+)
 _STARTS += tuple(size.to_bytes(4, "little") for size in (12, 40, 52, 56, 64, 108, 124))  # a bitmap without file header
 _ORIENTATION = 0x0112
 _PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
@@ -156,7 +167,7 @@ def bit_range(low: int, high: int) -> tuple[int, int]:
     return bottom, bottom + 2 ** next(usual for usual in _USUAL_BITS if usual >= bits) - 1
 
 
-def open_picture(content: bytes) -> Image.Image:
+def open_picture(content: bytes) -> ImageFile.ImageFile:
     """Pillow's image of ``content``, with only the header read, of one of the :data:`FORMATS`.
 
     Raises:
@@ -175,7 +186,7 @@ def open_picture(content: bytes) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _faults_explained():
+def _faults_explained() -> Iterator[None]:
     """Whatever Pillow raises as the one or the other error that callers know."""
     try:
         yield
@@ -201,7 +212,7 @@ def _check_before_opening(content: bytes) -> None:
     _check_pixels(width, height, MAX_PIXELS)
 
 
-def _check_after_opening(content: bytes, image: Image.Image) -> None:
+def _check_after_opening(content: bytes, image: ImageFile.ImageFile) -> None:
     width, height = image.size
     _check_pixels(width, height, limits.MAX_SLOW_PIXELS if image.format == "JPEG2000" else MAX_PIXELS)
     if image.format in ("JPEG", "MPO"):
@@ -209,12 +220,12 @@ def _check_after_opening(content: bytes, image: Image.Image) -> None:
         if scans > 20 and scans * width * height > limits.MAX_SCAN_PIXELS:
             raise UnreadableImage(f"{scans} scans of {width}x{height} pixels would take too long")
     elif image.format == "TIFF":
-        bits = image.tag_v2.get(258, 8)
+        bits = image.tag_v2.get(258, 8)  # type: ignore[attr-defined]
         whole = image.mode in ("F", "1") or image.mode.startswith("I") or _deep_colour(image) is not None
         if not whole and max(bits if isinstance(bits, tuple) else (bits,)) > 8:
             raise UnreadableImage("more than 8 bits a value, in planes or inks, cannot be read whole")
         for tag in (322, 323):  # a tile may be larger than the picture
-            side = image.tag_v2.get(tag, 1)
+            side = image.tag_v2.get(tag, 1)  # type: ignore[attr-defined]
             if isinstance(side, int) and side > 16384 and side > 2 * max(width, height):
                 raise UnreadableImage(f"tiles of {side} pixels a side")
     elif len(content) > limits.MAX_SLOW_BYTES and any(tile[0] in ("ppm_plain", "bmp_rle") for tile in image.tile):
@@ -258,7 +269,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _deep_colour(image: Image.Image) -> str | None:
+def _deep_colour(image: ImageFile.ImageFile) -> str | None:
     """The raw mode of a picture, not decoded yet, that has colour (or grey and opacity) of 16 bits for each value."""
     if image.format not in ("PNG", "TIFF") or not image.tile:
         return None
@@ -266,7 +277,7 @@ def _deep_colour(image: Image.Image) -> str | None:
     return next(iter(raw_modes)) if len(raw_modes) == 1 and raw_modes <= _LOW_BYTES.keys() else None
 
 
-def _low_bytes(content: bytes, raw_mode: str | None) -> Image.Image | None:
+def _low_bytes(content: bytes, raw_mode: str | None) -> ImageFile.ImageFile | None:
     """The same picture with the low bytes of its values in place of the high ones; ``None`` without a raw mode."""
     if raw_mode is None:
         return None
@@ -279,12 +290,12 @@ def _low_bytes(content: bytes, raw_mode: str | None) -> Image.Image | None:
     return second
 
 
-def _raw_mode(tile) -> str | None:
+def _raw_mode(tile: Any) -> str | None:
     first = tile.args if isinstance(tile.args, str) else tile.args[0] if tile.args else None
     return first if isinstance(first, str) else None
 
 
-def _with_raw_mode(tile, raw_mode: str):
+def _with_raw_mode(tile: Any, raw_mode: str) -> Any:
     return raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:])
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,9 @@ from advrbd_plugin.data.selection import check_samples, draw, draw_stratified
 from advrbd_plugin.data.sources import Source
 from advrbd_plugin.errors import AdvrBDError, OutOfMemory, is_out_of_memory, out_of_memory
 from advrbd_plugin.plain import one_reason
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 
 LARGEST_DEFAULT_SIDE = 64  # larger pictures are shrunk to this unless a size is asked for
 _SIZES_READ = 1000
@@ -113,8 +117,8 @@ def read_listing(
         sample_ids=listing.sample_ids[kept],
         paths=tuple(listing.paths[index] for index in kept.tolist()),
     )
-    notes = (*listing.notes, *source.notes, *notes, *_describe(seen, size))
-    return LoadedImages(image_set, tuple(left_out), notes)
+    all_notes = (*listing.notes, *source.notes, *notes, *_describe(seen, size))
+    return LoadedImages(image_set, tuple(left_out), all_notes)
 
 
 @contextmanager
@@ -180,7 +184,7 @@ def _choose_size(
             raise AdvrBDError(f"image_size must be at least 1, got {asked[0]}x{asked[1]}")
         return asked, []
     looked_at = draw(listing.sample_ids, min(_SIZES_READ, len(listing.paths)), seed=0, purpose="sizes")
-    sizes = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
     for size in pool.map(lambda index: _size_or_none(source, gate, listing.paths[index]), looked_at.tolist()):
         if size is not None:
             sizes[size] += 1
@@ -315,7 +319,7 @@ class _Share:
                 self._changed.notify_all()
 
 
-def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Iterable) -> Iterator:
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[Done]:
     """``pool.map`` with a bounded look-ahead: a data set's decoded pictures must not pile up in memory."""
     items = iter(items)
     waiting = [pool.submit(work, item) for item in islice(items, 256)]
