@@ -127,7 +127,8 @@ def _load(path: str | Path, height: int, width: int, mode: str) -> Tensor:
 
     try:
         content = read_regular_file(path, limit=limits.MAX_FILE_BYTES)
-        with open_picture(content) as image:
+        with open_picture(content) as opened:
+            image: Image.Image = opened
             deep = decode(content, (height, width)) if image.mode.startswith("I") else None
             if deep is not None and deep.depth is not None:
                 image = Image.fromarray(to_8_bits(deep.pixels, *deep.depth))
