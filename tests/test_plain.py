@@ -168,13 +168,13 @@ def test_a_model_description_that_is_wrong_is_one_line(tmp_path, name):
 def test_a_summary_that_is_not_ours_is_left_alone(tmp_path, content):
     (tmp_path / "summary.json").write_text(content, encoding="latin1")
     with pytest.raises(AdvrBDError, match="holds files that advrbd did not write"):
-        OutputFolder.check(tmp_path)
+        OutputFolder(tmp_path)
 
 
 @pytest.mark.parametrize(
     "change", [{"acc": "x"}, {"acc": [1]}, {"record": 1}, {"options": [1]}, {"problem": 2}, {"new": 1}]
 )
-def test_a_kept_cell_of_the_wrong_types_does_not_count(tmp_path, change):
+def test_a_cached_cell_of_the_wrong_types_does_not_count(tmp_path, change):
     write_cell(tmp_path / "cell.json", CompareCell("a", "b", acc=0.5))
     assert read_cell(tmp_path / "cell.json") == CompareCell("a", "b", acc=0.5)
     content = read_json(tmp_path / "cell.json") | change
