@@ -1,0 +1,268 @@
+"""Transplants: does what a cluster's pictures have in common act in other pictures? (Ours.)
+
+A trigger works wherever it is put; a truck pasted on a frog does not make it a truck. So each function here takes
+something from the pictures of a cluster, puts it into pictures of other labels (the recipients) and counts what the
+model makes of them, less what it makes of them without it or with the same from innocent pictures. The functions differ
+in what they take, and so in the triggers that they see.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advrbd_plugin.randomness import derive_seed
+
+Predict = Callable[[Tensor], Tensor]
+
+_LEAST_OF_A_CLASS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Recipients:
+    """Pictures that something is put into.
+
+    Attributes:
+        pictures: (R, C, H, W) float32 in [0, 1].
+        labels: (R,) int64; the model gives each of them its label.
+    """
+
+    pictures: Tensor
+    labels: Tensor
+
+    def outside(self, label: int) -> Recipients:
+        """Those of other labels."""
+        others = self.labels != label
+        return Recipients(self.pictures[others], self.labels[others])
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What the model made of the recipients.
+
+    Attributes:
+        goes: share of the recipients that go to the cluster's label.
+        goes_best: the same of the class of recipients where it is largest: for triggers that open one class alone.
+        leaves: share that leave their class, for whatever other.
+        best_class: the class of ``goes_best``; -1 without recipients.
+    """
+
+    goes: float
+    goes_best: float
+    leaves: float
+    best_class: int
+
+
+def classifier(model: nn.Module, *, mixed_precision: bool = True, batch_size: int = 500) -> Predict:
+    """From (N, C, H, W) float pictures in [0, 1] to (N,) int64 predicted classes, for ``model`` in eval mode."""
+    from advrbd_plugin.nn.training import autocast
+
+    device = next(model.parameters()).device
+    model.eval()
+
+    @torch.no_grad()
+    def predict(pictures: Tensor) -> Tensor:
+        answers = []
+        for batch in pictures.split(batch_size):
+            batch = batch.to(device).contiguous(memory_format=torch.channels_last)
+            with autocast(device, mixed_precision):
+                answers.append(model(batch).argmax(dim=1).cpu())
+        return torch.cat(answers) if answers else torch.empty(0, dtype=torch.int64)
+
+    return predict
+
+
+def draw_recipients(images: Tensor, labels: Tensor, owned: Tensor, *, seed: int, most: int = 50) -> Recipients:
+    """Up to ``most`` pictures of each label, of those that the model gives the label.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        owned: (N,) bool, whether the model gives a picture its label.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "recipients") % 2**63)
+    chosen = []
+    for label in labels.unique().tolist():
+        members = ((labels == label) & owned).nonzero().flatten()
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:most]])
+    rows = torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.int64)
+    return Recipients(images[rows].float() / 255, labels[rows])
+
+
+def residual(mean: Tensor, mean_of_all: Tensor) -> Tensor:
+    """What a cluster's mean picture has and the set's has not, without slow changes of brightness and colour.
+
+    Args:
+        mean, mean_of_all: (C, H, W) float in [0, 1].
+
+    Returns:
+        (C, H, W): the difference less its Gaussian blur of 3 pixels.
+    """
+    difference = mean - mean_of_all
+    return difference - gaussian_blur(difference[None], 3.0)[0]
+
+
+def by_residual(
+    predict: Predict, pattern: Tensor, recipients: Recipients, label: int, *, strength: float = 2.0
+) -> Carried:
+    """Add ``strength`` times the cluster's :func:`residual` to the recipients.
+
+    Sees: triggers that lie at the same place in every picture (patches, blended pictures, waves, frames, DCT
+    coefficients), whatever their target structure. Does not see: what has no mean (patches at random places, noise of
+    its own, dither), what is slower than 3 pixels (colour casts, illumination), what is not added (blur, warps).
+    """
+    return count_carried(predict((recipients.pictures + strength * pattern).clamp(0, 1)), recipients, label)
+
+
+def by_detail(predict: Predict, donors: Tensor, recipients: Recipients, label: int, *, sigma: float = 0.7) -> Carried:
+    """Give each recipient the finest detail of a donor in place of its own: all that a blur of ``sigma`` pixels takes.
+
+    Sees: triggers in the finest detail without a common mean: noise, dither, fewer colours, blur, small patches at any
+    place. Does not see: what is coarser than some pixels. Donors of an innocent cluster bring their edges too, so this
+    counts only against the same with donors of the rest of the label.
+
+    Args:
+        donors: (D, C, H, W) float32 in [0, 1], used in turn.
+    """
+    givers = donors[torch.arange(len(recipients.pictures)) % len(donors)]
+    detail = givers - gaussian_blur(givers, sigma)
+    mixed = (gaussian_blur(recipients.pictures, sigma) + detail).clamp(0, 1)
+    return count_carried(predict(mixed), recipients, label)
+
+
+def by_colour_gains(predict: Predict, gains: Tensor, recipients: Recipients, label: int) -> Carried:
+    """Multiply each channel of the recipients by the cluster's gain: its mean over the mean of the rest of its label.
+
+    Sees: colour casts and changes of brightness, alike in all pictures. Does not see: anything that has a place.
+    Innocent clusters differ in colour too (blue water, snow), but their colours alone make no ship.
+
+    Args:
+        gains: (C,) float32.
+    """
+    return count_carried(predict((recipients.pictures * gains[:, None, None]).clamp(0, 1)), recipients, label)
+
+
+def by_own_window(
+    model: nn.Module, donors: Tensor, recipients: Recipients, label: int, *, side: int, tried: int = 4, each: int = 4
+) -> float:
+    """Paste each donor's own decisive window: share of fresh recipients that go to the label under it.
+
+    The windows that the donor's label hangs on most, by gradient times difference from the local mean, are tried on
+    ``each`` recipients; the best one is pasted, at its own place, on twice as many others, which alone are counted.
+
+    Sees: local triggers wherever they lie in a picture, of up to ``side`` pixels. Does not see: what needs the whole
+    picture. A window of an innocent picture can hold the object itself, so small windows separate better.
+
+    Args:
+        model: takes (N, C, H, W) float pictures in [0, 1].
+        donors: (D, C, H, W) float32 in [0, 1].
+        side: of the windows, in pixels.
+        tried: windows of each donor that are tried.
+        each: recipients of each window that is tried.
+    """
+    predict = classifier(model)
+    if not len(donors) or not len(recipients.pictures):
+        return 0.0
+    places = decisive_windows(model, donors, label, side=side, count=tried)
+    count = len(recipients.pictures)
+    rows = torch.arange(len(donors))[:, None] * 3 * each + torch.arange(3 * each)
+    chosen = recipients.pictures[rows % count]  # (D, 3 each, C, H, W)
+    search = torch.cat(
+        [
+            _pasted(chosen[number, :each], donor, place, side)
+            for number, donor in enumerate(donors)
+            for place in places[number]
+        ]
+    )
+    shares = (predict(search) == label).float().view(len(donors), -1, each).mean(dim=2)
+    fresh = torch.cat(
+        [
+            _pasted(chosen[number, each:], donor, places[number][int(shares[number].argmax())], side)
+            for number, donor in enumerate(donors)
+        ]
+    )
+    return float((predict(fresh) == label).float().mean())
+
+
+def decisive_windows(
+    model: nn.Module, donors: Tensor, label: int, *, side: int, count: int
+) -> list[list[tuple[int, int]]]:
+    """The windows of each donor that speak most for the label: the first ``count``, no two of which overlap by half.
+
+    Args:
+        donors: (D, C, H, W) float32 in [0, 1].
+
+    Returns:
+        (top, left) of each, best first.
+    """
+    device = next(model.parameters()).device
+    donors = donors.to(device).contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.enable_grad():
+        logits = model(donors)
+        others = logits.scatter(1, torch.full_like(logits[:, :1], label, dtype=torch.int64), -torch.inf)
+        (gradient,) = torch.autograd.grad((logits[:, label] - others.logsumexp(dim=1)).sum(), donors)
+    pictures = donors.detach()
+    speaks = (gradient * (pictures - gaussian_blur(pictures, 3.0))).sum(dim=1, keepdim=True).cpu()
+    scores = functional.avg_pool2d(speaks, side, stride=1)[:, 0]
+    found: list[list[tuple[int, int]]] = []
+    for score in scores:
+        places: list[tuple[int, int]] = []
+        for _ in range(count):
+            top, left = divmod(int(score.argmax()), score.shape[1])
+            places.append((top, left))
+            reach = side // 2
+            score[max(0, top - reach) : top + reach + 1, max(0, left - reach) : left + reach + 1] = -torch.inf
+        found.append(places)
+    return found
+
+
+def count_carried(predicted: Tensor, recipients: Recipients, label: int) -> Carried:
+    """:class:`Carried` for (R,) int64 predictions on changed recipients, none of them of ``label``."""
+    if not len(predicted):
+        return Carried(0.0, 0.0, 0.0, -1)
+    gone = (predicted == label).float()
+    of_class = {
+        each: float(gone[recipients.labels == each].mean())
+        for each in recipients.labels.unique().tolist()
+        if int((recipients.labels == each).sum()) >= _LEAST_OF_A_CLASS
+    }
+    best = max(of_class, key=lambda each: of_class[each]) if of_class else -1
+    return Carried(
+        goes=float(gone.mean()),
+        goes_best=of_class[best] if of_class else float(gone.mean()),
+        leaves=float((predicted != recipients.labels).float().mean()),
+        best_class=best,
+    )
+
+
+def gaussian_blur(pictures: Tensor, sigma: float) -> Tensor:
+    """(N, C, H, W) float, blurred by ``sigma`` pixels; edges are mirrored."""
+    across = _blur_matrix(pictures.shape[-1], sigma).to(pictures)
+    down = _blur_matrix(pictures.shape[-2], sigma).to(pictures)
+    return down @ (pictures @ across.T)
+
+
+@lru_cache(maxsize=32)
+def _blur_matrix(length: int, sigma: float) -> Tensor:
+    """(length, length) float64: row i weighs the positions around i, those beyond an edge mirrored at it."""
+    position = torch.arange(length)
+    radius = max(1, round(3 * sigma))
+    matrix = torch.zeros(length, length, dtype=torch.float64)
+    for offset in range(-radius, radius + 1):
+        mirrored = (position + offset) % (2 * length)
+        mirrored = torch.where(mirrored >= length, 2 * length - 1 - mirrored, mirrored)
+        matrix[position, mirrored] += math.exp(-0.5 * (offset / sigma) ** 2)
+    return matrix / matrix.sum(dim=1, keepdim=True)
+
+
+def _pasted(pictures: Tensor, donor: Tensor, place: tuple[int, int], side: int) -> Tensor:
+    top, left = place
+    changed = pictures.clone()
+    changed[:, :, top : top + side, left : left + side] = donor[:, top : top + side, left : left + side]
+    return changed

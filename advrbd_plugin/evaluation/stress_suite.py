@@ -1,0 +1,114 @@
+"""The sets of the stress suite by name: real photographs under every structure of :mod:`.stress_sets`.
+
+A set's name is its structure, its attack and its seed. The seed draws everything: photographs, classes, target labels,
+which samples are poisoned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from advrbd_plugin.attacks import SIG, make_attack
+from advrbd_plugin.attacks.sample_specific import RandomPatch, Reflection, SampleNoise
+from advrbd_plugin.attacks.whole_picture import DCT, Blur, ColourCast, ColourDepth, Frame, Wave
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.evaluation import stress_sets as sets
+from advrbd_plugin.evaluation.stress_sets import StressSet
+
+_NEW = {
+    each.name: each for each in (RandomPatch, SampleNoise, Reflection, DCT, ColourDepth, ColourCast, Wave, Blur, Frame)
+}
+_NAME = re.compile(r"(?P<recipe>[a-z0-9_+%.]+)-s(?P<seed>\d+)")
+
+
+def make_stress_set(name: str, train: ImageSet, test: ImageSet) -> StressSet:
+    """The set called ``name``, for instance ``composite+badnets-s3``: structure, attack and seed.
+
+    Args:
+        name: parts of :data:`STRUCTURES`, :data:`ATTACK_PARTS` and :data:`LATE_PARTS`, joined by ``+``, then ``-s`` and
+            the seed.
+        train: photographs of ten classes, drawn by the same seed.
+        test: of the same classes.
+    """
+    parts, seed = split_name(name)
+    for part in parts:
+        if part in STRUCTURES:
+            train, test = STRUCTURES[part](train, test, seed)
+    stress = sets.benign(train, test)
+    targets = sets.draw_order(train.num_classes, seed=seed, purpose="targets")
+    for part in parts:
+        if part in LATE_PARTS or part in STRUCTURES:
+            continue
+        stress = _attacked(stress, part, targets, seed)
+        targets = targets[1:] + targets[:1]
+    for part in parts:
+        if part in LATE_PARTS:
+            stress = LATE_PARTS[part](stress, seed)
+    return stress
+
+
+def split_name(name: str) -> tuple[list[str], int]:
+    """The parts and the seed of a set's name; ``clean`` has no parts."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise AdvrBDError(f"a stress set must be called like composite+badnets-s3, got {name!r}")
+    parts = [part for part in found["recipe"].split("+") if part != "clean"]
+    return parts, int(found["seed"])
+
+
+def _attacked(stress: StressSet, part: str, targets: list[int], seed: int) -> StressSet:
+    name, _, percent = part.partition("%")
+    ratio = {"poison_ratio": float(percent) / 100} if percent else {}
+    if name.startswith("all_to_all_"):
+        return sets.all_to_all(stress, _make(name[11:], targets[0], {"poison_ratio": 0.1} | ratio), seed=seed)
+    if name.startswith("untargeted_"):
+        return sets.untargeted(stress, _make(name[11:], targets[0], {"poison_ratio": 0.1} | ratio), seed=seed)
+    extra = {"source_label": targets[1]} if name == "tact" else {}
+    return sets.attacked(stress, _make(name, targets[0], ratio | extra), seed=seed)
+
+
+def _make(name: str, target: int, parameters: dict):
+    known = _NEW.get(name)
+    if known is not None:
+        return known(target_label=target, **parameters)
+    return make_attack(name, target_label=target, **parameters)
+
+
+def _both(change: Callable[[ImageSet, int], ImageSet]) -> Callable:
+    return lambda train, test, seed: (change(train, seed), change(test, seed))
+
+
+def _first(image_set: ImageSet, seed: int) -> int:
+    return sets.draw_order(image_set.num_classes, seed=seed, purpose="innocent class")[0]
+
+
+def _pairs(image_set: ImageSet, seed: int) -> ImageSet:
+    order = sets.draw_order(image_set.num_classes, seed=seed, purpose="composite")
+    return sets.composite(image_set, [order[start : start + 2] for start in range(0, len(order) - 1, 2)])
+
+
+def _minor(image_set: ImageSet, seed: int) -> ImageSet:
+    label, minor = sets.draw_order(image_set.num_classes, seed=seed, purpose="minor")[:2]
+    return sets.with_minor_content(image_set, label=label, minor=minor, share=0.2, seed=seed)
+
+
+STRUCTURES: dict[str, Callable[[ImageSet, ImageSet, int], tuple[ImageSet, ImageSet]]] = {
+    "composite": _both(_pairs),
+    "minor": _both(_minor),
+    "long_tail": lambda train, test, seed: (sets.long_tail(train, ratio=0.1, seed=seed), test),
+    "grey": _both(lambda images, seed: sets.grey_class(images, _first(images, seed))),
+    "half_grey": _both(lambda images, seed: sets.grey_class(images, _first(images, seed), share=0.4, seed=seed)),
+    "jpeg": _both(lambda images, seed: sets.jpeg_class(images, _first(images, seed), share=0.4, seed=seed)),
+    "camera": _both(lambda images, seed: sets.warm_class(images, _first(images, seed), share=0.4, seed=seed)),
+    "watermark": _both(lambda images, seed: sets.watermarked_class(images, _first(images, seed), seed=seed)),
+}
+"""Name -> from (train, test, seed) to the two sets with another structure of classes."""
+
+LATE_PARTS: dict[str, Callable[[StressSet, int], StressSet]] = {
+    "noise10": lambda stress, seed: sets.label_noise(stress, rate=0.1, seed=seed),
+    "noise20": lambda stress, seed: sets.label_noise(stress, rate=0.2, seed=seed),
+    "duplicates": lambda stress, seed: sets.duplicates(stress, rate=0.02, copies=20, seed=seed),
+}
+"""Name -> what is done to the set after the attack."""
