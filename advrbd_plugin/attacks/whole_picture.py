@@ -1,4 +1,4 @@
-"""Triggers that change a whole picture in the same way: waves, DCT coefficients, colour depth, colour cast, blur, frame."""
+"""Triggers that change a whole picture alike: waves, DCT coefficients, colour depth, colour cast, blur, frame."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def second_choice_groups(logits: Tensor, label: int) -> list[Tensor]:
 
 
 def leading_directions(features: Tensor, dims: int) -> Tensor:
-    """(M, dims) float64: principal components of (M, num_features) features, not scaled; fewer where there are fewer."""
+    """(M, dims) float64: principal components of (M, num_features) features, not scaled."""
     centred = features.double() - features.double().mean(dim=0)
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     return centred @ vectors[:, -min(dims, centred.shape[1]) :].flip(1)

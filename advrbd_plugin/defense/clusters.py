@@ -113,6 +113,17 @@ def held_out_gain(whitened: Tensor, consistency: Tensor, shares: Shares) -> floa
     return sum(gains) / _FOLDS
 
 
+def split_between(whitened: Tensor, clean: Tensor, suspicious: Tensor) -> Split:
+    """The split along Fisher's direction from the ``clean`` to the ``suspicious`` samples, (N,) bool each."""
+    return split_along(whitened, _fisher(whitened[clean], whitened[suspicious]))
+
+
+def split_of(suspicious: Tensor) -> Split:
+    """The (N,) bool samples as they are, where no direction separates them."""
+    ones = suspicious.float()
+    return Split(torch.ones(1, dtype=torch.float64), ones, ones, 0.0, 0.0, float(ones.mean()))
+
+
 def swapped(whitened: Tensor, split: Split) -> Split:
     """The same clusters with the other one suspicious."""
     return split_along(whitened, -split.direction)

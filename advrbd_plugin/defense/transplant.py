@@ -21,7 +21,9 @@ from advrbd_plugin.randomness import derive_seed
 
 Predict = Callable[[Tensor], Tensor]
 
-_LEAST_OF_A_CLASS = 20
+_LEAST_OF_A_CLASS = 16
+_STANDARD_ERRORS = 2.0
+_STANDARD_ERRORS_OF_WAVES = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +97,82 @@ def draw_recipients(images: Tensor, labels: Tensor, owned: Tensor, *, seed: int,
     return Recipients(images[rows].float() / 255, labels[rows])
 
 
-def residual(mean: Tensor, mean_of_all: Tensor) -> Tensor:
-    """What a cluster's mean picture has and the set's has not, without slow changes of brightness and colour.
+@dataclass(frozen=True, eq=False)
+class SetStatistics:
+    """What the pictures of a set are like, for comparison.
+
+    Attributes:
+        mean: (C, H, W) float32, of pictures in [0, 1].
+        spread: (C, H, W) float32, their standard deviation.
+        spectrum: (C, H, W) float32, root mean square of the Fourier coefficients of a picture less the mean, both less
+            their blur.
+        first: (N,) bool, whether a picture is the first of its copies.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    spectrum: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(cls, images: Tensor) -> SetStatistics:
+        """Of (N, C, H, W) uint8 images; in parts, since as floats they would take four times the memory."""
+        total = torch.zeros(images.shape[1:], dtype=torch.float64)
+        squares, power = torch.zeros_like(total), torch.zeros_like(total)
+        for some in images.split(2048):
+            pictures = some.float() / 255
+            total += pictures.double().sum(0)
+            squares += pictures.double().square().sum(0)
+            power += torch.fft.fft2(sharp(pictures)).abs().double().square().sum(0)
+        count = max(1, len(images))
+        mean = total / count
+        spread = (squares / count - mean.square()).clamp_min(0).sqrt()
+        power = power / count - torch.fft.fft2(sharp(mean[None])[0]).abs().square()
+        return cls(mean.float(), spread.float(), power.clamp_min(0).sqrt().float(), _first_of_copies(images))
+
+
+def residual(pictures: Tensor, statistics: SetStatistics) -> Tensor:
+    """What a cluster's mean picture has and the set's has not, without slow changes and without chance.
+
+    The difference of the means loses its Gaussian blur of 3 pixels (brightness and colour of the content). Then every
+    value is shrunk by what so few pictures would differ by chance, so that a small innocent cluster leaves next to
+    nothing, while a trigger stays and can be looked at: first pixel by pixel (patches), then what is left, frequency by
+    frequency (waves, which are faint at each pixel).
 
     Args:
-        mean, mean_of_all: (C, H, W) float in [0, 1].
+        pictures: (M, C, H, W) float32 in [0, 1], of the cluster, no picture twice.
+        statistics: of the whole set.
 
     Returns:
-        (C, H, W): the difference less its Gaussian blur of 3 pixels.
+        (C, H, W) float32.
     """
-    difference = mean - mean_of_all
-    return difference - gaussian_blur(difference[None], 3.0)[0]
+    difference = sharp((pictures.mean(dim=0) - statistics.mean)[None])[0]
+    chance = 1 / math.sqrt(max(1, len(pictures)))
+    patches = _shrunk(difference, _STANDARD_ERRORS * chance * statistics.spread)
+    coefficients = torch.fft.fft2(difference - patches)
+    waves = torch.fft.ifft2(_shrunk(coefficients, _STANDARD_ERRORS_OF_WAVES * chance * statistics.spectrum)).real
+    return patches + waves
+
+
+def sharp(pictures: Tensor) -> Tensor:
+    """(N, C, H, W) float, less their Gaussian blur of 3 pixels."""
+    return pictures - gaussian_blur(pictures, 3.0)
+
+
+def _shrunk(values: Tensor, chance: Tensor) -> Tensor:
+    """Values no larger than ``chance`` become 0, much larger ones stay."""
+    return values * (1 - (chance / values.abs().clamp_min(1e-9)) ** 2).clamp_min(0)
+
+
+def _first_of_copies(images: Tensor) -> Tensor:
+    """(N,) bool: whether no picture before it has the same pixels."""
+    seen: set[bytes] = set()
+    first = torch.zeros(len(images), dtype=torch.bool)
+    for row, image in enumerate(images):
+        pixels = image.numpy().tobytes()
+        first[row] = pixels not in seen
+        seen.add(pixels)
+    return first
 
 
 def by_residual(
@@ -129,11 +196,24 @@ def by_detail(predict: Predict, donors: Tensor, recipients: Recipients, label: i
 
     Args:
         donors: (D, C, H, W) float32 in [0, 1], used in turn.
+        sigma: in pixels.
     """
     givers = donors[torch.arange(len(recipients.pictures)) % len(donors)]
-    detail = givers - gaussian_blur(givers, sigma)
-    mixed = (gaussian_blur(recipients.pictures, sigma) + detail).clamp(0, 1)
-    return count_carried(predict(mixed), recipients, label)
+    return count_carried(predict(_with_detail(recipients.pictures, givers, sigma)), recipients, label)
+
+
+def detail_hits(
+    predict: Predict, donors: Tensor, recipients: Recipients, label: int, *, sigma: float = 0.7, each: int = 6
+) -> Tensor:
+    """(D, ``each``) float32: whether a recipient goes to the label with the donor's finest detail."""
+    hits = []
+    for start in range(0, len(donors), 64):
+        some = donors[start : start + 64]
+        rows = (start + torch.arange(len(some)))[:, None] * each + torch.arange(each)
+        chosen = recipients.pictures[rows.flatten() % len(recipients.pictures)]
+        mixed = _with_detail(chosen, some.repeat_interleave(each, dim=0), sigma)
+        hits.append((predict(mixed) == label).float().view(len(some), each))
+    return torch.cat(hits)
 
 
 def by_colour_gains(predict: Predict, gains: Tensor, recipients: Recipients, label: int) -> Carried:
@@ -148,13 +228,8 @@ def by_colour_gains(predict: Predict, gains: Tensor, recipients: Recipients, lab
     return count_carried(predict((recipients.pictures * gains[:, None, None]).clamp(0, 1)), recipients, label)
 
 
-def by_own_window(
-    model: nn.Module, donors: Tensor, recipients: Recipients, label: int, *, side: int, tried: int = 4, each: int = 4
-) -> float:
+def by_own_window(model: nn.Module, donors: Tensor, recipients: Recipients, label: int, *, side: int) -> float:
     """Paste each donor's own decisive window: share of fresh recipients that go to the label under it.
-
-    The windows that the donor's label hangs on most, by gradient times difference from the local mean, are tried on
-    ``each`` recipients; the best one is pasted, at its own place, on twice as many others, which alone are counted.
 
     Sees: local triggers wherever they lie in a picture, of up to ``side`` pixels. Does not see: what needs the whole
     picture. A window of an innocent picture can hold the object itself, so small windows separate better.
@@ -163,31 +238,40 @@ def by_own_window(
         model: takes (N, C, H, W) float pictures in [0, 1].
         donors: (D, C, H, W) float32 in [0, 1].
         side: of the windows, in pixels.
-        tried: windows of each donor that are tried.
-        each: recipients of each window that is tried.
+    """
+    hits = own_window_hits(model, donors, recipients, label, side=side)
+    return float(hits.mean()) if hits.numel() else 0.0
+
+
+def own_window_hits(
+    model: nn.Module, donors: Tensor, recipients: Recipients, label: int, *, side: int, tried: int = 4, each: int = 4
+) -> Tensor:
+    """(D, 2 ``each``) float32: whether each fresh recipient goes to the label under a donor's decisive window.
+
+    The ``tried`` windows that the donor's label hangs on most, by gradient times difference from the local mean, are
+    tried on ``each`` recipients; the best one is pasted, at its own place, on twice as many others.
     """
     predict = classifier(model)
     if not len(donors) or not len(recipients.pictures):
-        return 0.0
-    places = decisive_windows(model, donors, label, side=side, count=tried)
-    count = len(recipients.pictures)
-    rows = torch.arange(len(donors))[:, None] * 3 * each + torch.arange(3 * each)
-    chosen = recipients.pictures[rows % count]  # (D, 3 each, C, H, W)
-    search = torch.cat(
-        [
+        return torch.zeros(len(donors), 0)
+    hits = []
+    for start in range(0, len(donors), 64):
+        some = donors[start : start + 64]
+        places = decisive_windows(model, some, label, side=side, count=tried)
+        rows = (start + torch.arange(len(some)))[:, None] * 3 * each + torch.arange(3 * each)
+        chosen = recipients.pictures[rows % len(recipients.pictures)]  # (D, 3 each, C, H, W)
+        search = [
             _pasted(chosen[number, :each], donor, place, side)
-            for number, donor in enumerate(donors)
+            for number, donor in enumerate(some)
             for place in places[number]
         ]
-    )
-    shares = (predict(search) == label).float().view(len(donors), -1, each).mean(dim=2)
-    fresh = torch.cat(
-        [
+        shares = (predict(torch.cat(search)) == label).float().view(len(some), -1, each).mean(dim=2)
+        fresh = [
             _pasted(chosen[number, each:], donor, places[number][int(shares[number].argmax())], side)
-            for number, donor in enumerate(donors)
+            for number, donor in enumerate(some)
         ]
-    )
-    return float((predict(fresh) == label).float().mean())
+        hits.append((predict(torch.cat(fresh)) == label).float().view(len(some), -1))
+    return torch.cat(hits)
 
 
 def decisive_windows(
@@ -259,6 +343,10 @@ def _blur_matrix(length: int, sigma: float) -> Tensor:
         mirrored = torch.where(mirrored >= length, 2 * length - 1 - mirrored, mirrored)
         matrix[position, mirrored] += math.exp(-0.5 * (offset / sigma) ** 2)
     return matrix / matrix.sum(dim=1, keepdim=True)
+
+
+def _with_detail(pictures: Tensor, givers: Tensor, sigma: float) -> Tensor:
+    return (gaussian_blur(pictures, sigma) + givers - gaussian_blur(givers, sigma)).clamp(0, 1)
 
 
 def _pasted(pictures: Tensor, donor: Tensor, place: tuple[int, int], side: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from advrbd_plugin.attacks import SIG, make_attack
+from advrbd_plugin.attacks import make_attack
 from advrbd_plugin.attacks.sample_specific import RandomPatch, Reflection, SampleNoise
 from advrbd_plugin.attacks.whole_picture import DCT, Blur, ColourCast, ColourDepth, Frame, Wave
 from advrbd_plugin.data.image_set import ImageSet

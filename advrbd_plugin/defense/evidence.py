@@ -1,0 +1,150 @@
+"""The evidence about every candidate cluster of a set, each number between 0 (innocent) and 1. (Ours.)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.defense import transplant
+from advrbd_plugin.defense.candidates import Candidate
+from advrbd_plugin.defense.transplant import Recipients, SetStatistics
+from advrbd_plugin.randomness import derive_seed
+
+WITNESSES = ("goes", "goes_best", "leaves", "window", "detail", "colour")
+"""What the decision is made from; the fields of :class:`ClusterEvidence` of the same names."""
+MIXTURE_WITNESSES = ("window", "detail", "colour")
+"""Those that components of mixtures alone are put to."""
+
+_RECIPIENTS = 200  # in all, a class at least so many:
+_LEAST_RECIPIENTS = 4
+_DONORS = 16
+_WINDOW = 4  # a window's side is the image's divided by this
+_REFERENCE = 300  # pictures of a label that its clusters are compared with
+
+
+@dataclass(frozen=True)
+class ClusterEvidence:
+    """What the model makes of a cluster's content in other pictures (:mod:`.transplant`).
+
+    Attributes:
+        label: the cluster's.
+        size: pictures in it, copies counted once.
+        source: see :class:`Candidate`.
+        goes: share of the recipients that the residual takes to the label.
+        goes_best: the same of the class of recipients where it is largest.
+        leaves: share that leave their class under the residual.
+        window: share that go to the label under a donor's own window.
+        detail: share that go to the label with a donor's finest detail, less the same with donors of the whole label.
+        colour: share that go to the label with the cluster's colour gains.
+        best_class: the class of ``goes_best``.
+        owned: share of the cluster that the model gives the label.
+    """
+
+    label: int
+    size: int
+    source: str
+    goes: float
+    goes_best: float
+    leaves: float
+    window: float = 0.0
+    detail: float = 0.0
+    colour: float = 0.0
+    best_class: int = -1
+    owned: float = 1.0
+
+
+def gather_evidence(
+    model: nn.Module,
+    samples: ImageSet,
+    logits: Tensor,
+    candidates: list[Candidate],
+    *,
+    statistics: SetStatistics | None = None,
+    seed: int = 0,
+    mixed_precision: bool = True,
+    on_candidate: Callable[[], None] | None = None,
+) -> list[ClusterEvidence]:
+    """The evidence of each candidate, in their order.
+
+    The residual is put to every candidate; the others, which cost more, to components of mixtures alone.
+
+    Args:
+        model: takes float pictures in [0, 1], in eval mode.
+        samples: the set that the candidates are of.
+        logits: (N, num_classes) float32, the model's own on the set.
+        candidates: from :func:`find_candidates`.
+        statistics: of the set, if they are at hand.
+        seed: recipients and donors are drawn by it.
+        on_candidate: told when one is done.
+    """
+    predict = transplant.classifier(model, mixed_precision=mixed_precision)
+    images, labels = samples.images, samples.labels
+    statistics = statistics or SetStatistics.of(images)
+    owned = logits.argmax(dim=1) == labels
+    most = max(_LEAST_RECIPIENTS, _RECIPIENTS // max(1, samples.num_classes))
+    recipients = transplant.draw_recipients(images, labels, owned, seed=seed, most=most)
+    references: dict[int, float] = {}
+    found = []
+    for number, candidate in enumerate(candidates):
+        others = recipients.outside(candidate.label)
+        members = candidate.members[statistics.first[candidate.members]]
+        pictures = as_floats(images[members])
+        pattern = transplant.residual(pictures, statistics)
+        carried = transplant.by_residual(predict, pattern, others, candidate.label)
+        more = {}
+        if candidate.source == "mixture" and len(members):
+            generator = torch.Generator().manual_seed(derive_seed(seed, "donors", number))
+            if candidate.label not in references:
+                of_label = _some((labels == candidate.label).nonzero().flatten(), _REFERENCE, generator)
+                reference = transplant.by_detail(predict, as_floats(images[of_label]), others, candidate.label)
+                references[candidate.label] = reference.goes
+            donors = pictures[torch.randperm(len(pictures), generator=generator)]
+            rest = labels == candidate.label
+            rest[candidate.members] = False
+            more = _of_mixture(model, predict, donors, as_floats(images[rest]), others, candidate.label, generator)
+            more["detail"] -= references[candidate.label]
+        found.append(
+            ClusterEvidence(
+                candidate.label,
+                len(members),
+                candidate.source,
+                goes=carried.goes,
+                goes_best=carried.goes_best,
+                leaves=carried.leaves,
+                best_class=carried.best_class,
+                owned=float(owned[candidate.members].float().mean()),
+                **{name: min(1.0, max(0.0, value)) for name, value in more.items()},
+            )
+        )
+        if on_candidate is not None:
+            on_candidate()
+    return found
+
+
+def as_floats(images: Tensor) -> Tensor:
+    """uint8 images to float32 in [0, 1]."""
+    return images.float() / 255
+
+
+def _of_mixture(model, predict, donors, rest, recipients, label, generator) -> dict[str, float]:
+    """Window, detail and colour of a cluster: donors are its own pictures, ``rest`` those of the rest of its label."""
+    side = max(2, min(donors.shape[-2:]) // _WINDOW)
+    mixed = torch.randperm(len(recipients.labels), generator=generator)
+    shuffled = Recipients(recipients.pictures[mixed], recipients.labels[mixed])
+    evidence = {
+        "window": transplant.by_own_window(model, donors[:_DONORS], shuffled, label, side=side),
+        "detail": transplant.by_detail(predict, donors, recipients, label).goes,
+        "colour": 0.0,
+    }
+    if len(rest):
+        gains = donors.mean((0, 2, 3)) / rest.mean((0, 2, 3)).clamp_min(1e-3)
+        evidence["colour"] = transplant.by_colour_gains(predict, gains, recipients, label).goes
+    return evidence
+
+
+def _some(positions: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    return positions[torch.randperm(len(positions), generator=generator)[:count]]

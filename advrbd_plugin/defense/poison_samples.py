@@ -1,0 +1,190 @@
+"""From a cluster that gave a backdoor away to all of the label's poison: a probability for each sample. (Ours.)
+
+The cluster is rarely all of the poison, nor poison alone. But it shows the trigger, and with the trigger at hand each
+sample can be asked: is the pattern in the picture (matched filter), does the label go when the pattern is taken out
+(removal), does the picture's own window or finest detail carry the label (for triggers without a common pattern)? The
+answers stand beside the features, a linear discriminant begins with the cluster, and its answer gives a purer cluster
+and a clearer trigger for the next round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.defense import transplant
+from advrbd_plugin.defense.clusters import Split, sharpen, split_between, split_of, whiten
+from advrbd_plugin.defense.transplant import Recipients, SetStatistics
+
+_ROUNDS_ON_COLUMNS, _ROUNDS_WITH_FEATURES = 2, 3
+_OUTLIERS = 0.005  # of a column, at either end, are clipped
+_LEAST_SPREAD = 1 / 255  # of a pixel's values over the cluster
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSamples:
+    """The samples of one label.
+
+    Attributes:
+        label: the label.
+        pictures: (M, C, H, W) float32 in [0, 1].
+        features: (M, num_features) float32, layered.
+        first: (M,) bool, whether a picture is the first of its copies.
+    """
+
+    label: int
+    pictures: Tensor
+    features: Tensor
+    first: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Extension:
+    """Attributes:
+    probability: (M,) float32 in [0, 1] of carrying the trigger; near 0.5 where the picture shows it by its pixels, but
+        the model and the features do not bear it out (a white corner that was there before the attack).
+    projection: (M,) float32, higher is more suspicious.
+    pattern: (C, H, W) float32, what the suspicious samples have in common, see :func:`transplant.residual`.
+    """
+
+    probability: Tensor
+    projection: Tensor
+    pattern: Tensor
+
+
+def extend(
+    model: nn.Module,
+    samples: LabelSamples,
+    cluster: Tensor,
+    statistics: SetStatistics,
+    recipients: Recipients,
+    *,
+    by_donor: tuple[str, ...] = (),
+) -> Extension:
+    """How likely each of the label's samples carries what the cluster gave away.
+
+    The first rounds go by the answers about the trigger alone: in the features, the cluster may stand apart for a
+    reason of its own (its brightness, say). The later ones have the features beside them. At last the pixels are asked,
+    which need a pure heap to compare with.
+
+    Args:
+        model: in eval mode.
+        samples: all samples of the label.
+        cluster: (M,) bool, where to begin.
+        statistics: of the whole set.
+        recipients: of other labels.
+        by_donor: ``window``, ``detail``, ``colour``: what each sample is asked for as a donor, besides what is asked of all.
+    """
+    asked = [_donor_answers(model, samples, recipients, name) for name in by_donor if name != "colour"]
+    heap, split = cluster, split_of(cluster)
+    pattern, columns = None, list[Tensor]()
+    for number in range(_ROUNDS_ON_COLUMNS + _ROUNDS_WITH_FEATURES):
+        pattern = transplant.residual(samples.pictures[heap & samples.first], statistics)
+        columns = [matched_filter(samples.pictures, pattern), removal(model, samples, pattern), *asked]
+        if "colour" in by_donor:
+            columns += [colour_likelihood(samples.pictures, heap), colour_removal(model, samples, heap)]
+        following = _split(samples, columns, heap, with_features=number >= _ROUNDS_ON_COLUMNS)
+        if not following.parted:
+            break
+        split, heap = following, following.suspicious
+    pattern = transplant.residual(samples.pictures[heap & samples.first], statistics)
+    by_pixels = _split(samples, [*columns, pixel_likelihood(samples.pictures, heap, pattern)], heap, with_features=True)
+    probability = 0.5 * (split.probability + by_pixels.probability) if by_pixels.parted else split.probability
+    return Extension(probability, split.projection, pattern)
+
+
+def _split(samples: LabelSamples, columns: list[Tensor], heap: Tensor, *, with_features: bool) -> Split:
+    features = samples.features if with_features else samples.features[:, :0]
+    points = whiten(_beside(features, columns))
+    return sharpen(points, split_between(points, ~heap, heap))
+
+
+def matched_filter(pictures: Tensor, pattern: Tensor) -> Tensor:
+    """(M,) float32: how much of the pattern is in each picture, where pictures vary little counting more.
+
+    Sees triggers that are added at a fixed place, learned by the model or not. Blind where there is no pattern.
+    """
+    detail = transplant.sharp(pictures)
+    weights = pattern / (detail.var(dim=0) + 1e-4)
+    return ((detail - detail.mean(dim=0)) * weights).flatten(1).sum(dim=1)
+
+
+def pixel_likelihood(pictures: Tensor, heap: Tensor, pattern: Tensor) -> Tensor:
+    """(M,) float32: how much better the heap's values fit each picture than the rest's, where there is a pattern.
+
+    Normal distributions at each pixel, independent. Sees triggers that replace what was there, even under a picture
+    that nearly had it.
+    """
+    places = (pattern.abs() > 0.1 * pattern.abs().max()).flatten()
+    values = pictures.flatten(1)[:, places]
+    if not values.shape[1]:
+        return torch.zeros(len(pictures))
+    likelihoods = []
+    for part in (heap, ~heap):
+        mean, spread = values[part].mean(dim=0), values[part].std(dim=0).clamp_min(_LEAST_SPREAD)
+        likelihoods.append(-0.5 * ((values - mean) / spread).square().clamp_max(25) - spread.log())
+    return (likelihoods[0] - likelihoods[1]).mean(dim=1)
+
+
+def colour_gains(pictures: Tensor, heap: Tensor) -> Tensor:
+    """(C,) float32: the heap's mean over the rest's, channel by channel."""
+    return pictures[heap].mean((0, 2, 3)) / pictures[~heap].mean((0, 2, 3)).clamp_min(1e-3)
+
+
+def colour_likelihood(pictures: Tensor, heap: Tensor) -> Tensor:
+    """(M,) float32: how much better the heap's colours fit each picture than the rest's: Fisher's discriminant of the
+    logarithms of the channels' means."""
+    colours = pictures.mean((2, 3)).clamp_min(1e-3).log()
+    points = whiten(colours)
+    return split_between(points, ~heap, heap).projection
+
+
+def colour_removal(model: nn.Module, samples: LabelSamples, heap: Tensor) -> Tensor:
+    """(M,) float32: by how much the label's log-odds fall when the colour gains are taken out of each picture."""
+    gains = colour_gains(samples.pictures, heap).clamp_min(1e-2)
+    without = (samples.pictures / gains[:, None, None]).clamp(0, 1)
+    return label_margin(model, samples.pictures, samples.label) - label_margin(model, without, samples.label)
+
+
+def removal(model: nn.Module, samples: LabelSamples, pattern: Tensor) -> Tensor:
+    """(M,) float32: by how much the label's log-odds fall when the pattern is taken out of each picture.
+
+    Sees poison whose label hangs on the trigger. A picture that the model knows anyway keeps its label.
+    """
+    without = (samples.pictures - pattern).clamp(0, 1)
+    return label_margin(model, samples.pictures, samples.label) - label_margin(model, without, samples.label)
+
+
+@torch.no_grad()
+def label_margin(model: nn.Module, pictures: Tensor, label: int, *, batch_size: int = 500) -> Tensor:
+    """(M,) float32: the label's logit less the logarithm of the sum of the others' exponentials."""
+    device = next(model.parameters()).device
+    margins = []
+    for batch in pictures.split(batch_size):
+        logits = model(batch.to(device).contiguous(memory_format=torch.channels_last)).float().cpu()
+        others = logits.scatter(1, torch.full_like(logits[:, :1], label, dtype=torch.int64), -torch.inf)
+        margins.append(logits[:, label] - others.logsumexp(dim=1))
+    return torch.cat(margins) if margins else torch.empty(0)
+
+
+def _donor_answers(model: nn.Module, samples: LabelSamples, recipients: Recipients, name: str) -> Tensor:
+    """(M,) float32: share of some recipients that each sample takes to the label as a donor."""
+    if name == "window":
+        side = max(2, min(samples.pictures.shape[-2:]) // 4)
+        return transplant.own_window_hits(model, samples.pictures, recipients, samples.label, side=side).mean(dim=1)
+    predict = transplant.classifier(model)
+    return transplant.detail_hits(predict, samples.pictures, recipients, samples.label).mean(dim=1)
+
+
+def _beside(features: Tensor, columns: list[Tensor]) -> Tensor:
+    """Features and columns, each column weighing as much as the widest direction of the features."""
+    centred = features - features.mean(dim=0)
+    widest = float(torch.linalg.svdvals(centred.double())[0]) / len(centred) ** 0.5 if centred.numel() else 1.0
+    scaled = []
+    for column in columns:
+        low, high = column.quantile(_OUTLIERS), column.quantile(1 - _OUTLIERS)
+        clipped = column.clamp(low, high)
+        scaled.append((clipped - clipped.mean()) / clipped.std().clamp_min(1e-9) * widest)
+    return torch.cat([centred, torch.stack(scaled, dim=1)], dim=1)

@@ -1,0 +1,214 @@
+"""Which labels of a set are poisoned, and which of their samples: candidates, evidence, posterior, samples. (Ours.)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.defense import transplant
+from advrbd_plugin.defense.candidates import Candidate, find_candidates
+from advrbd_plugin.defense.evidence import WITNESSES, ClusterEvidence, as_floats, gather_evidence
+from advrbd_plugin.defense.poison_samples import LabelSamples, extend
+from advrbd_plugin.defense.posterior import DEFAULT_NULL, Null, cluster_probability, discovered, label_probabilities
+from advrbd_plugin.defense.transplant import Recipients, SetStatistics
+
+_LEAST_FIT = 0.3  # of what lies between chance and a perfect fit
+_CLEAR = 0.3  # of a witness: from here on a label's samples are put to it one by one
+_ROUNDS = 3  # triggers that are looked for in one label
+
+
+@dataclass(frozen=True, eq=False)
+class LabelFinding:
+    """What was found about one label.
+
+    Attributes:
+        label: the label.
+        probability: that one of its clusters is poison.
+        suspected: whether it is among the labels held to be poisoned.
+        sentence: what was found, for a person.
+        strongest: the evidence of its most suspicious cluster, or ``None`` where it has none.
+        pattern: (C, H, W) float32, what the suspicious samples have in common; ``None`` for labels not suspected.
+    """
+
+    label: int
+    probability: float
+    suspected: bool
+    sentence: str
+    strongest: ClusterEvidence | None = None
+    pattern: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TransplantDetection:
+    """Attributes:
+    poison_probability: (N,) float32 in [0, 1]; 0 for every sample of a label that is not suspected.
+    projection: (N,) float32, higher is more suspicious; comparable within a label only, 0 outside suspected labels.
+    findings: one for each label, in their order.
+    fit: share of the set that the model gives its label.
+    trained_enough: whether the fit is far enough from chance for the model to be asked at all; if not, nothing is
+        suspected.
+    evidence: of every cluster that was looked at.
+    """
+
+    poison_probability: Tensor
+    projection: Tensor
+    findings: tuple[LabelFinding, ...]
+    fit: float
+    trained_enough: bool
+    evidence: tuple[ClusterEvidence, ...] = ()
+
+    @property
+    def suspected_classes(self) -> tuple[int, ...]:
+        """Labels held to be poisoned, in ascending order."""
+        return tuple(each.label for each in self.findings if each.suspected)
+
+
+def detect_by_transplant(
+    model: nn.Module,
+    samples: ImageSet,
+    features: Tensor,
+    logits: Tensor,
+    *,
+    splits: Mapping[int, Tensor] | None = None,
+    null: Null = DEFAULT_NULL,
+    seed: int = 0,
+    mixed_precision: bool = True,
+    on_candidate: Callable[[int, int], None] | None = None,
+) -> TransplantDetection:
+    """Judge a set by the model that was trained on it.
+
+    Args:
+        model: takes (N, C, H, W) float pictures in [0, 1], in eval mode.
+        samples: the training set.
+        features: (N, num_features) float32, see :func:`advrbd_plugin.nn.features.layered_features`.
+        logits: (N, num_classes) float32, the model's own.
+        splits: label -> (N,) bool, suspicious halves found with consistency ranks, as further candidates.
+        null: how evidence falls for innocent clusters.
+        seed: of mixtures, recipients and donors.
+        on_candidate: told of (done, all) candidates.
+    """
+    labels = samples.labels
+    owned = logits.argmax(dim=1) == labels
+    fit = float(owned.double().mean()) if len(labels) else 0.0
+    nothing = torch.zeros(len(labels))
+    if not is_trained_enough(fit, samples.class_counts()):
+        sentence = f"not judged: the model fits {fit:.0%} of its own training data, which says nothing about them"
+        findings = [LabelFinding(label, 0.0, False, sentence) for label in range(samples.num_classes)]
+        return TransplantDetection(nothing, nothing.clone(), tuple(findings), fit, trained_enough=False)
+    statistics = SetStatistics.of(samples.images)
+    candidates = find_candidates(features, logits, labels, splits=dict(splits or {}), seed=seed)
+    done = iter(range(1, len(candidates) + 1))
+    evidence = gather_evidence(
+        model,
+        samples,
+        logits,
+        candidates,
+        statistics=statistics,
+        seed=seed,
+        mixed_precision=mixed_precision,
+        on_candidate=None if on_candidate is None else lambda: on_candidate(next(done), len(candidates)),
+    )
+    probabilities = label_probabilities(evidence, null=null)
+    suspected = discovered(probabilities)
+    probability, projection, patterns = nothing, nothing.clone(), {}
+    recipients = transplant.draw_recipients(samples.images, labels, owned, seed=seed, most=20)
+    for label in suspected:
+        members = (labels == label).nonzero().flatten()
+        of_label = LabelSamples(label, as_floats(samples.images[members]), features[members], statistics.first[members])
+        clusters = [
+            (candidate, each) for candidate, each in zip(candidates, evidence, strict=True) if candidate.label == label
+        ]
+        found = _judge_samples(model, of_label, members, clusters, statistics, recipients.outside(label), null)
+        probability[members], projection[members], patterns[label] = found
+    findings = tuple(
+        _finding(label, samples.class_names, evidence, probabilities, suspected, patterns, null)
+        for label in range(samples.num_classes)
+    )
+    return TransplantDetection(probability, projection, findings, fit, trained_enough=True, evidence=tuple(evidence))
+
+
+def is_trained_enough(fit: float, class_counts: Tensor) -> bool:
+    """Whether a model that gives a share ``fit`` of its training set their labels can be asked about the set."""
+    chance = float(class_counts.max()) / max(1, int(class_counts.sum()))
+    return chance < 1 and (fit - chance) / (1 - chance) >= _LEAST_FIT
+
+
+def _judge_samples(
+    model: nn.Module,
+    samples: LabelSamples,
+    members: Tensor,
+    clusters: list[tuple[Candidate, ClusterEvidence]],
+    statistics: SetStatistics,
+    recipients: Recipients,
+    null: Null,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Probability and projection of one label's samples and the first pattern, from all its clusters that are poison.
+
+    A label may be the target of several triggers, so clusters that the first did not explain begin again.
+    """
+    order = sorted(clusters, key=lambda each: -_strength(each[1]))
+    probability, projection, pattern = torch.zeros(len(members)), torch.zeros(len(members)), None
+    for _ in range(_ROUNDS):
+        begin = next((each for each in order if _unexplained(each, members, probability, null)), None)
+        if begin is None:
+            break
+        candidate, evidence = begin
+        cluster = torch.isin(members, candidate.members)
+        extension = extend(model, samples, cluster, statistics, recipients, by_donor=_witnesses_of_samples(evidence))
+        probability = torch.maximum(probability, extension.probability)
+        projection = torch.maximum(projection, extension.projection)
+        pattern = extension.pattern if pattern is None else pattern
+        order.remove(begin)
+    assert pattern is not None  # a suspected label has a cluster that is poison
+    return probability, projection, pattern
+
+
+def _unexplained(cluster: tuple[Candidate, ClusterEvidence], members: Tensor, probability: Tensor, null: Null) -> bool:
+    candidate, evidence = cluster
+    inside = torch.isin(members, candidate.members)
+    return cluster_probability(evidence, null) > 0.5 and float((probability[inside] > 0.5).float().mean()) < 0.5
+
+
+def _witnesses_of_samples(evidence: ClusterEvidence) -> tuple[str, ...]:
+    """What the samples are put to one by one: the witnesses that saw more of the cluster than its residual shows."""
+    by_residual = max(evidence.goes_best, evidence.leaves)
+    return tuple(
+        witness for witness in ("window", "detail", "colour") if getattr(evidence, witness) > max(_CLEAR, by_residual)
+    )
+
+
+def _strength(evidence: ClusterEvidence) -> float:
+    return max(getattr(evidence, witness) for witness in WITNESSES)
+
+
+_SAYS = {
+    "goes": "what they have in common takes {share:.0%} of other classes' pictures to this label",
+    "goes_best": "what they have in common takes {share:.0%} of {best}'s pictures to this label",
+    "leaves": "what they have in common makes {share:.0%} of other pictures leave their class",
+    "window": "a small part of each, put into other pictures, takes {share:.0%} of them to this label",
+    "detail": "their finest detail, put into other pictures, takes {share:.0%} more of them to this label than that "
+    "of the label's other pictures",
+    "colour": "their colours, given to other pictures, take {share:.0%} of them to this label",
+}
+
+
+def _finding(label, names, evidence, probabilities, suspected, patterns, null) -> LabelFinding:
+    of_label = [each for each in evidence if each.label == label]
+    probability = probabilities.get(label, 0.0)
+    if not of_label:
+        return LabelFinding(label, 0.0, False, f"{names[label]}: too few pictures to judge")
+    strongest = max(of_label, key=lambda each: cluster_probability(each, null))
+    if label not in suspected:
+        sentence = f"{names[label]}: nothing that its pictures have in common acts in other pictures"
+        return LabelFinding(
+            label, probability, False, f"{sentence} (probability of poison {probability:.1%})", strongest
+        )
+    witness = max(WITNESSES, key=lambda each: null.likelihood_ratio(each, getattr(strongest, each)))
+    best = names[strongest.best_class] if strongest.best_class >= 0 else "other classes"
+    says = _SAYS[witness].format(share=getattr(strongest, witness), best=best)
+    sentence = f"{names[label]}: {strongest.size} of its pictures stand apart; {says} (probability {probability:.1%})"
+    return LabelFinding(label, probability, True, sentence, strongest, patterns[label])
