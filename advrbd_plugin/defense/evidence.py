@@ -21,6 +21,8 @@ MIXTURE_WITNESSES = ("window", "detail", "colour")
 
 _RECIPIENTS = 200  # in all, a class at least so many:
 _LEAST_RECIPIENTS = 4
+_WORTH_A_SECOND_LOOK = 0.1  # of the best class
+_FRESH_RECIPIENTS = 50  # of that class
 _DONORS = 16
 _WINDOW = 4  # a window's side is the image's divided by this
 _REFERENCE = 300  # pictures of a label that its clusters are compared with
@@ -35,7 +37,7 @@ class ClusterEvidence:
         size: pictures in it, copies counted once.
         source: see :class:`Candidate`.
         goes: share of the recipients that the residual takes to the label.
-        goes_best: the same of the class of recipients where it is largest.
+        goes_best: the same of the class of recipients where it is largest, by recipients that did not choose the class.
         leaves: share that leave their class under the residual.
         window: share that go to the label under a donor's own window.
         detail: share that go to the label with a donor's finest detail, less the same with donors of the whole label.
@@ -87,6 +89,7 @@ def gather_evidence(
     owned = logits.argmax(dim=1) == labels
     most = max(_LEAST_RECIPIENTS, _RECIPIENTS // max(1, samples.num_classes))
     recipients = transplant.draw_recipients(images, labels, owned, seed=seed, most=most)
+    more_recipients = _of_each_class(images, labels, owned, seed)
     references: dict[int, float] = {}
     found = []
     for number, candidate in enumerate(candidates):
@@ -95,6 +98,10 @@ def gather_evidence(
         pictures = as_floats(images[members])
         pattern = transplant.residual(pictures, statistics)
         carried = transplant.by_residual(predict, pattern, others, candidate.label)
+        goes_best = carried.goes_best
+        if goes_best >= _WORTH_A_SECOND_LOOK and len(more_recipients[carried.best_class].labels):
+            again = more_recipients[carried.best_class]
+            goes_best = transplant.by_residual(predict, pattern, again, candidate.label).goes
         more = {}
         if candidate.source == "mixture" and len(members):
             generator = torch.Generator().manual_seed(derive_seed(seed, "donors", number))
@@ -113,7 +120,7 @@ def gather_evidence(
                 len(members),
                 candidate.source,
                 goes=carried.goes,
-                goes_best=carried.goes_best,
+                goes_best=goes_best,
                 leaves=carried.leaves,
                 best_class=carried.best_class,
                 owned=float(owned[candidate.members].float().mean()),
@@ -122,6 +129,16 @@ def gather_evidence(
         )
         if on_candidate is not None:
             on_candidate()
+    return found
+
+
+def _of_each_class(images: Tensor, labels: Tensor, owned: Tensor, seed: int) -> dict[int, Recipients]:
+    """Class -> recipients of that class alone, others than those of the first look as far as there are more."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "second look"))
+    found = {}
+    for label in labels.unique().tolist():
+        members = _some(((labels == label) & owned).nonzero().flatten(), _FRESH_RECIPIENTS, generator)
+        found[label] = Recipients(as_floats(images[members]), labels[members])
     return found
 
 

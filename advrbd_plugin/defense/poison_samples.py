@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.clusters import Split, sharpen, split_between, split_of, whiten
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
+from advrbd_plugin.nn.training import autocast
 
 _ROUNDS_ON_COLUMNS, _ROUNDS_WITH_FEATURES = 2, 3
 _OUTLIERS = 0.005  # of a column, at either end, are clipped
@@ -32,12 +33,14 @@ class LabelSamples:
         pictures: (M, C, H, W) float32 in [0, 1].
         features: (M, num_features) float32, layered.
         first: (M,) bool, whether a picture is the first of its copies.
+        margin: (M,) float32, :func:`label_margin` of the pictures as they are.
     """
 
     label: int
     pictures: Tensor
     features: Tensor
     first: Tensor
+    margin: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +93,8 @@ def extend(
             break
         split, heap = following, following.suspicious
     pattern = transplant.residual(samples.pictures[heap & samples.first], statistics)
-    by_pixels = _split(samples, [*columns, pixel_likelihood(samples.pictures, heap, pattern)], heap, with_features=True)
+    columns.append(pixel_likelihood(samples.pictures, heap, pattern))
+    by_pixels = _split(samples, columns, heap, with_features=True)
     probability = 0.5 * (split.probability + by_pixels.probability) if by_pixels.parted else split.probability
     return Extension(probability, split.projection, pattern)
 
@@ -144,8 +148,7 @@ def colour_likelihood(pictures: Tensor, heap: Tensor) -> Tensor:
 def colour_removal(model: nn.Module, samples: LabelSamples, heap: Tensor) -> Tensor:
     """(M,) float32: by how much the label's log-odds fall when the colour gains are taken out of each picture."""
     gains = colour_gains(samples.pictures, heap).clamp_min(1e-2)
-    without = (samples.pictures / gains[:, None, None]).clamp(0, 1)
-    return label_margin(model, samples.pictures, samples.label) - label_margin(model, without, samples.label)
+    return samples.margin - label_margin(model, (samples.pictures / gains[:, None, None]).clamp(0, 1), samples.label)
 
 
 def removal(model: nn.Module, samples: LabelSamples, pattern: Tensor) -> Tensor:
@@ -153,20 +156,26 @@ def removal(model: nn.Module, samples: LabelSamples, pattern: Tensor) -> Tensor:
 
     Sees poison whose label hangs on the trigger. A picture that the model knows anyway keeps its label.
     """
-    without = (samples.pictures - pattern).clamp(0, 1)
-    return label_margin(model, samples.pictures, samples.label) - label_margin(model, without, samples.label)
+    return samples.margin - label_margin(model, (samples.pictures - pattern).clamp(0, 1), samples.label)
 
 
 @torch.no_grad()
-def label_margin(model: nn.Module, pictures: Tensor, label: int, *, batch_size: int = 500) -> Tensor:
+def label_margin(
+    model: nn.Module, pictures: Tensor, label: int, *, mixed_precision: bool = True, batch_size: int = 500
+) -> Tensor:
     """(M,) float32: the label's logit less the logarithm of the sum of the others' exponentials."""
     device = next(model.parameters()).device
-    margins = []
+    logits = []
     for batch in pictures.split(batch_size):
-        logits = model(batch.to(device).contiguous(memory_format=torch.channels_last)).float().cpu()
-        others = logits.scatter(1, torch.full_like(logits[:, :1], label, dtype=torch.int64), -torch.inf)
-        margins.append(logits[:, label] - others.logsumexp(dim=1))
-    return torch.cat(margins) if margins else torch.empty(0)
+        with autocast(device, mixed_precision):
+            logits.append(model(batch.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
+    return margin_of(torch.cat(logits), label) if logits else torch.empty(0)
+
+
+def margin_of(logits: Tensor, label: int) -> Tensor:
+    """(M,) float32, see :func:`label_margin`, of (M, num_classes) logits."""
+    others = logits.scatter(1, torch.full_like(logits[:, :1], label, dtype=torch.int64), -torch.inf)
+    return logits[:, label] - others.logsumexp(dim=1)
 
 
 def _donor_answers(model: nn.Module, samples: LabelSamples, recipients: Recipients, name: str) -> Tensor:

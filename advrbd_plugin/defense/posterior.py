@@ -16,55 +16,68 @@ import numpy as np
 
 from advrbd_plugin.defense.evidence import MIXTURE_WITNESSES, WITNESSES, ClusterEvidence
 
-PRIOR = 0.05
 FALSE_DISCOVERY = 0.05
 
-_SHAPE = 6.0
+# Half of the sets that are examined are taken to be poisoned, in one label.
+_POISONED_LABELS = 0.5
+# The tail is taken to fall this much more slowly than the clusters seen so far say, which are some hundreds.
+_CAUTION = 1.5
+_MOST_RATIO = 1e6
 _MOST_TIMES_DEFAULT = 2.0
-_LEAST_VALUE = 0.005  # what lies below, next to no recipient, counts as this much
+_LEAST_SCALE = 0.015
 
 
 @dataclass(frozen=True)
 class Null:
-    """How evidence falls for innocent clusters: a Lomax distribution (an exponential with a heavy tail) each.
+    """How evidence falls for innocent clusters: half of it up to the median, the rest beyond it exponentially.
 
     Attributes:
-        scales: witness -> scale; half of innocent clusters lie above 0.12 of it.
+        medians: witness -> median.
+        scales: witness -> mean distance to the median of the clusters beyond it.
     """
 
+    medians: Mapping[str, float]
     scales: Mapping[str, float]
 
     def likelihood_ratio(self, witness: str, value: float) -> float:
         """How much likelier the value is for poison (uniform over 0 to 1) than for an innocent cluster."""
-        scale = self.scales[witness]
-        return scale / _SHAPE * (1 + max(0.0, value) / scale) ** (_SHAPE + 1)
+        scale = _CAUTION * self.scales[witness]
+        return min(_MOST_RATIO, 2 * scale * math.exp(min(50.0, max(0.0, value - self.medians[witness]) / scale)))
 
     def of_set(self, evidence: Sequence[ClusterEvidence]) -> Null:
-        """The null of one set: wider where its own clusters spread more, by at most twice.
+        """The null of one set, stretched where its own clusters have more evidence, by at most twice.
 
         The median is what counts, so that nearly half of the clusters may be poison (all-to-all).
         """
         mixtures = [each for each in evidence if each.source == "mixture"]
         if not mixtures:
             return self
-        scales = {}
-        for witness, scale in self.scales.items():
-            median = float(np.median([getattr(each, witness) for each in mixtures]))
-            scales[witness] = min(max(scale, median / (2 ** (1 / _SHAPE) - 1)), _MOST_TIMES_DEFAULT * scale)
-        return Null(scales)
+        medians, scales = {}, {}
+        for witness, median in self.medians.items():
+            own = float(np.median([getattr(each, witness) for each in mixtures]))
+            scale = self.scales[witness]
+            times = min(max(1.0, (own + scale) / (median + scale)), _MOST_TIMES_DEFAULT)
+            medians[witness], scales[witness] = max(median, own / times), times * scale
+        return Null(medians, scales)
 
 
 def fit_null(evidence: Sequence[ClusterEvidence]) -> Null:
-    """The null that makes the evidence of innocent clusters likeliest."""
-    scales = {}
+    """The null of the clusters given, all of them innocent."""
+    medians, scales = {}, {}
     for witness in WITNESSES:
         asked = [each for each in evidence if each.source == "mixture" or witness not in MIXTURE_WITNESSES]
-        scales[witness] = _fit_scale([getattr(each, witness) for each in asked])
-    return Null(scales)
+        values = np.asarray([getattr(each, witness) for each in asked], dtype=float)
+        medians[witness] = float(np.median(values)) if len(values) else 0.0
+        beyond = values[values > medians[witness]] - medians[witness]
+        scales[witness] = max(_LEAST_SCALE, float(beyond.mean()) if len(beyond) else 0.0)
+    return Null(medians, scales)
 
 
 # Fitted by benchmarks/detection.py to the innocent clusters of the sets used for choosing (docs/detection.md).
-DEFAULT_NULL = Null({"goes": 0.02, "goes_best": 0.05, "leaves": 0.04, "window": 0.12, "detail": 0.06, "colour": 0.1})
+DEFAULT_NULL = Null(
+    medians={"goes": 0.0, "goes_best": 0.0, "leaves": 0.006, "window": 0.023, "detail": 0.0, "colour": 0.006},
+    scales={"goes": 0.015, "goes_best": 0.04, "leaves": 0.022, "window": 0.025, "detail": 0.024, "colour": 0.024},
+)
 
 
 def cluster_ratio(evidence: ClusterEvidence, null: Null) -> float:
@@ -72,23 +85,24 @@ def cluster_ratio(evidence: ClusterEvidence, null: Null) -> float:
     return sum(null.likelihood_ratio(each, getattr(evidence, each)) for each in WITNESSES) / len(WITNESSES)
 
 
-def cluster_probability(evidence: ClusterEvidence, null: Null = DEFAULT_NULL, *, prior: float = PRIOR) -> float:
+def cluster_probability(evidence: ClusterEvidence, null: Null = DEFAULT_NULL, *, prior: float = 0.01) -> float:
     """The probability that one cluster is poison, by itself."""
     odds = prior / (1 - prior) * cluster_ratio(evidence, null)
     return odds / (1 + odds)
 
 
 def label_probabilities(
-    evidence: Sequence[ClusterEvidence], *, null: Null = DEFAULT_NULL, prior: float = PRIOR
+    evidence: Sequence[ClusterEvidence], num_classes: int, *, null: Null = DEFAULT_NULL
 ) -> dict[int, float]:
     """Label -> probability that one of its clusters is poison. Labels without a cluster are missing.
 
     Args:
         evidence: of all clusters of the set.
-        null: of sets without poison; widened where this set's own clusters spread more.
-        prior: probability of a label to be poisoned, before anything is seen; its clusters share it.
+        num_classes: labels of the set; before anything is seen, each is poisoned with a probability of half of one by
+            this number, which its clusters share.
+        null: of sets without poison; stretched where this set's own clusters have more evidence.
     """
-    own = null.of_set(evidence)
+    own, prior = null.of_set(evidence), _POISONED_LABELS / max(1, num_classes)
     ratios: dict[int, list[float]] = {}
     for each in evidence:
         ratios.setdefault(each.label, []).append(cluster_ratio(each, own))
@@ -111,14 +125,3 @@ def discovered(probabilities: Mapping[int, float], *, rate: float = FALSE_DISCOV
             break
         suspected.append(label)
     return tuple(sorted(suspected))
-
-
-def _fit_scale(values: Sequence[float]) -> float:
-    """Maximum likelihood by bisection of the score, which falls as the scale grows."""
-    data = np.clip(np.asarray(values, dtype=float), _LEAST_VALUE, None)
-    low, high = 1e-4, 10.0
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        score = (_SHAPE + 1) * np.mean(data / (middle + data)) - 1
-        low, high = (middle, high) if score > 0 else (low, middle)
-    return math.sqrt(low * high)

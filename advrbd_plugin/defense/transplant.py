@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from advrbd_plugin.nn.training import autocast
 from advrbd_plugin.randomness import derive_seed
 
 Predict = Callable[[Tensor], Tensor]
@@ -63,8 +64,6 @@ class Carried:
 
 def classifier(model: nn.Module, *, mixed_precision: bool = True, batch_size: int = 500) -> Predict:
     """From (N, C, H, W) float pictures in [0, 1] to (N,) int64 predicted classes, for ``model`` in eval mode."""
-    from advrbd_plugin.nn.training import autocast
-
     device = next(model.parameters()).device
     model.eval()
 

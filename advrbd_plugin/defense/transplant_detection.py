@@ -12,13 +12,23 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.candidates import Candidate, find_candidates
 from advrbd_plugin.defense.evidence import WITNESSES, ClusterEvidence, as_floats, gather_evidence
-from advrbd_plugin.defense.poison_samples import LabelSamples, extend
-from advrbd_plugin.defense.posterior import DEFAULT_NULL, Null, cluster_probability, discovered, label_probabilities
+from advrbd_plugin.defense.poison_samples import Extension, LabelSamples, extend, margin_of
+from advrbd_plugin.defense.posterior import (
+    DEFAULT_NULL,
+    FALSE_DISCOVERY,
+    Null,
+    cluster_probability,
+    discovered,
+    label_probabilities,
+)
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 
 _LEAST_FIT = 0.3  # of what lies between chance and a perfect fit
 _CLEAR = 0.3  # of a witness: from here on a label's samples are put to it one by one
-_ROUNDS = 3  # triggers that are looked for in one label
+_MOST_CLUSTERS = 6  # of a label that are extended, strongest first
+_LEAST_LEFT = 12  # samples that a further trigger must have left
+_EXPLAINED = 0.1  # probability from which a sample belongs to a trigger that was found
+_KEPT = 0.5  # share of the cluster's evidence that its extension must keep
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +61,7 @@ class TransplantDetection:
     fit: share of the set that the model gives its label.
     trained_enough: whether the fit is far enough from chance for the model to be asked at all; if not, nothing is
         suspected.
-    evidence: of every cluster that was looked at.
+    candidates, evidence: every cluster that was looked at, and what was seen.
     """
 
     poison_probability: Tensor
@@ -59,6 +69,7 @@ class TransplantDetection:
     findings: tuple[LabelFinding, ...]
     fit: float
     trained_enough: bool
+    candidates: tuple[Candidate, ...] = ()
     evidence: tuple[ClusterEvidence, ...] = ()
 
     @property
@@ -98,7 +109,7 @@ def detect_by_transplant(
     if not is_trained_enough(fit, samples.class_counts()):
         sentence = f"not judged: the model fits {fit:.0%} of its own training data, which says nothing about them"
         findings = [LabelFinding(label, 0.0, False, sentence) for label in range(samples.num_classes)]
-        return TransplantDetection(nothing, nothing.clone(), tuple(findings), fit, trained_enough=False)
+        return TransplantDetection(nothing, nothing.clone(), tuple(findings), fit, False)
     statistics = SetStatistics.of(samples.images)
     candidates = find_candidates(features, logits, labels, splits=dict(splits or {}), seed=seed)
     done = iter(range(1, len(candidates) + 1))
@@ -112,23 +123,30 @@ def detect_by_transplant(
         mixed_precision=mixed_precision,
         on_candidate=None if on_candidate is None else lambda: on_candidate(next(done), len(candidates)),
     )
-    probabilities = label_probabilities(evidence, null=null)
+    probabilities = label_probabilities(evidence, samples.num_classes, null=null)
     suspected = discovered(probabilities)
     probability, projection, patterns = nothing, nothing.clone(), {}
     recipients = transplant.draw_recipients(samples.images, labels, owned, seed=seed, most=20)
+    ask = _Witnesses(model, samples, logits, statistics, null, seed, mixed_precision)
     for label in suspected:
         members = (labels == label).nonzero().flatten()
-        of_label = LabelSamples(label, as_floats(samples.images[members]), features[members], statistics.first[members])
+        of_label = LabelSamples(
+            label,
+            as_floats(samples.images[members]),
+            features[members],
+            statistics.first[members],
+            margin_of(logits[members], label),
+        )
         clusters = [
             (candidate, each) for candidate, each in zip(candidates, evidence, strict=True) if candidate.label == label
         ]
-        found = _judge_samples(model, of_label, members, clusters, statistics, recipients.outside(label), null)
+        found = _judge_samples(ask, of_label, members, clusters, recipients.outside(label))
         probability[members], projection[members], patterns[label] = found
     findings = tuple(
         _finding(label, samples.class_names, evidence, probabilities, suspected, patterns, null)
         for label in range(samples.num_classes)
     )
-    return TransplantDetection(probability, projection, findings, fit, trained_enough=True, evidence=tuple(evidence))
+    return TransplantDetection(probability, projection, findings, fit, True, tuple(candidates), tuple(evidence))
 
 
 def is_trained_enough(fit: float, class_counts: Tensor) -> bool:
@@ -137,40 +155,83 @@ def is_trained_enough(fit: float, class_counts: Tensor) -> bool:
     return chance < 1 and (fit - chance) / (1 - chance) >= _LEAST_FIT
 
 
+@dataclass(frozen=True, eq=False)
+class _Witnesses:
+    """Whatever is needed to put further clusters to the same transplants."""
+
+    model: nn.Module
+    samples: ImageSet
+    logits: Tensor
+    statistics: SetStatistics
+    null: Null
+    seed: int
+    mixed_precision: bool
+
+    def about(self, label: int, members: Tensor) -> ClusterEvidence:
+        (evidence,) = gather_evidence(
+            self.model,
+            self.samples,
+            self.logits,
+            [Candidate(label, members, "mixture")],
+            statistics=self.statistics,
+            seed=self.seed,
+            mixed_precision=self.mixed_precision,
+        )
+        return evidence
+
+    def probability(self, evidence: ClusterEvidence) -> float:
+        return cluster_probability(evidence, self.null)
+
+
 def _judge_samples(
-    model: nn.Module,
+    ask: _Witnesses,
     samples: LabelSamples,
     members: Tensor,
     clusters: list[tuple[Candidate, ClusterEvidence]],
-    statistics: SetStatistics,
     recipients: Recipients,
-    null: Null,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Probability and projection of one label's samples and the first pattern, from all its clusters that are poison.
 
-    A label may be the target of several triggers, so clusters that the first did not explain begin again.
+    A label may be the target of several triggers: what the first did not explain is asked again, and begins again where
+    it still is poison.
     """
-    order = sorted(clusters, key=lambda each: -_strength(each[1]))
     probability, projection, pattern = torch.zeros(len(members)), torch.zeros(len(members)), None
-    for _ in range(_ROUNDS):
-        begin = next((each for each in order if _unexplained(each, members, probability, null)), None)
-        if begin is None:
-            break
-        candidate, evidence = begin
+    for candidate, evidence in sorted(clusters, key=lambda each: -_strength(each[1]))[:_MOST_CLUSTERS]:
         cluster = torch.isin(members, candidate.members)
-        extension = extend(model, samples, cluster, statistics, recipients, by_donor=_witnesses_of_samples(evidence))
-        probability = torch.maximum(probability, extension.probability)
-        projection = torch.maximum(projection, extension.projection)
-        pattern = extension.pattern if pattern is None else pattern
-        order.remove(begin)
-    assert pattern is not None  # a suspected label has a cluster that is poison
+        if pattern is not None:
+            cluster &= probability < _EXPLAINED
+            if int(cluster.sum()) < max(_LEAST_LEFT, len(candidate.members) // 2):
+                continue
+            evidence = ask.about(samples.label, members[cluster])
+        if ask.probability(evidence) < 1 - FALSE_DISCOVERY and pattern is not None:
+            continue
+        found = _extended(ask, samples, members, cluster, evidence, recipients)
+        probability = torch.maximum(probability, found.probability)
+        projection = torch.maximum(projection, found.projection)
+        pattern = found.pattern if pattern is None else pattern
+    assert pattern is not None  # a suspected label has a cluster
     return probability, projection, pattern
 
 
-def _unexplained(cluster: tuple[Candidate, ClusterEvidence], members: Tensor, probability: Tensor, null: Null) -> bool:
-    candidate, evidence = cluster
-    inside = torch.isin(members, candidate.members)
-    return cluster_probability(evidence, null) > 0.5 and float((probability[inside] > 0.5).float().mean()) < 0.5
+def _extended(
+    ask: _Witnesses,
+    samples: LabelSamples,
+    members: Tensor,
+    cluster: Tensor,
+    evidence: ClusterEvidence,
+    recipients: Recipients,
+) -> Extension:
+    """The cluster extended to the label's other samples, or left as it is where the extension bears less witness."""
+    witnesses = _witnesses_of_samples(evidence)
+    found = extend(ask.model, samples, cluster, ask.statistics, recipients, by_donor=witnesses)
+    flagged = found.probability > 0.5
+    if int(flagged.sum()) >= _LEAST_LEFT and float(found.probability[cluster].mean()) > 0.5:
+        again = ask.about(samples.label, members[flagged])
+        if _strength(again) >= _KEPT * _strength(evidence):
+            return found
+    alone = cluster.float()
+    pattern = transplant.residual(samples.pictures[cluster & samples.first], ask.statistics)
+    return Extension(alone, alone, pattern)
 
 
 def _witnesses_of_samples(evidence: ClusterEvidence) -> tuple[str, ...]:
