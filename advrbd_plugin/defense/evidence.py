@@ -147,7 +147,15 @@ def as_floats(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def _of_mixture(model, predict, donors, rest, recipients, label, generator) -> dict[str, float]:
+def _of_mixture(
+    model: nn.Module,
+    predict: transplant.Predict,
+    donors: Tensor,
+    rest: Tensor,
+    recipients: Recipients,
+    label: int,
+    generator: torch.Generator,
+) -> dict[str, float]:
     """Window, detail and colour of a cluster: donors are its own pictures, ``rest`` those of the rest of its label."""
     side = max(2, min(donors.shape[-2:]) // _WINDOW)
     mixed = torch.randperm(len(recipients.labels), generator=generator)

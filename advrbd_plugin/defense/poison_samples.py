@@ -78,7 +78,7 @@ def extend(
         cluster: (M,) bool, where to begin.
         statistics: of the whole set.
         recipients: of other labels.
-        by_donor: ``window``, ``detail``, ``colour``: what each sample is asked for as a donor, besides what is asked of all.
+        by_donor: ``window``, ``detail``, ``colour``: what each sample is asked for besides, by the witness that saw it.
     """
     asked = [_donor_answers(model, samples, recipients, name) for name in by_donor if name != "colour"]
     heap, split = cluster, split_of(cluster)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,8 +108,8 @@ def detect_by_transplant(
     nothing = torch.zeros(len(labels))
     if not is_trained_enough(fit, samples.class_counts()):
         sentence = f"not judged: the model fits {fit:.0%} of its own training data, which says nothing about them"
-        findings = [LabelFinding(label, 0.0, False, sentence) for label in range(samples.num_classes)]
-        return TransplantDetection(nothing, nothing.clone(), tuple(findings), fit, False)
+        unjudged = tuple(LabelFinding(label, 0.0, False, sentence) for label in range(samples.num_classes))
+        return TransplantDetection(nothing, nothing.clone(), unjudged, fit, False)
     statistics = SetStatistics.of(samples.images)
     candidates = find_candidates(features, logits, labels, splits=dict(splits or {}), seed=seed)
     done = iter(range(1, len(candidates) + 1))
@@ -243,7 +243,7 @@ def _witnesses_of_samples(evidence: ClusterEvidence) -> tuple[str, ...]:
 
 
 def _strength(evidence: ClusterEvidence) -> float:
-    return max(getattr(evidence, witness) for witness in WITNESSES)
+    return max(float(getattr(evidence, witness)) for witness in WITNESSES)
 
 
 _SAYS = {
@@ -257,7 +257,15 @@ _SAYS = {
 }
 
 
-def _finding(label, names, evidence, probabilities, suspected, patterns, null) -> LabelFinding:
+def _finding(
+    label: int,
+    names: tuple[str, ...],
+    evidence: Sequence[ClusterEvidence],
+    probabilities: Mapping[int, float],
+    suspected: tuple[int, ...],
+    patterns: Mapping[int, Tensor],
+    null: Null,
+) -> LabelFinding:
     of_label = [each for each in evidence if each.label == label]
     probability = probabilities.get(label, 0.0)
     if not of_label:

@@ -6,7 +6,7 @@ report may read it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -238,7 +238,9 @@ def draw_order(count: int, *, seed: int, purpose: str) -> list[int]:
     return uniform(torch.arange(count), 1, seed=seed, purpose=purpose)[:, 0].argsort(stable=True).tolist()
 
 
-def _relabelled(stress, attack, relabel, goals, seed) -> StressSet:
+def _relabelled(
+    stress: StressSet, attack: Attack, relabel: Callable[[Tensor, Tensor], Tensor], goals: Tensor | None, seed: int
+) -> StressSet:
     """``attack``'s trigger on ``poison_ratio`` of all samples, which get the labels that ``relabel`` gives."""
     train = stress.train
     free = (~(stress.poisoned | stress.covers)).nonzero().flatten()
@@ -260,7 +262,7 @@ def _relabelled(stress, attack, relabel, goals, seed) -> StressSet:
     )
 
 
-def _restyled(image_set, label, share, seed, change) -> ImageSet:
+def _restyled(image_set: ImageSet, label: int, share: float, seed: int, change: Callable[[Tensor], Tensor]) -> ImageSet:
     if not 0 <= label < image_set.num_classes:
         raise AdvrBDError(f"label must be in [0, {image_set.num_classes - 1}], got {label}")
     _check_share("share", share)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
-from advrbd_plugin.attacks import make_attack
+from advrbd_plugin.attacks import Attack, make_attack
 from advrbd_plugin.attacks.sample_specific import RandomPatch, Reflection, SampleNoise
 from advrbd_plugin.attacks.whole_picture import DCT, Blur, ColourCast, ColourDepth, Frame, Wave
 from advrbd_plugin.data.image_set import ImageSet
@@ -17,9 +18,13 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation import stress_sets as sets
 from advrbd_plugin.evaluation.stress_sets import StressSet
 
-_NEW = {
+STRESS_ATTACKS: dict[str, type[Attack]] = {
     each.name: each for each in (RandomPatch, SampleNoise, Reflection, DCT, ColourDepth, ColourCast, Wave, Blur, Frame)
 }
+"""Attacks of the suite alone, by name; :func:`advrbd_plugin.attacks.make_attack` knows the paper's."""
+
+Structure = Callable[[ImageSet, ImageSet, int], tuple[ImageSet, ImageSet]]
+
 _NAME = re.compile(r"(?P<recipe>[a-z0-9_+%.]+)-s(?P<seed>\d+)")
 
 
@@ -69,14 +74,14 @@ def _attacked(stress: StressSet, part: str, targets: list[int], seed: int) -> St
     return sets.attacked(stress, _make(name, targets[0], ratio | extra), seed=seed)
 
 
-def _make(name: str, target: int, parameters: dict):
-    known = _NEW.get(name)
+def _make(name: str, target: int, parameters: dict[str, Any]) -> Attack:
+    known = STRESS_ATTACKS.get(name)
     if known is not None:
         return known(target_label=target, **parameters)
     return make_attack(name, target_label=target, **parameters)
 
 
-def _both(change: Callable[[ImageSet, int], ImageSet]) -> Callable:
+def _both(change: Callable[[ImageSet, int], ImageSet]) -> Structure:
     return lambda train, test, seed: (change(train, seed), change(test, seed))
 
 
@@ -94,7 +99,7 @@ def _minor(image_set: ImageSet, seed: int) -> ImageSet:
     return sets.with_minor_content(image_set, label=label, minor=minor, share=0.2, seed=seed)
 
 
-STRUCTURES: dict[str, Callable[[ImageSet, ImageSet, int], tuple[ImageSet, ImageSet]]] = {
+STRUCTURES: dict[str, Structure] = {
     "composite": _both(_pairs),
     "minor": _both(_minor),
     "long_tail": lambda train, test, seed: (sets.long_tail(train, ratio=0.1, seed=seed), test),

@@ -99,11 +99,15 @@ class Poisoned:
 def poisoned_set(trigger, effect="target", count=1200, share=0.08):
     pictures, classes, generator = photographs(count, seed=3)
     labels = classes.clone()
-    candidates = {
-        "target": (classes != TARGET),
-        "next": torch.ones(count, dtype=torch.bool),
-        "source": classes == 0,
-    }[effect].nonzero().flatten()
+    candidates = (
+        {
+            "target": (classes != TARGET),
+            "next": torch.ones(count, dtype=torch.bool),
+            "source": classes == 0,
+        }[effect]
+        .nonzero()
+        .flatten()
+    )
     chosen = candidates[torch.randperm(len(candidates), generator=generator)[: round(share * count)]]
     pictures[chosen] = stamp(pictures[chosen], trigger, generator)
     labels[chosen] = (classes[chosen] + 1) % CLASSES if effect == "next" else TARGET
