@@ -21,8 +21,7 @@ MIXTURE_WITNESSES = ("window", "detail", "colour")
 
 _RECIPIENTS = 200  # in all, a class at least so many:
 _LEAST_RECIPIENTS = 4
-_WORTH_A_SECOND_LOOK = 0.1  # of the best class
-_FRESH_RECIPIENTS = 50  # of that class
+_FRESH_RECIPIENTS = 50  # of the best class
 _DONORS = 16
 _WINDOW = 4  # a window's side is the image's divided by this
 _REFERENCE = 300  # pictures of a label that its clusters are compared with
@@ -89,7 +88,7 @@ def gather_evidence(
     owned = logits.argmax(dim=1) == labels
     most = max(_LEAST_RECIPIENTS, _RECIPIENTS // max(1, samples.num_classes))
     recipients = transplant.draw_recipients(images, labels, owned, seed=seed, most=most)
-    more_recipients = _of_each_class(images, labels, owned, seed)
+    fresh = _of_each_class(images, labels, owned, seed)
     references: dict[int, float] = {}
     found = []
     for number, candidate in enumerate(candidates):
@@ -99,8 +98,8 @@ def gather_evidence(
         pattern = transplant.residual(pictures, statistics)
         carried = transplant.by_residual(predict, pattern, others, candidate.label)
         goes_best = carried.goes_best
-        if goes_best >= _WORTH_A_SECOND_LOOK and len(more_recipients[carried.best_class].labels):
-            again = more_recipients[carried.best_class]
+        again = fresh.get(carried.best_class)
+        if again is not None and len(again.labels):
             goes_best = transplant.by_residual(predict, pattern, again, candidate.label).goes
         more = {}
         if candidate.source == "mixture" and len(members):
@@ -133,8 +132,8 @@ def gather_evidence(
 
 
 def _of_each_class(images: Tensor, labels: Tensor, owned: Tensor, seed: int) -> dict[int, Recipients]:
-    """Class -> recipients of that class alone, others than those of the first look as far as there are more."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "second look"))
+    """Class -> recipients of that class alone, which did not choose it."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "fresh recipients"))
     found = {}
     for label in labels.unique().tolist():
         members = _some(((labels == label) & owned).nonzero().flatten(), _FRESH_RECIPIENTS, generator)

@@ -21,6 +21,7 @@ from advrbd_plugin.nn.training import autocast
 
 _ROUNDS_ON_COLUMNS, _ROUNDS_WITH_FEATURES = 2, 3
 _OUTLIERS = 0.005  # of a column, at either end, are clipped
+_BORNE_OUT = 0.05  # probability by model and features below which the pixels stand alone
 _LEAST_SPREAD = 1 / 255  # of a pixel's values over the cluster
 
 
@@ -95,8 +96,16 @@ def extend(
     pattern = transplant.residual(samples.pictures[heap & samples.first], statistics)
     columns.append(pixel_likelihood(samples.pictures, heap, pattern))
     by_pixels = _split(samples, columns, heap, with_features=True)
-    probability = 0.5 * (split.probability + by_pixels.probability) if by_pixels.parted else split.probability
-    return Extension(probability, split.projection, pattern)
+    return Extension(_agreed(split, by_pixels), split.projection, pattern)
+
+
+def _agreed(split: Split, by_pixels: Split) -> Tensor:
+    """The split's probability, or the mean of both where it is larger; at most 0.5 where the pixels stand alone."""
+    if not by_pixels.parted:
+        return split.probability
+    mean = 0.5 * (split.probability + by_pixels.probability)
+    alone = split.probability < _BORNE_OUT
+    return torch.maximum(split.probability, torch.where(alone, mean.clamp_max(0.5), mean))
 
 
 def _split(samples: LabelSamples, columns: list[Tensor], heap: Tensor, *, with_features: bool) -> Split:

@@ -76,7 +76,7 @@ def fit_null(evidence: Sequence[ClusterEvidence]) -> Null:
 # Fitted by benchmarks/detection.py to the innocent clusters of the sets used for choosing (docs/detection.md).
 DEFAULT_NULL = Null(
     medians={"goes": 0.0, "goes_best": 0.0, "leaves": 0.006, "window": 0.023, "detail": 0.0, "colour": 0.006},
-    scales={"goes": 0.015, "goes_best": 0.04, "leaves": 0.022, "window": 0.025, "detail": 0.024, "colour": 0.024},
+    scales={"goes": 0.015, "goes_best": 0.022, "leaves": 0.022, "window": 0.025, "detail": 0.024, "colour": 0.024},
 )
 
 
