@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from advrbd_plugin.data import ImageSet
+from advrbd_plugin.defense import posterior
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.evidence import WITNESSES, ClusterEvidence
 from advrbd_plugin.defense.posterior import DEFAULT_NULL, discovered, fit_null, label_probabilities
@@ -152,6 +153,9 @@ def judge(name: str, data: str, work: Path) -> None:
         "fpr": float(flagged[~truth].double().mean()),
         "uncertain": int(((found.poison_probability > 0.1) & ~flagged).sum()),
         "missed_uncertain": int(((found.poison_probability > 0.1) & ~flagged & truth).sum()),
+        "clean_flagged_by_label": torch.bincount(
+            stress.train.labels[flagged & ~truth], minlength=stress.train.num_classes
+        ).tolist(),
         "detection_seconds": seconds,
         "trained_enough": found.trained_enough,
         "clusters": clusters,
@@ -169,7 +173,9 @@ def report(judged: list[dict[str, Any]], out: Path) -> None:
     """table.md, table.json and evidence.png from the judged sets."""
     out.mkdir(parents=True, exist_ok=True)
     rows = [_row(each, _null_without(judged, each)) for each in judged]
-    text = "\n\n".join([_table(rows), _summary(rows), _null_table(judged), _reliability(rows)]) + "\n"
+    text = (
+        "\n\n".join([_table(rows), _summary(rows), _null_table(judged), _reliability(rows), _constants(judged)]) + "\n"
+    )
     with atomic_file(out / "table.md") as handle:
         handle.write(text.encode())
     with atomic_file(out / "table.json") as handle:
@@ -233,7 +239,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
         left_out = f"{_p(row['left_out_least_of_targets'])} / {_p(row['left_out_most_of_innocent'])}"
         lines.append(
             f"| {row['name']} | {'yes' if row['choosing'] else 'no'} | {row['acc']:.1%} | {asr} | {found} | "
-            f"{len(row['false_labels'])} | {_p(row['least_of_targets'])} | {_p(row['most_of_innocent'])} | {left_out} | "
+            f"{len(row['false_labels'])} | {_p(row['least_of_targets'])} | {_p(row['most_of_innocent'])} | "
+            f"{left_out} | "
             f"{'-' if row['tpr'] is None else format(row['tpr'], '.1%')} | {row['fpr']:.2%} | "
             f"{row['detection_seconds']:.0f} |"
         )
@@ -249,10 +256,10 @@ def _summary(rows: list[dict[str, Any]]) -> str:
         learned = [row for row in some if row["learned"]]
         clean = [row for row in some if not row["targets"]]
         lines.append(
-            f"- {title}: {len(some)} sets; learned backdoors {len(learned)}, mean TPR {_mean(learned, 'tpr')}, mean FPR "
-            f"{_mean(learned, 'fpr')}, labels missed {sum(len(row['missed_labels']) for row in learned)} of "
-            f"{sum(len(row['targets']) for row in learned)}; sets without poison {len(clean)}, falsely suspected labels "
-            f"{sum(len(row['false_labels']) for row in clean)}, mean FPR {_mean(clean, 'fpr')}"
+            f"- {title}: {len(some)} sets; learned backdoors {len(learned)}, mean TPR {_mean(learned, 'tpr')}, "
+            f"mean FPR {_mean(learned, 'fpr')}, labels missed {sum(len(row['missed_labels']) for row in learned)} of "
+            f"{sum(len(row['targets']) for row in learned)}; sets without poison {len(clean)}, falsely suspected "
+            f"labels {sum(len(row['false_labels']) for row in clean)}, mean FPR {_mean(clean, 'fpr')}"
         )
     return "\n".join(lines)
 
@@ -279,8 +286,8 @@ def _null_table(judged: list[dict[str, Any]]) -> str:
         of_poison = torch.tensor([getattr(each, witness) for _, each in poisoned] or [0.0])
         lines.append(
             f"| {witness} | {values.quantile(0.5):.3f} | {values.quantile(0.99):.3f} | {values.max():.3f} | "
-            f"{null.medians[witness]:.3f} + {null.scales[witness]:.3f} | {DEFAULT_NULL.medians[witness]:.3f} + {DEFAULT_NULL.scales[witness]:.3f} | {of_poison.quantile(0.5):.3f} | "
-            f"{of_poison.quantile(0.9):.3f} |"
+            f"{null.medians[witness]:.3f} + {null.scales[witness]:.3f} | {DEFAULT_NULL.medians[witness]:.3f} + "
+            f"{DEFAULT_NULL.scales[witness]:.3f} | {of_poison.quantile(0.5):.3f} | {of_poison.quantile(0.9):.3f} |"
         )
     return "\n".join(lines)
 
@@ -296,6 +303,28 @@ def _reliability(rows: list[dict[str, Any]]) -> str:
             mean = sum(pair[0] for pair in inside) / len(inside)
             share = sum(pair[1] for pair in inside) / len(inside)
             lines.append(f"| {low} to {high} | {len(inside)} | {mean:.3f} | {share:.3f} |")
+    return "\n".join(lines)
+
+
+def _constants(judged: list[dict[str, Any]]) -> str:
+    """What half and double of each constant of the decision would do: labels missed and falsely suspected."""
+    lines = ["| constant | value | half: missed / false labels | as it is | double |", "|" + " --- |" * 5]
+    asked = [row for row in judged if _learned(row) or not row["targets"]]
+    for name in ("_CAUTION", "FALSE_DISCOVERY", "_POISONED_LABELS", "_MOST_TIMES_DEFAULT", "_LEAST_SCALE"):
+        value = getattr(posterior, name)
+        cells = []
+        for changed in (value / 2, value, 2 * value):
+            setattr(posterior, name, changed)
+            missed = false = 0
+            for row in asked:
+                null = DEFAULT_NULL if name != "_LEAST_SCALE" else fit_null(_innocent(judged))
+                probabilities = label_probabilities(evidence_of(row), len(row["probabilities"]), null=null)
+                suspected = set(discovered(probabilities, rate=posterior.FALSE_DISCOVERY))
+                missed += len(set(row["targets"]) - suspected)
+                false += len(suspected - set(row["targets"]))
+            cells.append(f"{missed} / {false}")
+        setattr(posterior, name, value)
+        lines.append(f"| `{name}` | {value} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

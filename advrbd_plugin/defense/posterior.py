@@ -21,7 +21,7 @@ FALSE_DISCOVERY = 0.05
 # Half of the sets that are examined are taken to be poisoned, in one label.
 _POISONED_LABELS = 0.5
 # The tail is taken to fall this much more slowly than the clusters seen so far say, which are some hundreds.
-_CAUTION = 1.5
+_CAUTION = 1.25
 _MOST_RATIO = 1e6
 _MOST_TIMES_DEFAULT = 2.0
 _LEAST_SCALE = 0.015
