@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -27,14 +28,16 @@ from torch import nn
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.defense import posterior
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.evidence import WITNESSES, ClusterEvidence
+from advrbd_plugin.defense.evidence import EVIDENCE, ClusterEvidence
 from advrbd_plugin.defense.posterior import DEFAULT_NULL, discovered, fit_null, label_probabilities
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation.stress_sets import StressSet
 from advrbd_plugin.evaluation.stress_suite import CHOOSING, HELD_OUT, make_stress_set, split_name
 from advrbd_plugin.files import atomic_file
 from advrbd_plugin.nn.features import layered_features
-from advrbd_plugin.nn.training import predict, repeatable, train
+from advrbd_plugin.nn.inference import predict
+from advrbd_plugin.nn.repeatable import repeatable
+from advrbd_plugin.nn.training import train
 from advrbd_plugin.randomness import derive_seed
 
 MODEL = "resnet_narrow"
@@ -106,6 +109,7 @@ def train_once(name: str, data: str, work: Path, epochs: int) -> None:
     figures = {
         "name": name,
         "epochs": epochs,
+        "set": fingerprint(stress),
         "acc": _accuracy(predict(model, stress.test.images), stress.test.labels),
         "asr": [each.success(predict(model, each.triggered.images).argmax(1)) for each in stress.triggers],
         "fit": float(right.double().mean()),
@@ -119,6 +123,13 @@ def train_once(name: str, data: str, work: Path, epochs: int) -> None:
     print(json.dumps(figures), flush=True)
 
 
+def fingerprint(stress: StressSet) -> str:
+    """Of the pictures and labels that a model is trained on."""
+    hasher = hashlib.sha256(stress.train.images.numpy().tobytes())
+    hasher.update(stress.train.labels.numpy().tobytes())
+    return hasher.hexdigest()[:16]
+
+
 def judge(name: str, data: str, work: Path) -> None:
     """Run the detection on a kept model and write what it found beside the truth."""
     from safetensors import safe_open
@@ -129,6 +140,8 @@ def judge(name: str, data: str, work: Path) -> None:
     with safe_open(_trained(work, name), framework="pt") as handle:
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
         figures = json.loads(handle.metadata()["figures"])
+    if figures["set"] != fingerprint(stress):
+        raise AdvrBDError(f"{name} is another set than {_trained(work, name)} was trained on: remove that file")
     model = make_network(name, stress.train)
     model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")})
     model.to(memory_format=torch.channels_last).eval()
@@ -281,13 +294,13 @@ def _null_table(judged: list[dict[str, Any]]) -> str:
     if not innocent:
         return ""
     null = fit_null(innocent)
-    for witness in WITNESSES:
-        values = torch.tensor([getattr(each, witness) for each in innocent])
-        of_poison = torch.tensor([getattr(each, witness) for _, each in poisoned] or [0.0])
+    for kind in EVIDENCE:
+        values = torch.tensor([getattr(each, kind) for each in innocent])
+        of_poison = torch.tensor([getattr(each, kind) for _, each in poisoned] or [0.0])
         lines.append(
-            f"| {witness} | {values.quantile(0.5):.3f} | {values.quantile(0.99):.3f} | {values.max():.3f} | "
-            f"{null.medians[witness]:.3f} + {null.scales[witness]:.3f} | {DEFAULT_NULL.medians[witness]:.3f} + "
-            f"{DEFAULT_NULL.scales[witness]:.3f} | {of_poison.quantile(0.5):.3f} | {of_poison.quantile(0.9):.3f} |"
+            f"| {kind} | {values.quantile(0.5):.3f} | {values.quantile(0.99):.3f} | {values.max():.3f} | "
+            f"{null.medians[kind]:.3f} + {null.scales[kind]:.3f} | {DEFAULT_NULL.medians[kind]:.3f} + "
+            f"{DEFAULT_NULL.scales[kind]:.3f} | {of_poison.quantile(0.5):.3f} | {of_poison.quantile(0.9):.3f} |"
         )
     return "\n".join(lines)
 
@@ -329,32 +342,31 @@ def _constants(judged: list[dict[str, Any]]) -> str:
 
 
 def _figure(judged: list[dict[str, Any]], path: Path) -> None:
-    """The evidence of all clusters: innocent ones grey, poisoned ones of learned backdoors red, a row each witness."""
+    """The evidence of all clusters: innocent ones grey, poisoned ones of learned backdoors red, a row each kind."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 5))
-    for place, witness in enumerate(WITNESSES):
+    for place, kind in enumerate(EVIDENCE):
         for shift, colour, label, wanted in (
             (0.14, "0.55", "innocent", lambda row, cluster: cluster["poison"] <= INNOCENT),
             (-0.14, "tab:red", "poison, learned", lambda row, cluster: cluster["poison"] >= POISONED and _learned(row)),
         ):
             values = [
-                max(cluster[witness], 0.001)
+                max(cluster[kind], 0.001)
                 for row in judged
                 for cluster in row["clusters"]
-                if wanted(row, cluster)
-                and (witness in ("goes", "goes_best", "leaves") or cluster["source"] == "mixture")
+                if wanted(row, cluster) and (kind in ("goes", "goes_best", "leaves") or cluster["source"] == "mixture")
             ]
             spread = torch.rand(len(values), generator=torch.Generator().manual_seed(place)) * 0.2 - 0.1
-            heights = (spread + len(WITNESSES) - place + shift).tolist()
+            heights = (spread + len(EVIDENCE) - place + shift).tolist()
             axes.scatter(
                 values, heights, s=6, color=colour, alpha=0.5, label=label if not place else None, linewidths=0
             )
     axes.set_xscale("log")
-    axes.set_yticks(range(len(WITNESSES), 0, -1), WITNESSES)
+    axes.set_yticks(range(len(EVIDENCE), 0, -1), EVIDENCE)
     axes.set_xlabel("evidence of a cluster (0.001: none)")
     axes.legend(loc="lower right")
     figure.tight_layout()

@@ -14,9 +14,9 @@ from advrbd_plugin.defense.candidates import Candidate
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 from advrbd_plugin.randomness import derive_seed
 
-WITNESSES = ("goes", "goes_best", "leaves", "window", "detail", "colour")
+EVIDENCE = ("goes", "goes_best", "leaves", "window", "detail", "colour")
 """What the decision is made from; the fields of :class:`ClusterEvidence` of the same names."""
-MIXTURE_WITNESSES = ("window", "detail", "colour")
+MIXTURE_EVIDENCE = ("window", "detail", "colour")
 """Those that components of mixtures alone are put to."""
 
 _RECIPIENTS = 200  # in all, a class at least so many:

@@ -1,4 +1,4 @@
-"""Two more witnesses: a model that was not trained on the pictures, and the paper's consistency.
+"""Two more kinds of evidence: a model that was not trained on the pictures, and the paper's consistency.
 
 *Misplacement* asks whether a picture is in place under another label. It is the question of wrong labels, not of
 backdoors: both folds of a poisoned set teach the trigger, so poison that was learned is in place under its target.
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.nn.training import TrainingOptions, predict, train
+from advrbd_plugin.nn.inference import predict
+from advrbd_plugin.nn.training import TrainingOptions, train
 from advrbd_plugin.randomness import derive_seed, shuffled
 
 _FOLDS = 2

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.clusters import Split, sharpen, split_between, split_of, whiten
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
-from advrbd_plugin.nn.training import autocast
+from advrbd_plugin.nn.inference import autocast, log_odds
 
 _ROUNDS_ON_COLUMNS, _ROUNDS_WITH_FEATURES = 2, 3
 _OUTLIERS = 0.005  # of a column, at either end, are clipped
@@ -71,7 +71,7 @@ def extend(
 
     The first rounds go by the answers about the trigger alone: in the features, the cluster may stand apart for a
     reason of its own (its brightness, say). The later ones have the features beside them. At last the pixels are asked,
-    which need a pure heap to compare with.
+    which need a pure cluster to compare with.
 
     Args:
         model: in eval mode.
@@ -79,39 +79,39 @@ def extend(
         cluster: (M,) bool, where to begin.
         statistics: of the whole set.
         recipients: of other labels.
-        by_donor: ``window``, ``detail``, ``colour``: what each sample is asked for besides, by the witness that saw it.
+        by_donor: ``window``, ``detail``, ``colour``: what each sample is asked for besides, by the kind that saw it.
     """
     asked = [_donor_answers(model, samples, recipients, name) for name in by_donor if name != "colour"]
-    heap, split = cluster, split_of(cluster)
+    suspicious, split = cluster, split_of(cluster)
     pattern, columns = None, list[Tensor]()
     for number in range(_ROUNDS_ON_COLUMNS + _ROUNDS_WITH_FEATURES):
-        pattern = transplant.residual(samples.pictures[heap & samples.first], statistics)
+        pattern = transplant.residual(samples.pictures[suspicious & samples.first], statistics)
         columns = [matched_filter(samples.pictures, pattern), removal(model, samples, pattern), *asked]
         if "colour" in by_donor:
-            columns += [colour_likelihood(samples.pictures, heap), colour_removal(model, samples, heap)]
-        following = _split(samples, columns, heap, with_features=number >= _ROUNDS_ON_COLUMNS)
-        if not following.parted:
+            columns += [colour_likelihood(samples.pictures, suspicious), colour_removal(model, samples, suspicious)]
+        following = _split(samples, columns, suspicious, with_features=number >= _ROUNDS_ON_COLUMNS)
+        if not following.has_two_clusters:
             break
-        split, heap = following, following.suspicious
-    pattern = transplant.residual(samples.pictures[heap & samples.first], statistics)
-    columns.append(pixel_likelihood(samples.pictures, heap, pattern))
-    by_pixels = _split(samples, columns, heap, with_features=True)
+        split, suspicious = following, following.suspicious
+    pattern = transplant.residual(samples.pictures[suspicious & samples.first], statistics)
+    columns.append(pixel_likelihood(samples.pictures, suspicious, pattern))
+    by_pixels = _split(samples, columns, suspicious, with_features=True)
     return Extension(_agreed(split, by_pixels), split.projection, pattern)
 
 
 def _agreed(split: Split, by_pixels: Split) -> Tensor:
     """The split's probability, or the mean of both where it is larger; at most 0.5 where the pixels stand alone."""
-    if not by_pixels.parted:
+    if not by_pixels.has_two_clusters:
         return split.probability
     mean = 0.5 * (split.probability + by_pixels.probability)
     alone = split.probability < _BORNE_OUT
     return torch.maximum(split.probability, torch.where(alone, mean.clamp_max(0.5), mean))
 
 
-def _split(samples: LabelSamples, columns: list[Tensor], heap: Tensor, *, with_features: bool) -> Split:
+def _split(samples: LabelSamples, columns: list[Tensor], suspicious: Tensor, *, with_features: bool) -> Split:
     features = samples.features if with_features else samples.features[:, :0]
     points = whiten(_beside(features, columns))
-    return sharpen(points, split_between(points, ~heap, heap))
+    return sharpen(points, split_between(points, ~suspicious, suspicious))
 
 
 def matched_filter(pictures: Tensor, pattern: Tensor) -> Tensor:
@@ -124,8 +124,8 @@ def matched_filter(pictures: Tensor, pattern: Tensor) -> Tensor:
     return ((detail - detail.mean(dim=0)) * weights).flatten(1).sum(dim=1)
 
 
-def pixel_likelihood(pictures: Tensor, heap: Tensor, pattern: Tensor) -> Tensor:
-    """(M,) float32: how much better the heap's values fit each picture than the rest's, where there is a pattern.
+def pixel_likelihood(pictures: Tensor, suspicious: Tensor, pattern: Tensor) -> Tensor:
+    """(M,) float32: how much better the suspicious samples' values fit a picture than the rest's, where the pattern is.
 
     Normal distributions at each pixel, independent. Sees triggers that replace what was there, even under a picture
     that nearly had it.
@@ -135,28 +135,30 @@ def pixel_likelihood(pictures: Tensor, heap: Tensor, pattern: Tensor) -> Tensor:
     if not values.shape[1]:
         return torch.zeros(len(pictures))
     likelihoods = []
-    for part in (heap, ~heap):
+    for part in (suspicious, ~suspicious):
         mean, spread = values[part].mean(dim=0), values[part].std(dim=0).clamp_min(_LEAST_SPREAD)
         likelihoods.append(-0.5 * ((values - mean) / spread).square().clamp_max(25) - spread.log())
     return (likelihoods[0] - likelihoods[1]).mean(dim=1)
 
 
-def colour_gains(pictures: Tensor, heap: Tensor) -> Tensor:
-    """(C,) float32: the heap's mean over the rest's, channel by channel."""
-    return pictures[heap].mean((0, 2, 3)) / pictures[~heap].mean((0, 2, 3)).clamp_min(1e-3)
+def colour_gains(pictures: Tensor, suspicious: Tensor) -> Tensor:
+    """(C,) float32: the suspicious samples' mean over the rest's, channel by channel."""
+    return pictures[suspicious].mean((0, 2, 3)) / pictures[~suspicious].mean((0, 2, 3)).clamp_min(1e-3)
 
 
-def colour_likelihood(pictures: Tensor, heap: Tensor) -> Tensor:
-    """(M,) float32: how much better the heap's colours fit each picture than the rest's: Fisher's discriminant of the
-    logarithms of the channels' means."""
+def colour_likelihood(pictures: Tensor, suspicious: Tensor) -> Tensor:
+    """(M,) float32: how much better the suspicious samples' colours fit each picture than the rest's.
+
+    Fisher's discriminant of the logarithms of the channels' means.
+    """
     colours = pictures.mean((2, 3)).clamp_min(1e-3).log()
     points = whiten(colours)
-    return split_between(points, ~heap, heap).projection
+    return split_between(points, ~suspicious, suspicious).projection
 
 
-def colour_removal(model: nn.Module, samples: LabelSamples, heap: Tensor) -> Tensor:
+def colour_removal(model: nn.Module, samples: LabelSamples, suspicious: Tensor) -> Tensor:
     """(M,) float32: by how much the label's log-odds fall when the colour gains are taken out of each picture."""
-    gains = colour_gains(samples.pictures, heap).clamp_min(1e-2)
+    gains = colour_gains(samples.pictures, suspicious).clamp_min(1e-2)
     return samples.margin - label_margin(model, (samples.pictures / gains[:, None, None]).clamp(0, 1), samples.label)
 
 
@@ -172,19 +174,13 @@ def removal(model: nn.Module, samples: LabelSamples, pattern: Tensor) -> Tensor:
 def label_margin(
     model: nn.Module, pictures: Tensor, label: int, *, mixed_precision: bool = True, batch_size: int = 500
 ) -> Tensor:
-    """(M,) float32: the label's logit less the logarithm of the sum of the others' exponentials."""
+    """(M,) float32: the label's log-odds for each of (M, C, H, W) float pictures in [0, 1]."""
     device = next(model.parameters()).device
     logits = []
     for batch in pictures.split(batch_size):
         with autocast(device, mixed_precision):
             logits.append(model(batch.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
-    return margin_of(torch.cat(logits), label) if logits else torch.empty(0)
-
-
-def margin_of(logits: Tensor, label: int) -> Tensor:
-    """(M,) float32, see :func:`label_margin`, of (M, num_classes) logits."""
-    others = logits.scatter(1, torch.full_like(logits[:, :1], label, dtype=torch.int64), -torch.inf)
-    return logits[:, label] - others.logsumexp(dim=1)
+    return log_odds(torch.cat(logits), torch.full((len(pictures),), label)) if logits else torch.empty(0)
 
 
 def _donor_answers(model: nn.Module, samples: LabelSamples, recipients: Recipients, name: str) -> Tensor:

@@ -3,7 +3,7 @@
 How evidence falls for innocent clusters is known from sets without poison and from the set itself, whose clusters are
 innocent for the most part. How it falls for poison is left open: a trigger may take any share of the recipients along,
 so each value from 0 to 1 is taken as equally likely, and no attack teaches the decision. A backdoor need show itself
-to one witness alone, and we do not know to which: the likelihood ratios of the witnesses are averaged.
+in one kind alone, and we do not know to which: the likelihood ratios of the kinds of evidence are averaged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from advrbd_plugin.defense.evidence import MIXTURE_WITNESSES, WITNESSES, ClusterEvidence
+from advrbd_plugin.defense.evidence import EVIDENCE, MIXTURE_EVIDENCE, ClusterEvidence
 
 FALSE_DISCOVERY = 0.05
 
@@ -32,17 +32,17 @@ class Null:
     """How evidence falls for innocent clusters: half of it up to the median, the rest beyond it exponentially.
 
     Attributes:
-        medians: witness -> median.
-        scales: witness -> mean distance to the median of the clusters beyond it.
+        medians: kind of evidence -> median.
+        scales: kind of evidence -> mean distance to the median of the clusters beyond it.
     """
 
     medians: Mapping[str, float]
     scales: Mapping[str, float]
 
-    def likelihood_ratio(self, witness: str, value: float) -> float:
+    def likelihood_ratio(self, kind: str, value: float) -> float:
         """How much likelier the value is for poison (uniform over 0 to 1) than for an innocent cluster."""
-        scale = _CAUTION * self.scales[witness]
-        return min(_MOST_RATIO, 2 * scale * math.exp(min(50.0, max(0.0, value - self.medians[witness]) / scale)))
+        scale = _CAUTION * self.scales[kind]
+        return min(_MOST_RATIO, 2 * scale * math.exp(min(50.0, max(0.0, value - self.medians[kind]) / scale)))
 
     def of_set(self, evidence: Sequence[ClusterEvidence]) -> Null:
         """The null of one set, stretched where its own clusters have more evidence, by at most twice.
@@ -53,23 +53,23 @@ class Null:
         if not mixtures:
             return self
         medians, scales = {}, {}
-        for witness, median in self.medians.items():
-            own = float(np.median([getattr(each, witness) for each in mixtures]))
-            scale = self.scales[witness]
+        for kind, median in self.medians.items():
+            own = float(np.median([getattr(each, kind) for each in mixtures]))
+            scale = self.scales[kind]
             times = min(max(1.0, (own + scale) / (median + scale)), _MOST_TIMES_DEFAULT)
-            medians[witness], scales[witness] = max(median, own / times), times * scale
+            medians[kind], scales[kind] = max(median, own / times), times * scale
         return Null(medians, scales)
 
 
 def fit_null(evidence: Sequence[ClusterEvidence]) -> Null:
     """The null of the clusters given, all of them innocent."""
     medians, scales = {}, {}
-    for witness in WITNESSES:
-        asked = [each for each in evidence if each.source == "mixture" or witness not in MIXTURE_WITNESSES]
-        values = np.asarray([getattr(each, witness) for each in asked], dtype=float)
-        medians[witness] = float(np.median(values)) if len(values) else 0.0
-        beyond = values[values > medians[witness]] - medians[witness]
-        scales[witness] = max(_LEAST_SCALE, float(beyond.mean()) if len(beyond) else 0.0)
+    for kind in EVIDENCE:
+        asked = [each for each in evidence if each.source == "mixture" or kind not in MIXTURE_EVIDENCE]
+        values = np.asarray([getattr(each, kind) for each in asked], dtype=float)
+        medians[kind] = float(np.median(values)) if len(values) else 0.0
+        beyond = values[values > medians[kind]] - medians[kind]
+        scales[kind] = max(_LEAST_SCALE, float(beyond.mean()) if len(beyond) else 0.0)
     return Null(medians, scales)
 
 
@@ -82,7 +82,7 @@ DEFAULT_NULL = Null(
 
 def cluster_ratio(evidence: ClusterEvidence, null: Null) -> float:
     """The likelihood ratio of one cluster, poison against innocent."""
-    return sum(null.likelihood_ratio(each, getattr(evidence, each)) for each in WITNESSES) / len(WITNESSES)
+    return sum(null.likelihood_ratio(each, getattr(evidence, each)) for each in EVIDENCE) / len(EVIDENCE)
 
 
 def cluster_probability(evidence: ClusterEvidence, null: Null = DEFAULT_NULL, *, prior: float = 0.01) -> float:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from advrbd_plugin.nn.training import autocast
+from advrbd_plugin.nn.inference import autocast
 from advrbd_plugin.randomness import derive_seed
 
 Predict = Callable[[Tensor], Tensor]

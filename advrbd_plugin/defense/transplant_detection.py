@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.candidates import Candidate, find_candidates
-from advrbd_plugin.defense.evidence import WITNESSES, ClusterEvidence, as_floats, gather_evidence
-from advrbd_plugin.defense.poison_samples import Extension, LabelSamples, extend, margin_of
+from advrbd_plugin.defense.evidence import EVIDENCE, ClusterEvidence, as_floats, gather_evidence
+from advrbd_plugin.defense.poison_samples import Extension, LabelSamples, extend
 from advrbd_plugin.defense.posterior import (
     DEFAULT_NULL,
     FALSE_DISCOVERY,
@@ -22,9 +22,10 @@ from advrbd_plugin.defense.posterior import (
     label_probabilities,
 )
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
+from advrbd_plugin.nn.inference import log_odds
 
 _LEAST_FIT = 0.3  # of what lies between chance and a perfect fit
-_CLEAR = 0.3  # of a witness: from here on a label's samples are put to it one by one
+_CLEAR = 0.3  # of a kind of evidence: from here on a label's samples are put to it one by one
 _MOST_CLUSTERS = 6  # of a label that are extended, strongest first
 _LEAST_LEFT = 12  # samples that a further trigger must have left
 _EXPLAINED = 0.1  # probability from which a sample belongs to a trigger that was found
@@ -127,7 +128,7 @@ def detect_by_transplant(
     suspected = discovered(probabilities)
     probability, projection, patterns = nothing, nothing.clone(), {}
     recipients = transplant.draw_recipients(samples.images, labels, owned, seed=seed, most=20)
-    ask = _Witnesses(model, samples, logits, statistics, null, seed, mixed_precision)
+    ask = _Transplants(model, samples, logits, statistics, null, seed, mixed_precision)
     for label in suspected:
         members = (labels == label).nonzero().flatten()
         of_label = LabelSamples(
@@ -135,7 +136,7 @@ def detect_by_transplant(
             as_floats(samples.images[members]),
             features[members],
             statistics.first[members],
-            margin_of(logits[members], label),
+            log_odds(logits[members], labels[members]),
         )
         clusters = [
             (candidate, each) for candidate, each in zip(candidates, evidence, strict=True) if candidate.label == label
@@ -156,7 +157,7 @@ def is_trained_enough(fit: float, class_counts: Tensor) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class _Witnesses:
+class _Transplants:
     """Whatever is needed to put further clusters to the same transplants."""
 
     model: nn.Module
@@ -184,7 +185,7 @@ class _Witnesses:
 
 
 def _judge_samples(
-    ask: _Witnesses,
+    ask: _Transplants,
     samples: LabelSamples,
     members: Tensor,
     clusters: list[tuple[Candidate, ClusterEvidence]],
@@ -214,16 +215,16 @@ def _judge_samples(
 
 
 def _extended(
-    ask: _Witnesses,
+    ask: _Transplants,
     samples: LabelSamples,
     members: Tensor,
     cluster: Tensor,
     evidence: ClusterEvidence,
     recipients: Recipients,
 ) -> Extension:
-    """The cluster extended to the label's other samples, or left as it is where the extension bears less witness."""
-    witnesses = _witnesses_of_samples(evidence)
-    found = extend(ask.model, samples, cluster, ask.statistics, recipients, by_donor=witnesses)
+    """The cluster extended to the label's other samples, or left as it is where the extension has less evidence."""
+    kinds = _asked_of_samples(evidence)
+    found = extend(ask.model, samples, cluster, ask.statistics, recipients, by_donor=kinds)
     flagged = found.probability > 0.5
     if int(flagged.sum()) >= _LEAST_LEFT and float(found.probability[cluster].mean()) > 0.5:
         again = ask.about(samples.label, members[flagged])
@@ -234,16 +235,14 @@ def _extended(
     return Extension(alone, alone, pattern)
 
 
-def _witnesses_of_samples(evidence: ClusterEvidence) -> tuple[str, ...]:
-    """What the samples are put to one by one: the witnesses that saw more of the cluster than its residual shows."""
+def _asked_of_samples(evidence: ClusterEvidence) -> tuple[str, ...]:
+    """What each sample is asked for, too: the kinds of evidence that are stronger than those of the residual."""
     by_residual = max(evidence.goes_best, evidence.leaves)
-    return tuple(
-        witness for witness in ("window", "detail", "colour") if getattr(evidence, witness) > max(_CLEAR, by_residual)
-    )
+    return tuple(kind for kind in ("window", "detail", "colour") if getattr(evidence, kind) > max(_CLEAR, by_residual))
 
 
 def _strength(evidence: ClusterEvidence) -> float:
-    return max(float(getattr(evidence, witness)) for witness in WITNESSES)
+    return max(float(getattr(evidence, kind)) for kind in EVIDENCE)
 
 
 _SAYS = {
@@ -276,8 +275,8 @@ def _finding(
         return LabelFinding(
             label, probability, False, f"{sentence} (probability of poison {probability:.1%})", strongest
         )
-    witness = max(WITNESSES, key=lambda each: null.likelihood_ratio(each, getattr(strongest, each)))
+    kind = max(EVIDENCE, key=lambda each: null.likelihood_ratio(each, getattr(strongest, each)))
     best = names[strongest.best_class] if strongest.best_class >= 0 else "other classes"
-    says = _SAYS[witness].format(share=getattr(strongest, witness), best=best)
+    says = _SAYS[kind].format(share=getattr(strongest, kind), best=best)
     sentence = f"{names[label]}: {strongest.size} of its pictures stand apart; {says} (probability {probability:.1%})"
     return LabelFinding(label, probability, True, sentence, strongest, patterns[label])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from advrbd_plugin.attacks import Attack
-from advrbd_plugin.attacks.lots import uniform
+from advrbd_plugin.attacks.sampling import uniform
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import draw
 from advrbd_plugin.errors import AdvrBDError

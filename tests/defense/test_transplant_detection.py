@@ -290,8 +290,8 @@ def cluster(label=0, source="mixture", **values):
 
 
 def test_one_witness_is_enough_and_none_is_not():
-    for witness in ("goes", "goes_best", "leaves", "window", "detail", "colour"):
-        evidence = [cluster(label) for label in range(10)] + [cluster(3, **{witness: 0.9})]
+    for kind in ("goes", "goes_best", "leaves", "window", "detail", "colour"):
+        evidence = [cluster(label) for label in range(10)] + [cluster(3, **{kind: 0.9})]
         probabilities = label_probabilities(evidence, 10)
         assert probabilities[3] > 0.95 and discovered(probabilities) == (3,)
     assert discovered(label_probabilities([cluster(label) for label in range(10)], 10)) == ()
