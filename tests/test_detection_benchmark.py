@@ -18,7 +18,15 @@ def detection():
 
 def judged(name, choosing, targets, suspected, value):
     def cluster(label, leaves, poison):
-        numbers = {"goes": 0.0, "goes_best": 0.0, "window": 0.02, "detail": 0.0, "colour": 0.01, "leaves": leaves}
+        numbers = {
+            "goes": 0.0,
+            "goes_best": 0.0,
+            "window": 0.02,
+            "detail": 0.0,
+            "colour": 0.01,
+            "spectrum": 0.0,
+            "leaves": leaves,
+        }
         rest = {"size": 90, "source": "mixture", "best_class": 0, "owned": 0.9, "poison": poison, "mislabelled": 0.0}
         return {"label": label, **numbers, **rest}
 

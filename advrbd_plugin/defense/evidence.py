@@ -14,9 +14,9 @@ from advrbd_plugin.defense.candidates import Candidate
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 from advrbd_plugin.randomness import derive_seed
 
-EVIDENCE = ("goes", "goes_best", "leaves", "window", "detail", "colour")
+EVIDENCE = ("goes", "goes_best", "leaves", "window", "detail", "colour", "spectrum")
 """What the decision is made from; the fields of :class:`ClusterEvidence` of the same names."""
-MIXTURE_EVIDENCE = ("window", "detail", "colour")
+MIXTURE_EVIDENCE = ("window", "detail", "colour", "spectrum")
 """Those that components of mixtures alone are put to."""
 
 _RECIPIENTS = 200  # in all, a class at least so many:
@@ -41,6 +41,7 @@ class ClusterEvidence:
         window: share that go to the label under a donor's own window.
         detail: share that go to the label with a donor's finest detail, less the same with donors of the whole label.
         colour: share that go to the label with the cluster's colour gains.
+        spectrum: share that go to the label with the cluster's gains of frequencies.
         best_class: the class of ``goes_best``.
         owned: share of the cluster that the model gives the label.
     """
@@ -54,6 +55,7 @@ class ClusterEvidence:
     window: float = 0.0
     detail: float = 0.0
     colour: float = 0.0
+    spectrum: float = 0.0
     best_class: int = -1
     owned: float = 1.0
 
@@ -155,7 +157,7 @@ def _of_mixture(
     label: int,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Window, detail and colour of a cluster: donors are its own pictures, ``rest`` those of the rest of its label."""
+    """The evidence of components of mixtures: donors are the cluster's pictures, ``rest`` those of its label's rest."""
     side = max(2, min(donors.shape[-2:]) // _WINDOW)
     mixed = torch.randperm(len(recipients.labels), generator=generator)
     shuffled = Recipients(recipients.pictures[mixed], recipients.labels[mixed])
@@ -163,10 +165,13 @@ def _of_mixture(
         "window": transplant.by_own_window(model, donors[:_DONORS], shuffled, label, side=side),
         "detail": transplant.by_detail(predict, donors, recipients, label).goes,
         "colour": 0.0,
+        "spectrum": 0.0,
     }
     if len(rest):
         gains = donors.mean((0, 2, 3)) / rest.mean((0, 2, 3)).clamp_min(1e-3)
         evidence["colour"] = transplant.by_colour_gains(predict, gains, recipients, label).goes
+        louder = transplant.band_amplitudes(donors).mean(dim=0) - transplant.band_amplitudes(rest).mean(dim=0)
+        evidence["spectrum"] = transplant.by_spectrum_gains(predict, louder.exp(), recipients, label).goes
     return evidence
 
 

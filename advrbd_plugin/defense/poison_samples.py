@@ -79,9 +79,9 @@ def extend(
         cluster: (M,) bool, where to begin.
         statistics: of the whole set.
         recipients: of other labels.
-        by_donor: ``window``, ``detail``, ``colour``: what each sample is asked for besides, by the kind that saw it.
+        by_donor: ``window``, ``detail``, ``colour``, ``spectrum``: what each sample is asked for besides.
     """
-    asked = [_donor_answers(model, samples, recipients, name) for name in by_donor if name != "colour"]
+    asked = [_donor_answers(model, samples, recipients, name) for name in by_donor if name in ("window", "detail")]
     suspicious, split = cluster, split_of(cluster)
     pattern, columns = None, list[Tensor]()
     for number in range(_ROUNDS_ON_COLUMNS + _ROUNDS_WITH_FEATURES):
@@ -89,6 +89,8 @@ def extend(
         columns = [matched_filter(samples.pictures, pattern), removal(model, samples, pattern), *asked]
         if "colour" in by_donor:
             columns += [colour_likelihood(samples.pictures, suspicious), colour_removal(model, samples, suspicious)]
+        if "spectrum" in by_donor:
+            columns.append(spectrum_likelihood(samples.pictures, suspicious))
         following = _split(samples, columns, suspicious, with_features=number >= _ROUNDS_ON_COLUMNS)
         if not following.has_two_clusters:
             break
@@ -153,6 +155,12 @@ def colour_likelihood(pictures: Tensor, suspicious: Tensor) -> Tensor:
     """
     colours = pictures.mean((2, 3)).clamp_min(1e-3).log()
     points = whiten(colours)
+    return split_between(points, ~suspicious, suspicious).projection
+
+
+def spectrum_likelihood(pictures: Tensor, suspicious: Tensor) -> Tensor:
+    """(M,) float32: how much better the suspicious samples' amplitudes in rings of frequency fit than the rest's."""
+    points = whiten(transplant.band_amplitudes(pictures).flatten(1))
     return split_between(points, ~suspicious, suspicious).projection
 
 

@@ -20,8 +20,8 @@ FALSE_DISCOVERY = 0.05
 
 # Half of the sets that are examined are taken to be poisoned, in one label.
 _POISONED_LABELS = 0.5
-# The tail is taken to fall this much more slowly than the clusters seen so far say, which are some hundreds.
-_CAUTION = 1.25
+# So much more slowly than seen, on some hundreds of clusters, the evidence of innocent ones is taken to fall.
+_CAUTION = 1.0
 _MOST_RATIO = 1e6
 _MOST_TIMES_DEFAULT = 2.0
 _LEAST_SCALE = 0.015
@@ -75,8 +75,24 @@ def fit_null(evidence: Sequence[ClusterEvidence]) -> Null:
 
 # Fitted by benchmarks/detection.py to the innocent clusters of the sets used for choosing (docs/detection.md).
 DEFAULT_NULL = Null(
-    medians={"goes": 0.0, "goes_best": 0.0, "leaves": 0.006, "window": 0.023, "detail": 0.0, "colour": 0.006},
-    scales={"goes": 0.015, "goes_best": 0.022, "leaves": 0.022, "window": 0.025, "detail": 0.024, "colour": 0.024},
+    medians={
+        "goes": 0.0,
+        "goes_best": 0.0,
+        "leaves": 0.006,
+        "window": 0.023,
+        "detail": 0.0,
+        "colour": 0.006,
+        "spectrum": 0.011,
+    },
+    scales={
+        "goes": 0.015,
+        "goes_best": 0.032,
+        "leaves": 0.018,
+        "window": 0.022,
+        "detail": 0.023,
+        "colour": 0.024,
+        "spectrum": 0.05,
+    },
 )
 
 

@@ -23,6 +23,7 @@ from advrbd_plugin.randomness import derive_seed
 Predict = Callable[[Tensor], Tensor]
 
 _LEAST_OF_A_CLASS = 16
+_BANDS = 8
 _STANDARD_ERRORS = 2.0
 _STANDARD_ERRORS_OF_WAVES = 3.0
 
@@ -225,6 +226,38 @@ def by_colour_gains(predict: Predict, gains: Tensor, recipients: Recipients, lab
         gains: (C,) float32.
     """
     return count_carried(predict((recipients.pictures * gains[:, None, None]).clamp(0, 1)), recipients, label)
+
+
+def by_spectrum_gains(predict: Predict, gains: Tensor, recipients: Recipients, label: int) -> Carried:
+    """Multiply each frequency of the recipients by the cluster's gain: its :func:`band_amplitudes` over the rest's.
+
+    Sees: blur, sharpening, compression: what weakens or strengthens frequencies and adds nothing. Does not see: what
+    has a place. Innocent clusters differ too (sky is smooth, leaves are not), so more is asked than of the others.
+
+    Args:
+        gains: (C, bands) float32.
+    """
+    height, width = recipients.pictures.shape[-2:]
+    spectrum = torch.fft.fft2(recipients.pictures) * gains[:, _bands(height, width)]
+    return count_carried(predict(torch.fft.ifft2(spectrum).real.clamp(0, 1)), recipients, label)
+
+
+def band_amplitudes(pictures: Tensor) -> Tensor:
+    """(N, C, 9) float32: mean logarithm of the Fourier amplitudes of each picture in rings of frequency, slow to fast.
+
+    The first ring is the mean alone, the last everything beyond half a cycle a pixel.
+    """
+    amplitudes = (torch.fft.fft2(pictures).abs() + 1e-3).log().flatten(2)
+    ring = _bands(*pictures.shape[-2:]).flatten()
+    members = functional.one_hot(ring, _BANDS + 1).to(amplitudes)
+    return amplitudes @ (members / members.sum(dim=0).clamp_min(1))
+
+
+@lru_cache(maxsize=8)
+def _bands(height: int, width: int) -> Tensor:
+    """(height, width) int64: the ring of each Fourier coefficient."""
+    down, across = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)
+    return ((down.square() + across.square()).sqrt() / 0.5 * (_BANDS - 1)).ceil().long().clamp_max(_BANDS)
 
 
 def by_own_window(model: nn.Module, donors: Tensor, recipients: Recipients, label: int, *, side: int) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.candidates import Candidate, find_candidates
-from advrbd_plugin.defense.evidence import EVIDENCE, ClusterEvidence, as_floats, gather_evidence
+from advrbd_plugin.defense.evidence import EVIDENCE, MIXTURE_EVIDENCE, ClusterEvidence, as_floats, gather_evidence
 from advrbd_plugin.defense.poison_samples import Extension, LabelSamples, extend
 from advrbd_plugin.defense.posterior import (
     DEFAULT_NULL,
@@ -238,7 +238,7 @@ def _extended(
 def _asked_of_samples(evidence: ClusterEvidence) -> tuple[str, ...]:
     """What each sample is asked for, too: the kinds of evidence that are stronger than those of the residual."""
     by_residual = max(evidence.goes_best, evidence.leaves)
-    return tuple(kind for kind in ("window", "detail", "colour") if getattr(evidence, kind) > max(_CLEAR, by_residual))
+    return tuple(kind for kind in MIXTURE_EVIDENCE if getattr(evidence, kind) > max(_CLEAR, by_residual))
 
 
 def _strength(evidence: ClusterEvidence) -> float:
@@ -253,6 +253,7 @@ _SAYS = {
     "detail": "their finest detail, put into other pictures, takes {share:.0%} more of them to this label than that "
     "of the label's other pictures",
     "colour": "their colours, given to other pictures, take {share:.0%} of them to this label",
+    "spectrum": "their sharpness, given to other pictures, takes {share:.0%} of them to this label",
 }
 
 

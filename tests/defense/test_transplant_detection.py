@@ -193,6 +193,18 @@ def test_a_faint_wave_stays_where_no_pixel_is_sure_of_it():
     assert float(likeness) > 0.9 and float(found.mean((0, 1)).abs().max()) > 0.02
 
 
+def test_frequency_gains_blur_what_a_blurred_cluster_lacks():
+    pictures, labels, generator = photographs(60, seed=4)
+    pictures = (pictures + 0.1 * torch.randn(pictures.shape, generator=generator)).clamp(0, 1)
+    blurred = transplant.gaussian_blur(pictures, 1.2)
+    gains = (transplant.band_amplitudes(blurred).mean(0) - transplant.band_amplitudes(pictures).mean(0)).exp()
+    assert float(gains[:, 0].min()) > 0.95 and float(gains[:, -1].max()) < 0.2
+    given = []
+    transplant.by_spectrum_gains(lambda some: given.append(some) or labels, gains, Recipients(pictures, labels), 9)
+    before, after = (float((each - blurred).abs().mean()) for each in (pictures, given[0]))
+    assert after < 0.35 * before
+
+
 def test_copies_count_once():
     images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert SetStatistics.of(images[[0, 1, 0, 2, 1, 0]]).first.tolist() == [True, True, False, True, False, False]
@@ -290,7 +302,7 @@ def cluster(label=0, source="mixture", **values):
 
 
 def test_one_witness_is_enough_and_none_is_not():
-    for kind in ("goes", "goes_best", "leaves", "window", "detail", "colour"):
+    for kind in ("goes", "goes_best", "leaves", "window", "detail", "colour", "spectrum"):
         evidence = [cluster(label) for label in range(10)] + [cluster(3, **{kind: 0.9})]
         probabilities = label_probabilities(evidence, 10)
         assert probabilities[3] > 0.95 and discovered(probabilities) == (3,)
