@@ -159,7 +159,15 @@ def judge(name: str, data: str, work: Path) -> None:
         "samples": len(truth),
         "poison": int(truth.sum()),
         "suspected": list(found.suspected_classes),
-        "targets": _targets(stress),
+        "triggers": [
+            {
+                "name": each.name,
+                "asr": asr,
+                "labels": _labels_of(stress, each.poisoned),
+                "tpr": float(flagged[each.poisoned].double().mean()),
+            }
+            for each, asr in zip(stress.triggers, figures["asr"], strict=True)
+        ],
         "probabilities": [each.probability for each in found.findings],
         "sentences": [each.sentence for each in found.findings if each.suspected],
         "tpr": float(flagged[truth].double().mean()) if truth.any() else None,
@@ -224,19 +232,23 @@ def _null_without(judged: list[dict[str, Any]], row: dict[str, Any]):
 
 def _row(row: dict[str, Any], null) -> dict[str, Any]:
     """A set's line: what was judged with the default null, and again with a null that never saw this kind of set."""
-    targets = set(row["targets"])
+    targets, poisoned = _targets(row), _poisoned_labels(row)
     left_out = label_probabilities(evidence_of(row), len(row["probabilities"]), null=null)
     default = dict(enumerate(row["probabilities"]))
     line = {key: value for key, value in row.items() if key not in ("clusters", "probabilities")}
     for name, probabilities in (("", default), ("left_out_", left_out)):
-        innocent = [value for label, value in probabilities.items() if label not in targets]
+        innocent = [value for label, value in probabilities.items() if label not in poisoned]
         line[f"{name}least_of_targets"] = min((probabilities.get(label, 0.0) for label in targets), default=None)
         line[f"{name}most_of_innocent"] = max(innocent, default=None)
     line["left_out_suspected"] = list(discovered(left_out))
-    line["false_labels"] = sorted(set(row["suspected"]) - targets)
+    line["targets"] = sorted(targets)
+    line["false_labels"] = sorted(set(row["suspected"]) - poisoned)
     line["missed_labels"] = sorted(targets - set(row["suspected"]))
-    line["learned"] = bool(row["asr"]) and max(row["asr"]) >= LEARNED
-    line["labels"] = {label: [probability, label in targets] for label, probability in left_out.items()}
+    line["labels"] = {
+        label: [probability, label in targets]
+        for label, probability in left_out.items()
+        if label in targets or label not in poisoned
+    }
     return line
 
 
@@ -247,15 +259,15 @@ def _table(rows: list[dict[str, Any]]) -> str:
     )
     lines = [head, "|" + " --- |" * 12]
     for row in rows:
-        asr = ", ".join(f"{each:.1%}" for each in row["asr"]) or "-"
+        asr = ", ".join(f"{each['asr']:.1%}" for each in row["triggers"]) or "-"
+        tpr = ", ".join(f"{each['tpr']:.1%}" for each in row["triggers"]) or "-"
         found = f"{len(row['targets']) - len(row['missed_labels'])} of {len(row['targets'])}" if row["targets"] else "-"
         left_out = f"{_p(row['left_out_least_of_targets'])} / {_p(row['left_out_most_of_innocent'])}"
         lines.append(
             f"| {row['name']} | {'yes' if row['choosing'] else 'no'} | {row['acc']:.1%} | {asr} | {found} | "
             f"{len(row['false_labels'])} | {_p(row['least_of_targets'])} | {_p(row['most_of_innocent'])} | "
             f"{left_out} | "
-            f"{'-' if row['tpr'] is None else format(row['tpr'], '.1%')} | {row['fpr']:.2%} | "
-            f"{row['detection_seconds']:.0f} |"
+            f"{tpr} | {row['fpr']:.2%} | {row['detection_seconds']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -266,12 +278,13 @@ def _summary(rows: list[dict[str, Any]]) -> str:
         ("sets used for choosing", [row for row in rows if row["choosing"]]),
         ("held out", [row for row in rows if not row["choosing"]]),
     ):
-        learned = [row for row in some if row["learned"]]
-        clean = [row for row in some if not row["targets"]]
+        learned = [trigger for row in some for trigger in _learned(row)]
+        found = [row for row in some if row["targets"]]
+        clean = [row for row in some if not row["triggers"]]
         lines.append(
-            f"- {title}: {len(some)} sets; learned backdoors {len(learned)}, mean TPR {_mean(learned, 'tpr')}, "
-            f"mean FPR {_mean(learned, 'fpr')}, labels missed {sum(len(row['missed_labels']) for row in learned)} of "
-            f"{sum(len(row['targets']) for row in learned)}; sets without poison {len(clean)}, falsely suspected "
+            f"- {title}: {len(some)} sets; learned triggers {len(learned)}, mean TPR {_mean(learned, 'tpr')}, "
+            f"mean FPR {_mean(found, 'fpr')}, labels missed {sum(len(row['missed_labels']) for row in found)} of "
+            f"{sum(len(row['targets']) for row in found)}; sets without poison {len(clean)}, falsely suspected "
             f"labels {sum(len(row['false_labels']) for row in clean)}, mean FPR {_mean(clean, 'fpr')}"
         )
     return "\n".join(lines)
@@ -283,9 +296,8 @@ def _null_table(judged: list[dict[str, Any]]) -> str:
     poisoned = [
         (row, evidence)
         for row in judged
-        if row["asr"] and max(row["asr"]) >= LEARNED
         for cluster, evidence in zip(row["clusters"], evidence_of(row), strict=True)
-        if cluster["poison"] >= POISONED
+        if cluster["poison"] >= POISONED and cluster["label"] in _targets(row)
     ]
     lines = [
         "| evidence | innocent: median | 99% | most | fitted median + scale | default | poison: median | 90% |",
@@ -307,7 +319,7 @@ def _null_table(judged: list[dict[str, Any]]) -> str:
 
 def _reliability(rows: list[dict[str, Any]]) -> str:
     """Labels by probability (kind left out), and how many of them were poisoned with a learned trigger."""
-    pairs = [pair for row in rows if row["learned"] or not row["targets"] for pair in row["labels"].values()]
+    pairs = [pair for row in rows for pair in row["labels"].values()]
     lines = ["| probability of a label | labels | mean | poisoned |", "|" + " --- |" * 4]
     edges = (0.0, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 1.0)
     for low, high in pairwise(edges):
@@ -322,19 +334,18 @@ def _reliability(rows: list[dict[str, Any]]) -> str:
 def _constants(judged: list[dict[str, Any]]) -> str:
     """What half and double of each constant of the decision would do: labels missed and falsely suspected."""
     lines = ["| constant | value | half: missed / false labels | as it is | double |", "|" + " --- |" * 5]
-    asked = [row for row in judged if _learned(row) or not row["targets"]]
     for name in ("_CAUTION", "FALSE_DISCOVERY", "_POISONED_LABELS", "_MOST_TIMES_DEFAULT", "_LEAST_SCALE"):
         value = getattr(posterior, name)
         cells = []
         for changed in (value / 2, value, 2 * value):
             setattr(posterior, name, changed)
             missed = false = 0
-            for row in asked:
+            for row in judged:
                 null = DEFAULT_NULL if name != "_LEAST_SCALE" else fit_null(_innocent(judged))
                 probabilities = label_probabilities(evidence_of(row), len(row["probabilities"]), null=null)
                 suspected = set(discovered(probabilities, rate=posterior.FALSE_DISCOVERY))
-                missed += len(set(row["targets"]) - suspected)
-                false += len(suspected - set(row["targets"]))
+                missed += len(_targets(row) - suspected)
+                false += len(suspected - _poisoned_labels(row))
             cells.append(f"{missed} / {false}")
         setattr(posterior, name, value)
         lines.append(f"| `{name}` | {value} | {' | '.join(cells)} |")
@@ -352,7 +363,12 @@ def _figure(judged: list[dict[str, Any]], path: Path) -> None:
     for place, kind in enumerate(EVIDENCE):
         for shift, colour, label, wanted in (
             (0.14, "0.55", "innocent", lambda row, cluster: cluster["poison"] <= INNOCENT),
-            (-0.14, "tab:red", "poison, learned", lambda row, cluster: cluster["poison"] >= POISONED and _learned(row)),
+            (
+                -0.14,
+                "tab:red",
+                "poison, learned",
+                lambda row, cluster: cluster["poison"] >= POISONED and cluster["label"] in _targets(row),
+            ),
         ):
             values = [
                 max(cluster[kind], 0.001)
@@ -374,10 +390,6 @@ def _figure(judged: list[dict[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _learned(row: dict[str, Any]) -> bool:
-    return bool(row["asr"]) and max(row["asr"]) >= LEARNED
-
-
 def _p(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
@@ -387,18 +399,35 @@ def _mean(rows: list[dict[str, Any]], key: str) -> str:
     return f"{sum(values) / len(values):.2%}" if values else "-"
 
 
-def _targets(stress: StressSet) -> list[int]:
-    """Labels that at least 12 poisoned samples carry."""
-    counts = torch.bincount(stress.train.labels[stress.poisoned], minlength=stress.train.num_classes)
+def _labels_of(stress: StressSet, poisoned: torch.Tensor) -> list[int]:
+    """Labels that at least 12 of these samples carry."""
+    counts = torch.bincount(stress.train.labels[poisoned], minlength=stress.train.num_classes)
     return (counts >= 12).nonzero().flatten().tolist()
 
 
+def _learned(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The triggers that the undefended model learned."""
+    return [each for each in row["triggers"] if each["asr"] >= LEARNED]
+
+
+def _targets(row: dict[str, Any]) -> set[int]:
+    """The labels of learned triggers, which are to be found."""
+    return {label for each in _learned(row) for label in each["labels"]}
+
+
+def _poisoned_labels(row: dict[str, Any]) -> set[int]:
+    """The labels of all triggers: suspecting one of a trigger that was not learned is not false."""
+    return {label for each in row["triggers"] for label in each["labels"]}
+
+
 def _say(row: dict[str, Any]) -> None:
-    asr = ", ".join(f"{each:.2f}" for each in row["asr"]) or "-"
-    tpr = "-" if row["tpr"] is None else f"{row['tpr']:.3f}"
+    triggers = "; ".join(
+        f"{each['name']} ASR {each['asr']:.2f} labels {each['labels']} TPR {each['tpr']:.3f}"
+        for each in row["triggers"]
+    )
     print(
-        f"{row['name']:30s} ASR {asr:10s} targets {row['targets']} suspected {row['suspected']} TPR {tpr} "
-        f"FPR {row['fpr']:.4f} in {row['detection_seconds']:.0f} s",
+        f"{row['name']}: {triggers or 'no poison'}; suspected {row['suspected']}, FPR {row['fpr']:.4f}, "
+        f"{row['detection_seconds']:.0f} s",
         flush=True,
     )
 

@@ -34,11 +34,9 @@ def judged(name, choosing, targets, suspected, value):
         "name": name,
         "choosing": choosing,
         "acc": 0.75,
-        "asr": [0.9] * bool(targets),
-        "targets": targets,
+        "triggers": [{"name": "wave", "asr": 0.9, "labels": targets, "tpr": 0.97}] * bool(targets),
         "suspected": suspected,
         "probabilities": [0.999 if label in suspected else 0.004 for label in range(3)],
-        "tpr": 0.97 if targets else None,
         "fpr": 0.001,
         "detection_seconds": 20.0,
         "clusters": [

@@ -86,12 +86,12 @@ DEFAULT_NULL = Null(
     },
     scales={
         "goes": 0.015,
-        "goes_best": 0.032,
-        "leaves": 0.018,
+        "goes_best": 0.034,
+        "leaves": 0.019,
         "window": 0.022,
         "detail": 0.023,
         "colour": 0.024,
-        "spectrum": 0.05,
+        "spectrum": 0.048,
     },
 )
 

