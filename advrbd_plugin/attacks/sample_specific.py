@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from advrbd_plugin.attacks.base import Attack
-from advrbd_plugin.attacks.sampling import uniform
 from advrbd_plugin.attacks.patch import check_size
 from advrbd_plugin.attacks.picture import blend_picture, checkers_picture, overlay
+from advrbd_plugin.attacks.sampling import uniform
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 
