@@ -15,7 +15,7 @@ from advrbd_plugin.attacks.sampling import uniform
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 
-_TEST_SEED = 2**31  # the lots of test pictures, whatever seed the training set was poisoned with
+_TEST_SEED = 2**31  # the draws of test pictures, whatever seed the training set was poisoned with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +53,10 @@ class RandomPatch(SampleSpecificAttack):
         check_size(images, self.patch_size, self.name)
         patch = checkers_picture(self.patch_size)[:3].round().byte()
         patch = patch if images.shape[1] == 3 else patch[:1]
-        lots = uniform(sample_ids, 2, seed=seed, purpose="random_patch/place")
+        draws = uniform(sample_ids, 2, seed=seed, purpose="random_patch/place")
         height, width = images.shape[-2:]
         triggered = images.clone()
-        for row, (vertical, horizontal) in enumerate(lots.tolist()):
+        for row, (vertical, horizontal) in enumerate(draws.tolist()):
             top = int(vertical * (height - self.patch_size + 1))
             left = int(horizontal * (width - self.patch_size + 1))
             triggered[row, :, top : top + self.patch_size, left : left + self.patch_size] = patch
@@ -81,8 +81,8 @@ class SampleNoise(SampleSpecificAttack):
             raise AdvrBDError(f"amplitude must be in (0, 255], got {self.amplitude}")
 
     def training_trigger(self, images: Tensor, sample_ids: Tensor, *, seed: int) -> Tensor:
-        lots = uniform(sample_ids, images[0].numel(), seed=seed, purpose="sample_noise").view(images.shape)
-        noise = self.amplitude * (2.0 * (lots < 0.5).double() - 1.0)
+        draws = uniform(sample_ids, images[0].numel(), seed=seed, purpose="sample_noise").view(images.shape)
+        noise = self.amplitude * (2.0 * (draws < 0.5).double() - 1.0)
         return (images.double() + noise).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -117,11 +117,11 @@ class Reflection(SampleSpecificAttack):
         picture = blend_picture(height + 2 * margin, width + 2 * margin, channels=channels)
         picture = functional.avg_pool2d(picture[None], 3, stride=1, padding=1)[0]
         picture = 0.6 * picture + 0.4 * picture.roll((2, 2), dims=(1, 2))  # the ghost of the second pane
-        lots = uniform(sample_ids, 3, seed=seed, purpose="reflection")
-        moves = ((2 * lots[:, :2] - 1) * (self.shift + 0.5)).round().clamp(-self.shift, self.shift).long() + margin
+        draws = uniform(sample_ids, 3, seed=seed, purpose="reflection")
+        moves = ((2 * draws[:, :2] - 1) * (self.shift + 0.5)).round().clamp(-self.shift, self.shift).long() + margin
         reflected = torch.stack(
             [picture[:, top : top + height, left : left + width] for top, left in moves.tolist()]
             or [picture[:, :height, :width]]
         )[: len(images)]
-        strength = self.least + (self.most - self.least) * lots[:, 2]
+        strength = self.least + (self.most - self.least) * draws[:, 2]
         return overlay(images, reflected, strength[:, None, None, None])

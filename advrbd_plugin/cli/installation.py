@@ -94,7 +94,7 @@ def _cuda_backend(missing: str | None) -> Finding:
     if torch.version.cuda is None:
         return Finding("ops on CUDA tensors", "none: this PyTorch has no CUDA")
     if missing:
-        advice = f"mend that, then ADVRBD_CUDA=1 {REINSTALL}"
+        advice = f"fix that, then ADVRBD_CUDA=1 {REINSTALL}"
         return Finding("ops on CUDA tensors", f"reference ({missing})", "note", advice)
     from advrbd_plugin import _C_cuda
 

@@ -53,7 +53,7 @@ def find_candidates(
         if len(members) < 2 * _LEAST:
             continue
         parts = [(part, "mixture") for part in mixture_components(features[members], seed=seed)]
-        parts += [(part, "second_choice") for part in second_choice_groups(logits[members], label)]
+        parts += [(part, "second_choice") for part in runner_up_groups(logits[members], label)]
         if splits is not None and label in splits:
             parts += [(splits[label][members], "discriminant"), (~splits[label][members], "discriminant")]
         kept: list[Tensor] = []
@@ -75,8 +75,8 @@ def mixture_components(features: Tensor, *, seed: int = 0) -> list[Tensor]:
     """
     from sklearn.mixture import GaussianMixture
 
-    points = leading_directions(features, _DIMS)
-    points = (points / points.std(dim=0).mean().clamp_min(1e-12)).numpy()
+    directions = leading_directions(features, _DIMS)
+    points = (directions / directions.std(dim=0).mean().clamp_min(1e-12)).numpy()
     best, least = None, float("inf")
     for count in range(1, min(_MOST_COMPONENTS, len(points) // _LEAST) + 1):
         fit = GaussianMixture(count, n_init=2, random_state=seed, reg_covar=1e-3).fit(points)
@@ -89,7 +89,7 @@ def mixture_components(features: Tensor, *, seed: int = 0) -> list[Tensor]:
     return [assigned == component for component in range(best.n_components)]
 
 
-def second_choice_groups(logits: Tensor, label: int) -> list[Tensor]:
+def runner_up_groups(logits: Tensor, label: int) -> list[Tensor]:
     """One label's samples by the class, other than the label, that the model would give them.
 
     Poison that comes from a single class (TaCT) is one of these groups, where the features of the last layers have
@@ -99,7 +99,7 @@ def second_choice_groups(logits: Tensor, label: int) -> list[Tensor]:
         logits: (M, num_classes) float32.
 
     Returns:
-        (M,) bool masks, one for each second choice that occurs, disjoint.
+        (M,) bool masks, one for each runner-up class that occurs, disjoint.
     """
     others = logits.clone()
     others[:, label] = -torch.inf

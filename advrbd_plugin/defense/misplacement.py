@@ -38,10 +38,10 @@ def cross_fitted_probabilities(
     fold[order] = torch.arange(len(order)) % _FOLDS
     probabilities = torch.zeros(len(order), samples.num_classes)
     for number in range(_FOLDS):
-        taught, asked = (fold != number).nonzero().flatten(), (fold == number).nonzero().flatten()
+        fitted, asked = (fold != number).nonzero().flatten(), (fold == number).nonzero().flatten()
         model = make_model().to(device)
         recipe = replace(options, seed=derive_seed(options.seed, "fold", number))
-        train(model, samples.images[taught], samples.labels[taught], samples.sample_ids[taught], recipe)
+        train(model, samples.images[fitted], samples.labels[fitted], samples.sample_ids[fitted], recipe)
         logits = predict(model, samples.images[asked], mixed_precision=options.mixed_precision)
         probabilities[asked] = logits.softmax(dim=1)
     return probabilities

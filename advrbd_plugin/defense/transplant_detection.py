@@ -98,7 +98,7 @@ def detect_by_transplant(
         samples: the training set.
         features: (N, num_features) float32, see :func:`advrbd_plugin.nn.features.layered_features`.
         logits: (N, num_classes) float32, the model's own.
-        splits: label -> (N,) bool, suspicious halves found with consistency ranks, as further candidates.
+        splits: label -> (N,) bool, suspicious clusters found with consistency ranks, as further candidates.
         null: how evidence falls for innocent clusters.
         seed: of mixtures, recipients and donors.
         on_candidate: told of (done, all) candidates.

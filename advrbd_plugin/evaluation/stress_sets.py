@@ -194,8 +194,8 @@ def untargeted(stress: StressSet, attack: Attack, *, seed: int) -> StressSet:
     classes = stress.train.num_classes
 
     def drawn(true: Tensor, sample_ids: Tensor) -> Tensor:
-        lots = uniform(sample_ids, 1, seed=seed, purpose="untargeted")[:, 0]
-        return (true + 1 + (lots * (classes - 1)).long()) % classes
+        draws = uniform(sample_ids, 1, seed=seed, purpose="untargeted")[:, 0]
+        return (true + 1 + (draws * (classes - 1)).long()) % classes
 
     return _relabelled(stress, attack, drawn, None, seed)
 
@@ -206,9 +206,9 @@ def label_noise(stress: StressSet, *, rate: float, seed: int) -> StressSet:
     train = stress.train
     free = (~(stress.poisoned | stress.covers)).nonzero().flatten()
     chosen = free[draw(train.sample_ids[free], round(rate * len(free)), seed=seed, purpose="label noise")]
-    lots = uniform(train.sample_ids[chosen], 1, seed=seed, purpose="label noise")[:, 0]
+    draws = uniform(train.sample_ids[chosen], 1, seed=seed, purpose="label noise")[:, 0]
     labels = train.labels.clone()
-    labels[chosen] = (labels[chosen] + 1 + (lots * (train.num_classes - 1)).long()) % train.num_classes
+    labels[chosen] = (labels[chosen] + 1 + (draws * (train.num_classes - 1)).long()) % train.num_classes
     mislabelled = stress.mislabelled.clone()
     mislabelled[chosen] = True
     return replace(stress, train=_with(train, train.images, labels), mislabelled=mislabelled)
@@ -228,8 +228,11 @@ def duplicates(stress: StressSet, *, rate: float, copies: int, seed: int) -> Str
     return StressSet(
         ImageSet(train.images[rows], train.labels[rows], train.class_names, ids),
         stress.test,
-        *(each[rows] for each in (stress.true_labels, stress.poisoned, stress.covers, stress.mislabelled)),
-        tuple(replace(each, poisoned=each.poisoned[rows]) for each in stress.triggers),
+        true_labels=stress.true_labels[rows],
+        poisoned=stress.poisoned[rows],
+        covers=stress.covers[rows],
+        mislabelled=stress.mislabelled[rows],
+        triggers=tuple(replace(each, poisoned=each.poisoned[rows]) for each in stress.triggers),
     )
 
 

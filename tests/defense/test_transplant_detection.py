@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.defense import transplant
-from advrbd_plugin.defense.candidates import find_candidates, second_choice_groups
+from advrbd_plugin.defense.candidates import find_candidates, runner_up_groups
 from advrbd_plugin.defense.evidence import ClusterEvidence, gather_evidence
 from advrbd_plugin.defense.posterior import discovered, fit_null, label_probabilities
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
@@ -249,7 +249,7 @@ def test_splits_are_candidates_too():
 
 
 def test_second_choices_group_all_samples_once():
-    groups = second_choice_groups(torch.randn(50, 5, generator=torch.Generator().manual_seed(0)), label=2)
+    groups = runner_up_groups(torch.randn(50, 5, generator=torch.Generator().manual_seed(0)), label=2)
     assert torch.stack(groups).sum(0).eq(1).all()
 
 
@@ -301,7 +301,7 @@ def cluster(label=0, source="mixture", **values):
     return ClusterEvidence(label, 100, source, **({"goes": 0.0, "goes_best": 0.0, "leaves": 0.0} | values))
 
 
-def test_one_witness_is_enough_and_none_is_not():
+def test_one_kind_of_evidence_is_enough_and_none_is_not():
     for kind in ("goes", "goes_best", "leaves", "window", "detail", "colour", "spectrum"):
         evidence = [cluster(label) for label in range(10)] + [cluster(3, **{kind: 0.9})]
         probabilities = label_probabilities(evidence, 10)

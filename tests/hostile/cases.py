@@ -37,7 +37,7 @@ HEAVY = (
 
 def made_to_harm(seed: int = 0) -> Iterator[Case]:
     """Each known way to harm, in every place where such a file is read."""
-    lots = random.Random(seed)
+    rng = random.Random(seed)
     for name, make in files.pickles_to_harm().items():
         yield Case(f"pickle: {name}, as a batch", _cifar("data_batch_1", make))
         yield Case(f"pickle: {name}, as the class names", _cifar("batches.meta", make))
@@ -47,7 +47,7 @@ def made_to_harm(seed: int = 0) -> Iterator[Case]:
         yield Case(f"record: {name}", _record(change))
     for name, make in _torch_files_to_harm().items():
         yield Case(f"torch: {name}", _torch(make))
-    for name, make in files.zips_to_harm(lots).items():
+    for name, make in files.zips_to_harm(rng).items():
         yield Case(f"zip: {name}", _defend_zip(make))
     for name, make in files.pictures_to_harm().items():
         yield Case(f"image: {name}", _defend_picture(make, 3))
@@ -62,10 +62,10 @@ def made_to_harm(seed: int = 0) -> Iterator[Case]:
 
 def at_random(seed: int, number: int) -> Case:
     """The ``number``-th random case of a seed; the kinds take turns."""
-    lots = random.Random(f"{seed} {number}")
+    rng = random.Random(f"{seed} {number}")
     kind = KINDS[number % len(KINDS)]
     make: Callable[[random.Random], Callable[[Path], tuple[str, ...]]] = globals()[f"_random_{kind}"]
-    return Case(f"{kind}: random {seed}-{number}", make(lots))
+    return Case(f"{kind}: random {seed}-{number}", make(rng))
 
 
 # Builders: from what makes a file to what writes the input and names the command.
@@ -417,12 +417,12 @@ def _folders_to_harm() -> dict[str, Callable[[Path], tuple[str, ...]]]:
 # Random ones.
 
 
-def _random_pickle(lots: random.Random) -> Callable[[Path], tuple[str, ...]]:
-    honest = lots.choice((files.honest_batch, files.honest_meta))
-    content = lots.choice(
-        (lambda: files.opcodes(lots), lambda: files.any_opcodes(lots), lambda: files.mutated(lots, honest()))
+def _random_pickle(rng: random.Random) -> Callable[[Path], tuple[str, ...]]:
+    honest = rng.choice((files.honest_batch, files.honest_meta))
+    content = rng.choice(
+        (lambda: files.opcodes(rng), lambda: files.any_opcodes(rng), lambda: files.mutated(rng, honest()))
     )()
-    place = lots.randrange(4)
+    place = rng.randrange(4)
     if place == 0:
         return _cifar("data_batch_3", lambda: content)
     if place == 1:
@@ -430,57 +430,57 @@ def _random_pickle(lots: random.Random) -> Callable[[Path], tuple[str, ...]]:
     return _torch(lambda: content if place == 2 else files.torch_zip(content))
 
 
-def _random_record(lots: random.Random) -> Callable[[Path], tuple[str, ...]]:
+def _random_record(rng: random.Random) -> Callable[[Path], tuple[str, ...]]:
     def change(content: dict[str, Any]) -> Any:
         values = odd_values()
-        for _ in range(lots.choice((1, 1, 2))):
+        for _ in range(rng.choice((1, 1, 2))):
             target: Any = content
             while True:
-                key = lots.choice(list(target))
-                if not isinstance(target[key], dict) or not target[key] or lots.random() < 0.3:
+                key = rng.choice(list(target))
+                if not isinstance(target[key], dict) or not target[key] or rng.random() < 0.3:
                     break
                 target[key] = dict(target[key])
                 target = target[key]
-            target[key] = lots.choice(values)
+            target[key] = rng.choice(values)
         return content
 
-    if lots.random() < 0.7:
+    if rng.random() < 0.7:
         return _record(change)
     buffer = io.BytesIO()
-    torch.save(honest_record(), buffer, _use_new_zipfile_serialization=lots.random() < 0.7)
-    return _torch(lambda: files.mutated(lots, buffer.getvalue()))
+    torch.save(honest_record(), buffer, _use_new_zipfile_serialization=rng.random() < 0.7)
+    return _torch(lambda: files.mutated(rng, buffer.getvalue()))
 
 
-def _random_zip(lots: random.Random) -> Callable[[Path], tuple[str, ...]]:
-    content = files.zip_of(files.class_zip(lots), system=lots.choice((0, 3)), method=lots.choice((0, 8)))
-    return _defend_zip(lambda: files.mutated(lots, content))
+def _random_zip(rng: random.Random) -> Callable[[Path], tuple[str, ...]]:
+    content = files.zip_of(files.class_zip(rng), system=rng.choice((0, 3)), method=rng.choice((0, 8)))
+    return _defend_zip(lambda: files.mutated(rng, content))
 
 
-def _random_image(lots: random.Random) -> Callable[[Path], tuple[str, ...]]:
-    content = files.picture(lots)
-    if lots.random() < 0.2 and content[:2] in (b"\x89P", b"\xff\xd8"):
-        content = files.with_exif(lots, content)
+def _random_image(rng: random.Random) -> Callable[[Path], tuple[str, ...]]:
+    content = files.picture(rng)
+    if rng.random() < 0.2 and content[:2] in (b"\x89P", b"\xff\xd8"):
+        content = files.with_exif(rng, content)
     else:
-        content = files.mutated(lots, content)
-    return lots.choice((_defend_picture, _trigger))(lambda: content)
+        content = files.mutated(rng, content)
+    return rng.choice((_defend_picture, _trigger))(lambda: content)
 
 
-def _random_yaml(lots: random.Random) -> Callable[[Path], tuple[str, ...]]:
-    return _config(lambda: files.yaml_text(lots))
+def _random_yaml(rng: random.Random) -> Callable[[Path], tuple[str, ...]]:
+    return _config(lambda: files.yaml_text(rng))
 
 
-def _random_json(lots: random.Random) -> Callable[[Path], tuple[str, ...]]:
-    if lots.random() < 0.5:
-        return _model(lambda: files.json_text(lots))
-    return _model(lambda: files.mutated(lots, files.model_json().encode()).decode("utf-8", "replace"))
+def _random_json(rng: random.Random) -> Callable[[Path], tuple[str, ...]]:
+    if rng.random() < 0.5:
+        return _model(lambda: files.json_text(rng))
+    return _model(lambda: files.mutated(rng, files.model_json().encode()).decode("utf-8", "replace"))
 
 
-def _random_safetensors(lots: random.Random) -> Callable[[Path], tuple[str, ...]]:
-    weights = files.safetensors_to_harm(lots) if lots.random() < 0.5 else files.mutated(lots, _honest_weights())
+def _random_safetensors(rng: random.Random) -> Callable[[Path], tuple[str, ...]]:
+    weights = files.safetensors_to_harm(rng) if rng.random() < 0.5 else files.mutated(rng, _honest_weights())
     return _model(files.model_json, weights)
 
 
-def _random_folder(lots: random.Random) -> Callable[[Path], tuple[str, ...]]:
+def _random_folder(rng: random.Random) -> Callable[[Path], tuple[str, ...]]:
     names = (
         "cat",
         "dog",
@@ -506,16 +506,16 @@ def _random_folder(lots: random.Random) -> Callable[[Path], tuple[str, ...]]:
 
     def build(folder: Path) -> tuple[str, ...]:
         (folder / "data").mkdir()
-        for _ in range(lots.randrange(12)):
-            parts = lots.choices(names, k=lots.randrange(1, 5))
+        for _ in range(rng.randrange(12)):
+            parts = rng.choices(names, k=rng.randrange(1, 5))
             place = folder / "data" / "/".join(parts)
             try:
                 place.mkdir(parents=True, exist_ok=True)
-                (place / lots.choice(("0.png", "1.jpg", "README", "x.zip", "GT-final_test.csv"))).write_bytes(
-                    files.picture(lots, "PNG")
+                (place / rng.choice(("0.png", "1.jpg", "README", "x.zip", "GT-final_test.csv"))).write_bytes(
+                    files.picture(rng, "PNG")
                 )
-                if lots.random() < 0.2:
-                    os.symlink(folder / "data" / lots.choice(names), place / lots.choice(names))
+                if rng.random() < 0.2:
+                    os.symlink(folder / "data" / rng.choice(names), place / rng.choice(names))
             except OSError:
                 continue
         return _defend("data")

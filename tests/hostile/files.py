@@ -30,29 +30,29 @@ class Sentinel:
         return os.mkdir, ("ran",)
 
 
-def mutated(lots: random.Random, content: bytes) -> bytes:
+def mutated(rng: random.Random, content: bytes) -> bytes:
     """A few bytes changed, cut out, doubled or put in; or the end cut off."""
     data = bytearray(content)
-    for _ in range(lots.choice((1, 1, 2, 4, 16))):
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
         if not data:
             break
-        place = lots.randrange(len(data))
-        match lots.randrange(7):
+        place = rng.randrange(len(data))
+        match rng.randrange(7):
             case 0:
-                data[place] ^= 1 << lots.randrange(8)
+                data[place] ^= 1 << rng.randrange(8)
             case 1:
-                data[place] = lots.choice((0, 1, 0x7F, 0x80, 0xFF))
+                data[place] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
             case 2:
-                del data[place : place + lots.choice((1, 2, 8, 100))]
+                del data[place : place + rng.choice((1, 2, 8, 100))]
             case 3:
-                data[place:place] = data[place : place + lots.choice((1, 4, 50))]
+                data[place:place] = data[place : place + rng.choice((1, 4, 50))]
             case 4:
                 data[place : place + 4] = struct.pack(
-                    "<I", lots.choice((0, 1, 2**16, 2**28, 2**31 - 1, 2**31, 2**32 - 1))
+                    "<I", rng.choice((0, 1, 2**16, 2**28, 2**31 - 1, 2**31, 2**32 - 1))
                 )
             case 5:
                 data[place : place + 4] = struct.pack(
-                    ">I", lots.choice((0, 1, 2**16, 2**28, 2**31 - 1, 2**31, 2**32 - 1))
+                    ">I", rng.choice((0, 1, 2**16, 2**28, 2**31 - 1, 2**31, 2**32 - 1))
                 )
             case 6:
                 del data[place:]
@@ -62,17 +62,17 @@ def mutated(lots: random.Random, content: bytes) -> bytes:
 # Pictures.
 
 
-def picture(lots: random.Random, kind: str | None = None) -> bytes:
+def picture(rng: random.Random, kind: str | None = None) -> bytes:
     """An honest small picture of any format and mode."""
-    side = lots.choice((1, 7, 16, 33))
-    noise = np.random.default_rng(lots.randrange(2**32)).integers(0, 256, (side, side + 1, 3), np.uint8)
+    side = rng.choice((1, 7, 16, 33))
+    noise = np.random.default_rng(rng.randrange(2**32)).integers(0, 256, (side, side + 1, 3), np.uint8)
     image = Image.fromarray(noise)
-    mode = lots.choice(MODES)
+    mode = rng.choice(MODES)
     image = Image.fromarray(noise[:, :, 0].astype(np.uint16) * 17) if mode == "I;16" else image.convert(mode)
     for each in (image, Image.fromarray(noise)):
         buffer = io.BytesIO()
         try:
-            each.save(buffer, kind or lots.choice(FORMATS))
+            each.save(buffer, kind or rng.choice(FORMATS))
             return buffer.getvalue()
         except (OSError, KeyError, ValueError):
             continue
@@ -94,23 +94,23 @@ def large_png(width: int, height: int, depth: int, kind: int, value: int = 0) ->
     return b"\x89PNG\r\n\x1a\n" + head + palette + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-def with_exif(lots: random.Random, content: bytes) -> bytes:
+def with_exif(rng: random.Random, content: bytes) -> bytes:
     """A PNG or JPEG with a directory of random EXIF entries."""
     entries = b"".join(
         struct.pack(
             "<HHI",
-            lots.choice((0x112, 0x11A, 0x8769, 0x8825, 0x100, 0x927C)),
-            lots.randrange(14),
-            lots.choice((0, 1, 2, 2**16, 2**31)),
+            rng.choice((0x112, 0x11A, 0x8769, 0x8825, 0x100, 0x927C)),
+            rng.randrange(14),
+            rng.choice((0, 1, 2, 2**16, 2**31)),
         )
-        + lots.randbytes(4)
+        + rng.randbytes(4)
         for _ in range(4)
     )
     exif = (
-        lots.choice((b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"junk"))
+        rng.choice((b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"junk"))
         + struct.pack("<H", 4)
         + entries
-        + lots.randbytes(40)
+        + rng.randbytes(40)
     )
     if content[:4] == b"\x89PNG":
         return content[:33] + chunk(b"eXIf", exif) + content[33:]
@@ -289,20 +289,20 @@ _ACTIONS = (
 )
 
 
-def opcodes(lots: random.Random) -> bytes:
+def opcodes(rng: random.Random) -> bytes:
     """A random program of the opcodes that matter, mostly such that the stack holds what they take."""
     parts = [b"\x80\x02"]
-    for _ in range(lots.choice((3, 8, 20, 60))):
-        parts.append(lots.choice(lots.choices((_NAMES, _VALUES, _ACTIONS), (2, 4, 4))[0]))
+    for _ in range(rng.choice((3, 8, 20, 60))):
+        parts.append(rng.choice(rng.choices((_NAMES, _VALUES, _ACTIONS), (2, 4, 4))[0]))
     return b"".join(parts) + b"."
 
 
-def any_opcodes(lots: random.Random) -> bytes:
+def any_opcodes(rng: random.Random) -> bytes:
     """A random program of any opcodes with random arguments."""
     parts = []
-    for _ in range(lots.choice((5, 20, 100))):
-        code = lots.choice(pickletools.opcodes)
-        parts.append(code.code.encode("latin1") + (lots.randbytes(lots.choice((0, 1, 2, 4, 8))) if code.arg else b""))
+    for _ in range(rng.choice((5, 20, 100))):
+        code = rng.choice(pickletools.opcodes)
+        parts.append(code.code.encode("latin1") + (rng.randbytes(rng.choice((0, 1, 2, 4, 8))) if code.arg else b""))
     return b"".join(parts) + b"."
 
 
@@ -391,12 +391,12 @@ def torch_zip(pickled: bytes, storages: dict[str, bytes] | None = None, *, metho
     return zip_of(files | {f"archive/data/{key}": content for key, content in (storages or {}).items()}, method=method)
 
 
-def class_zip(lots: random.Random, **options: Any) -> dict[str, bytes]:
-    return {f"{name}/{number}.png": picture(lots, "PNG") for name in ("cat", "dog") for number in range(2)}
+def class_zip(rng: random.Random, **options: Any) -> dict[str, bytes]:
+    return {f"{name}/{number}.png": picture(rng, "PNG") for name in ("cat", "dog") for number in range(2)}
 
 
-def zips_to_harm(lots: random.Random) -> dict[str, Callable[[], bytes]]:
-    honest = class_zip(lots)
+def zips_to_harm(rng: random.Random) -> dict[str, Callable[[], bytes]]:
+    honest = class_zip(rng)
 
     def lying(size: int) -> bytes:
         content = zip_of(honest | {"cat/x.png": bytes(200_000_000)})
@@ -537,12 +537,12 @@ _JSON = (
 )
 
 
-def yaml_text(lots: random.Random) -> str:
-    return "".join(lots.choices(_YAML, k=lots.choice((2, 5, 20, 200))))
+def yaml_text(rng: random.Random) -> str:
+    return "".join(rng.choices(_YAML, k=rng.choice((2, 5, 20, 200))))
 
 
-def json_text(lots: random.Random) -> str:
-    return "".join(lots.choices(_JSON, k=lots.choice((2, 5, 20, 200))))
+def json_text(rng: random.Random) -> str:
+    return "".join(rng.choices(_JSON, k=rng.choice((2, 5, 20, 200))))
 
 
 def yamls_to_harm() -> dict[str, Callable[[], str]]:
@@ -596,10 +596,10 @@ def model_json(**changes: Any) -> str:
     return json.dumps(content | changes)
 
 
-def safetensors_to_harm(lots: random.Random) -> bytes:
+def safetensors_to_harm(rng: random.Random) -> bytes:
     """A header that lies about its tensors."""
     header: Any = {
-        lots.choice(("0.mean", "x", "__metadata__", "")): lots.choice(
+        rng.choice(("0.mean", "x", "__metadata__", "")): rng.choice(
             (
                 {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]},
                 {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 4]},
@@ -614,8 +614,8 @@ def safetensors_to_harm(lots: random.Random) -> bytes:
         )
     }
     text = json.dumps(header).encode()
-    length = lots.choice((len(text), 0, 2**63, 2**64 - 1, len(text) + 1, 10**8))
-    return struct.pack("<Q", length) + text + lots.randbytes(16)
+    length = rng.choice((len(text), 0, 2**63, 2**64 - 1, len(text) + 1, 10**8))
+    return struct.pack("<Q", length) + text + rng.randbytes(16)
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
