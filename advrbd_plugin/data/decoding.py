@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from advrbd_plugin import limits
+from advrbd_plugin.data.quiet import quiet_pillow
 from advrbd_plugin.errors import is_out_of_memory, out_of_memory
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def open_picture(content: bytes) -> ImageFile.ImageFile:
 
     if not content:
         raise UnreadableImage("the file is empty")
+    quiet_pillow()
     with _faults_explained():
         _check_before_opening(content)
         image = Image.open(io.BytesIO(content), formats=FORMATS)
