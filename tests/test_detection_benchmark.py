@@ -27,7 +27,14 @@ def judged(name, choosing, targets, suspected, value):
             "spectrum": 0.0,
             "leaves": leaves,
         }
-        rest = {"size": 90, "source": "mixture", "best_class": 0, "owned": 0.9, "poison": poison, "mislabelled": 0.0}
+        rest = {
+            "size": 90,
+            "source": "mixture",
+            "best_class": 0,
+            "predicted_share": 0.9,
+            "poison": poison,
+            "mislabelled": 0.0,
+        }
         return {"label": label, **numbers, **rest}
 
     return {

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advrbd_plugin.nn.inference import runner_up_classes
+
 _DIMS = 8
 _MOST_COMPONENTS = 6
 _LEAST = 12  # pictures of a cluster; the mean of fewer is noise
@@ -101,10 +103,8 @@ def runner_up_groups(logits: Tensor, label: int) -> list[Tensor]:
     Returns:
         (M,) bool masks, one for each runner-up class that occurs, disjoint.
     """
-    others = logits.clone()
-    others[:, label] = -torch.inf
-    second = others.argmax(dim=1)
-    return [second == choice for choice in second.unique()]
+    runner_up = runner_up_classes(logits, torch.full((len(logits),), label, dtype=torch.int64))
+    return [runner_up == choice for choice in runner_up.unique()]
 
 
 def leading_directions(features: Tensor, dims: int) -> Tensor:

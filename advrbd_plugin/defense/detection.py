@@ -21,6 +21,7 @@ from advrbd_plugin.defense.clusters import Shares, Split, discriminate, held_out
 from advrbd_plugin.defense.config import DetectionConfig
 from advrbd_plugin.defense.scoring import Scores
 from advrbd_plugin.nn.features import layered_features
+from advrbd_plugin.nn.inference import runner_up_classes
 
 _MIN_SAMPLES = 40
 _SHARES = Shares(first=(0.30, 0.15), later=(0.40, 0.20))
@@ -185,16 +186,6 @@ def detect(features: Tensor, logits: Tensor, labels: Tensor, consistency: Tensor
             poison_probability[members] = split.probability
         evidence.append(found)
     return Detection(poison_probability, projection, tuple(evidence))
-
-
-def runner_up_classes(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N,) int64: the class, other than its label, that each sample is most likely to be of.
-
-    Args:
-        logits: (N, num_classes) float32.
-        labels: (N,) int64.
-    """
-    return logits.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ class ClusterEvidence:
         colour: share that go to the label with the cluster's colour gains.
         spectrum: share that go to the label with the cluster's gains of frequencies.
         best_class: the class of ``goes_best``.
-        owned: share of the cluster that the model gives the label.
+        predicted_share: share of the cluster that the model gives the label.
     """
 
     label: int
@@ -57,7 +57,7 @@ class ClusterEvidence:
     colour: float = 0.0
     spectrum: float = 0.0
     best_class: int = -1
-    owned: float = 1.0
+    predicted_share: float = 1.0
 
 
 def gather_evidence(
@@ -87,10 +87,10 @@ def gather_evidence(
     predict = transplant.classifier(model, mixed_precision=mixed_precision)
     images, labels = samples.images, samples.labels
     statistics = statistics or SetStatistics.of(images)
-    owned = logits.argmax(dim=1) == labels
+    predicted = logits.argmax(dim=1) == labels
     most = max(_LEAST_RECIPIENTS, _RECIPIENTS // max(1, samples.num_classes))
-    recipients = transplant.draw_recipients(images, labels, owned, seed=seed, most=most)
-    fresh = _of_each_class(images, labels, owned, seed)
+    recipients = transplant.draw_recipients(images, labels, predicted, seed=seed, most=most)
+    fresh = _of_each_class(images, labels, predicted, seed)
     references: dict[int, float] = {}
     found = []
     for number, candidate in enumerate(candidates):
@@ -124,7 +124,7 @@ def gather_evidence(
                 goes_best=goes_best,
                 leaves=carried.leaves,
                 best_class=carried.best_class,
-                owned=float(owned[candidate.members].float().mean()),
+                predicted_share=float(predicted[candidate.members].float().mean()),
                 **{name: min(1.0, max(0.0, value)) for name, value in more.items()},
             )
         )
@@ -133,12 +133,12 @@ def gather_evidence(
     return found
 
 
-def _of_each_class(images: Tensor, labels: Tensor, owned: Tensor, seed: int) -> dict[int, Recipients]:
+def _of_each_class(images: Tensor, labels: Tensor, predicted: Tensor, seed: int) -> dict[int, Recipients]:
     """Class -> recipients of that class alone, which did not choose it."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "fresh recipients"))
     found = {}
     for label in labels.unique().tolist():
-        members = _some(((labels == label) & owned).nonzero().flatten(), _FRESH_RECIPIENTS, generator)
+        members = _some(((labels == label) & predicted).nonzero().flatten(), _FRESH_RECIPIENTS, generator)
         found[label] = Recipients(as_floats(images[members]), labels[members])
     return found
 

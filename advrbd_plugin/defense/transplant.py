@@ -80,18 +80,18 @@ def classifier(model: nn.Module, *, mixed_precision: bool = True, batch_size: in
     return predict
 
 
-def draw_recipients(images: Tensor, labels: Tensor, owned: Tensor, *, seed: int, most: int = 50) -> Recipients:
+def draw_recipients(images: Tensor, labels: Tensor, predicted: Tensor, *, seed: int, most: int = 50) -> Recipients:
     """Up to ``most`` pictures of each label, of those that the model gives the label.
 
     Args:
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
-        owned: (N,) bool, whether the model gives a picture its label.
+        predicted: (N,) bool, whether the model gives a picture its label.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "recipients") % 2**63)
     chosen = []
     for label in labels.unique().tolist():
-        members = ((labels == label) & owned).nonzero().flatten()
+        members = ((labels == label) & predicted).nonzero().flatten()
         chosen.append(members[torch.randperm(len(members), generator=generator)[:most]])
     rows = torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.int64)
     return Recipients(images[rows].float() / 255, labels[rows])

@@ -104,8 +104,8 @@ def detect_by_transplant(
         on_candidate: told of (done, all) candidates.
     """
     labels = samples.labels
-    owned = logits.argmax(dim=1) == labels
-    fit = float(owned.double().mean()) if len(labels) else 0.0
+    predicted = logits.argmax(dim=1) == labels
+    fit = float(predicted.double().mean()) if len(labels) else 0.0
     nothing = torch.zeros(len(labels))
     if not is_trained_enough(fit, samples.class_counts()):
         sentence = f"not judged: the model fits {fit:.0%} of its own training data, which says nothing about them"
@@ -127,7 +127,7 @@ def detect_by_transplant(
     probabilities = label_probabilities(evidence, samples.num_classes, null=null)
     suspected = discovered(probabilities)
     probability, projection, patterns = nothing, nothing.clone(), {}
-    recipients = transplant.draw_recipients(samples.images, labels, owned, seed=seed, most=20)
+    recipients = transplant.draw_recipients(samples.images, labels, predicted, seed=seed, most=20)
     ask = _Transplants(model, samples, logits, statistics, null, seed, mixed_precision)
     for label in suspected:
         members = (labels == label).nonzero().flatten()

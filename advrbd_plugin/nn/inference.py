@@ -115,3 +115,13 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     """
     others = logits.scatter(1, labels[:, None], -math.inf).logsumexp(dim=1)
     return logits.gather(1, labels[:, None])[:, 0] - others
+
+
+def runner_up_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,) int64: the class, other than its label, that each sample is most likely to be of.
+
+    Args:
+        logits: (N, num_classes) float32.
+        labels: (N,) int64.
+    """
+    return logits.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)

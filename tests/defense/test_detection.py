@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from advrbd_plugin.defense.clusters import Shares, discriminate, held_out_gain, sharpen, whiten
-from advrbd_plugin.defense.detection import detect, runner_up_classes
+from advrbd_plugin.defense.detection import detect
+from advrbd_plugin.nn.inference import runner_up_classes
 
 
 def clusters(poison_share, shift, seed=0, count=600, dims=24):
