@@ -32,6 +32,7 @@ STAGES = [
     "scoring",
     "paper",
     "clusters",
+    "splits",
     "candidates",
     "transplant",
     "misplacement",
@@ -41,12 +42,15 @@ STAGES = [
     "poison_samples",
     "transplant_detection",
     "detection",
+    "confirmation",
     "enhancement",
     "identification",
     "result",
     "planning",
     "retraining",
     "stage_runner",
+    "search",
+    "cleaning",
     "pipeline",
 ]
 # BackdoorBench's own top-level modules, which only its adapter may import.

@@ -40,6 +40,11 @@ class Verdicts:
         """(N,) bool: neither poisoned nor uncertain nor mislabelled."""
         return ~self.poisoned & ~self.uncertain & ~self.mislabelled
 
+    @property
+    def needs_cleaning(self) -> bool:
+        """Whether another model is to be trained: something is poisoned or mislabelled."""
+        return bool(self.poisoned.any() or self.mislabelled.any())
+
     def of(self, indices: Tensor) -> Verdicts:
         """Those of the samples at ``indices``."""
         return Verdicts(*(getattr(self, each.name)[indices] for each in fields(self)))
@@ -108,23 +113,3 @@ class Findings:
         """Stage -> rows: the evidence of each class, and the enhancement's training."""
         evidence = [each.to_row() for each in self.detection.evidence]
         return {"detection": evidence, "enhancement": self.enhancement.rows if self.enhancement else []}
-
-    def reject(self, labels: Tensor, classes: tuple[int, ...]) -> Findings:
-        """The same with ``classes`` no longer suspected: their samples clean, scored like those of any other class.
-
-        Args:
-            labels: (N,) int64.
-            classes: suspected ones.
-        """
-        if not classes:
-            return self
-        concerned = torch.isin(labels, torch.tensor(classes, dtype=torch.int64))
-        clean_score = (_NOT_SUSPECTED_SCALE * self.scores.consistency).float()
-        verdicts = Verdicts(
-            poisoned=self.verdicts.poisoned & ~concerned,
-            score=torch.where(concerned, clean_score, self.verdicts.score),
-            suggested_label=self.verdicts.suggested_label,
-            uncertain=self.verdicts.uncertain & ~concerned,
-            mislabelled=self.verdicts.mislabelled,
-        )
-        return Findings(self.scores, self.detection.reject(classes), self.enhancement, verdicts)

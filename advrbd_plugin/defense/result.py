@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.detection import LabelEvidence
+from advrbd_plugin.defense.splits import LabelEvidence
 from advrbd_plugin.defense.findings import ClassFinding
 from advrbd_plugin.defense.identification import Verdicts
 
