@@ -58,7 +58,7 @@ def clean_model(
     retraining = config.part(RetrainingConfig).for_samples(len(samples))
     trusted = trusted_samples(verdicts)
     options = retraining.training(derive_seed(config.seed, "retraining"))
-    model, rows = run.train("retraining", samples.subset(trusted), options, config.seed, digest(key, trusted))
+    model, rows, _ = run.train("retraining", samples.subset(trusted), options, config.seed, digest(key, trusted))
     precision = retraining.mixed_precision
     verdicts = abstain_on_disagreement(model, samples, verdicts, suspected, mixed_precision=precision)
     verdicts = relabel(model, samples, verdicts, mixed_precision=precision)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from advrbd_plugin.cache import digest
 from advrbd_plugin.data.image_set import ImageSet
@@ -20,7 +20,7 @@ from advrbd_plugin.defense.identification import Findings, Verdicts
 from advrbd_plugin.defense.planning import STAGES, check_set, planned_work
 from advrbd_plugin.defense.result import AdvrBDResult, AdvrBDScan, BackdooredModel, Rows
 from advrbd_plugin.defense.search import find, find_as_paper
-from advrbd_plugin.defense.stage_runner import StageRunner
+from advrbd_plugin.defense.stage_runner import StageRunner, Trained
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed
 
@@ -105,21 +105,21 @@ class AdvrBD:
         """
         check_set(train_set, self.config)
         samples, run = train_set.by_id(), self._new_run()
-        model, rows = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
-        return BackdooredModel(model.eval(), rows, run.seconds)
+        trained = self._train(run, samples)
+        return BackdooredModel(trained.model.eval(), trained.rows, run.seconds)
 
     def _new_run(self) -> StageRunner:
         return StageRunner(self._make_model, self.device, self._work_dir, self._progress)
 
     def _first(self, run: StageRunner, samples: ImageSet) -> _First:
         """Train on everything and find what is poisoned."""
-        backdoored, rows = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
-        key = digest(_data_key(samples), *backdoored.state_dict().values())
+        trained = self._train(run, samples)
+        key = digest(_data_key(samples), *trained.model.state_dict().values())
         if self.config.detect_targets:
-            findings = find(run, samples, backdoored, key, self.config, self._detector)
+            findings = find(run, samples, trained, key, self.config, self._detector)
         else:
-            findings = find_as_paper(run, samples, backdoored, key, self.config)
-        return _First(backdoored, findings, {"training": rows, **findings.curves()}, key)
+            findings = find_as_paper(run, samples, trained.model, key, self.config)
+        return _First(trained.model, findings, {"training": trained.rows, **findings.curves()}, key)
 
     def _clean(self, run: StageRunner, samples: ImageSet, first: _First) -> _Outcome:
         """Clean models, each examined like the first one, until nothing is found or the rounds are over."""
@@ -185,10 +185,10 @@ class AdvrBD:
             "config": self.config.for_samples(len(train_set)),
         }
 
-    def _train(self, run: StageRunner, stage: str, samples: ImageSet, used: Tensor, key: str) -> tuple[nn.Module, Rows]:
-        """A new network, trained on the samples at ``used`` with the epochs of the whole set."""
-        options = self.config.for_samples(len(samples)).training(derive_seed(self.config.seed, stage))
-        return run.train(stage, samples.subset(used), options, self.config.seed, digest(key, used))
+    def _train(self, run: StageRunner, samples: ImageSet) -> Trained:
+        """A network trained on everything, and what it said of each sample while it learned."""
+        options = self.config.for_samples(len(samples)).training(derive_seed(self.config.seed, "training"))
+        return run.train("training", samples, options, self.config.seed, _data_key(samples), record=True)
 
 
 @dataclass(frozen=True, eq=False)

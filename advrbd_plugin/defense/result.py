@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.splits import LabelEvidence
 from advrbd_plugin.defense.findings import ClassFinding
 from advrbd_plugin.defense.identification import Verdicts
+from advrbd_plugin.defense.splits import LabelEvidence
 
 Rows = list[dict[str, float]]
 

@@ -22,26 +22,26 @@ from advrbd_plugin.defense.enhancement import Enhancement, enhance
 from advrbd_plugin.defense.identification import Findings, identify, identify_misclassified
 from advrbd_plugin.defense.paper import unlearn_rounds
 from advrbd_plugin.defense.scoring import Scores, score_samples
-from advrbd_plugin.defense.stage_runner import StageRunner
+from advrbd_plugin.defense.stage_runner import StageRunner, Trained
 from advrbd_plugin.defense.version import ALGORITHM_VERSION
 from advrbd_plugin.nn.inference import predict
 from advrbd_plugin.randomness import derive_seed
 
 
 def find(
-    run: StageRunner, samples: ImageSet, model: nn.Module, key: str, config: AdvrBDConfig, detector: Detector
+    run: StageRunner, samples: ImageSet, trained: Trained, key: str, config: AdvrBDConfig, detector: Detector
 ) -> Findings:
     """Find the target classes and their poisoned samples.
 
     Args:
         run: runs each stage, or takes it from the cache.
         samples: the training set.
-        model: trained on it.
+        trained: the model that was trained on it, and what it said of each sample while it learned.
         key: names all that the findings depend on so far; each stage adds its own settings.
         config: the settings.
         detector: as :func:`advrbd_plugin.defense.detection.detect_targets`.
     """
-    advance = run.progress.advance
+    model, advance = trained.model, run.progress.advance
     scoring, detecting = config.part(ScoringConfig), config.part(DetectionConfig)
     key = digest(key, "scoring", scoring.to_mapping(), ALGORITHM_VERSION)
     scores = run.cached(Scores, "scoring", key, lambda: score_samples(model, samples, scoring, on_batch=advance))
@@ -85,9 +85,8 @@ def _confirmed(
     """Every unconfirmed class suspected or rejected, by a short training without its suspicious cluster."""
     left_out = leave_out(samples, detection, seed=config.seed)
     options = config.training(derive_seed(config.seed, "confirmation"), epochs=config.confirming_epochs)
-    model, _ = run.train(
-        "confirmation", samples.subset(left_out.kept), options, config.seed, digest(key, left_out.kept)
-    )
+    subset = samples.subset(left_out.kept)
+    model = run.train("confirmation", subset, options, config.seed, digest(key, left_out.kept)).model
     with run.timed("confirmation"):
         logits = predict(model, samples.images, mixed_precision=config.mixed_precision)
     return confirm(logits.softmax(dim=1), samples, detection, left_out)
