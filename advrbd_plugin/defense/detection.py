@@ -144,7 +144,7 @@ def detect_targets(
         mixed_precision=config.mixed_precision,
         on_candidate=None if on_batch is None else lambda done, of: on_batch(CANDIDATE_WORK),
     )
-    return _combined(samples.labels, splits, found, fit)
+    return combine(samples.labels, splits, found, fit)
 
 
 def examine(
@@ -190,13 +190,12 @@ def _untrained(samples: ImageSet, fit: float) -> Detection:
     return Detection(nothing, nothing.clone(), evidence, findings, fit, trained_enough=False)
 
 
-def _combined(labels: Tensor, splits: ClassSplits, found: TransplantDetection, fit: float) -> Detection:
+def combine(labels: Tensor, splits: ClassSplits, found: TransplantDetection, fit: float) -> Detection:
     """The transplants' samples where they suspect a class; the split's where its clusters stand apart."""
     suspected = found.suspected_classes
     evidence = tuple(replace(each, suspected=each.label in suspected) for each in splits.evidence)
-    separate = [each.label for each in evidence if each.separate]
     by_transplant = torch.isin(labels, torch.tensor(suspected, dtype=torch.int64))
-    by_split = torch.isin(labels, torch.tensor(separate, dtype=torch.int64)) & ~by_transplant
+    by_split = torch.isin(labels, torch.tensor(splits.separate_classes, dtype=torch.int64)) & ~by_transplant
     probability = torch.where(by_split, splits.probability, torch.zeros(()))
     return Detection(
         torch.where(by_transplant, found.poison_probability, probability),

@@ -87,6 +87,11 @@ class ClassSplits:
     evidence: tuple[LabelEvidence, ...]
 
     @property
+    def separate_classes(self) -> tuple[int, ...]:
+        """Classes whose clusters stand apart, in ascending order."""
+        return tuple(each.label for each in self.evidence if each.separate)
+
+    @property
     def suspicious(self) -> dict[int, Tensor]:
         """Class -> (N,) bool, its suspicious cluster, for the classes that were split."""
         flagged = self.probability > 0.5

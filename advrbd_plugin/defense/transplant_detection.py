@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.candidates import Candidate, find_candidates
-from advrbd_plugin.defense.evidence import EVIDENCE, MIXTURE_EVIDENCE, ClusterEvidence, as_floats, gather_evidence
+from advrbd_plugin.defense.evidence import (
+    EVIDENCE,
+    MIXTURE_EVIDENCE,
+    ClusterEvidence,
+    as_floats,
+    gather_evidence,
+    less_reference,
+)
 from advrbd_plugin.defense.findings import ClassFinding, best_window
 from advrbd_plugin.defense.poison_samples import Extension, LabelSamples, extend
 from advrbd_plugin.defense.posterior import (
@@ -94,6 +101,7 @@ def detect_by_transplant(
         mixed_precision=mixed_precision,
         on_candidate=None if on_candidate is None else lambda: on_candidate(next(done), len(candidates)),
     )
+    evidence = less_reference(evidence, candidates)
     probabilities = label_probabilities(evidence, samples.num_classes, null=null)
     suspected = discovered(probabilities)
     probability, projection, patterns = nothing, nothing.clone(), {}
