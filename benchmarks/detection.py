@@ -31,7 +31,7 @@ from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import Detector, combine
 from advrbd_plugin.defense.evidence import EVIDENCE, ClusterEvidence
 from advrbd_plugin.defense.identification import Verdicts
-from advrbd_plugin.defense.posterior import DEFAULT_NULL, discovered, fit_null, label_probabilities
+from advrbd_plugin.defense.posterior import DEFAULT_NULL, Null, discovered, fit_null, label_probabilities
 from advrbd_plugin.defense.search import find
 from advrbd_plugin.defense.splits import split_classes
 from advrbd_plugin.defense.stage_runner import StageRunner, Trained
@@ -153,7 +153,10 @@ def judge(name: str, data: str, work: Path) -> None:
     clusters = [
         dataclasses.asdict(evidence)
         | {"poison": _share(truth, each.members), "mislabelled": _share(stress.mislabelled, each.members)}
-        for each, evidence in zip(seen["found"].candidates, seen["found"].evidence, strict=True)
+        | {"compared": dataclasses.asdict(compared)}
+        for each, evidence, compared in zip(
+            seen["found"].candidates, seen["found"].evidence, seen["found"].compared, strict=True
+        )
     ]
     row = figures | {
         "choosing": name in CHOOSING,
@@ -215,7 +218,8 @@ def _detector(tensors: dict[str, torch.Tensor], seen: dict[str, TransplantDetect
         seen["found"] = detect_by_transplant(
             model, samples, tensors["features"], logits, splits=splits.suspicious, seed=config.seed
         )
-        return combine(labels, splits, seen["found"], float((logits.argmax(1) == labels).double().mean()))
+        fit = float((logits.argmax(1) == labels).double().mean())
+        return combine(labels, splits, seen["found"], fit, config.strong_evidence)
 
     return kept_features
 
@@ -250,6 +254,17 @@ def evidence_of(row: dict[str, Any]) -> list[ClusterEvidence]:
     return [ClusterEvidence(**{name: cluster[name] for name in names}) for cluster in row["clusters"]]
 
 
+def compared_of(row: dict[str, Any]) -> list[ClusterEvidence]:
+    """The evidence less that of the rest of each label."""
+    return [ClusterEvidence(**cluster["compared"]) for cluster in row["clusters"]]
+
+
+def probabilities_of(row: dict[str, Any], null: Null) -> dict[int, float]:
+    """Label -> probability, with the null given."""
+    own = null.of_set(evidence_of(row))
+    return label_probabilities(compared_of(row), len(row["probabilities"]), null=own)
+
+
 def _innocent(rows: list[dict[str, Any]]) -> list[ClusterEvidence]:
     return [
         evidence
@@ -273,7 +288,7 @@ def _null_without(judged: list[dict[str, Any]], row: dict[str, Any]):
 def _row(row: dict[str, Any], null) -> dict[str, Any]:
     """A set's line: what was judged with the default null, and again with a null that never saw this kind of set."""
     targets, poisoned = _targets(row), _poisoned_labels(row)
-    left_out = label_probabilities(evidence_of(row), len(row["probabilities"]), null=null)
+    left_out = probabilities_of(row, null)
     default = dict(enumerate(row["probabilities"]))
     line = {key: value for key, value in row.items() if key not in ("clusters", "probabilities")}
     for name, probabilities in (("", default), ("left_out_", left_out)):
@@ -382,7 +397,7 @@ def _constants(judged: list[dict[str, Any]]) -> str:
             missed = false = 0
             for row in judged:
                 null = DEFAULT_NULL if name != "_LEAST_SCALE" else fit_null(_innocent(judged))
-                probabilities = label_probabilities(evidence_of(row), len(row["probabilities"]), null=null)
+                probabilities = probabilities_of(row, null)
                 suspected = set(discovered(probabilities, rate=posterior.FALSE_DISCOVERY))
                 missed += len(_targets(row) - suspected)
                 false += len(suspected - _poisoned_labels(row))

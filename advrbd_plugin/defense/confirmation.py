@@ -1,14 +1,17 @@
 """Does a cluster that stands apart belong elsewhere? Asked of a model that was not trained on it. (Ours.)
 
-Some triggers leave nothing that can be transplanted (:mod:`.transplant`): a reflection that looks different in each
-picture, a trigger of one source class that is hardly learned. But the pictures of a dirty-label attack show another
-class, and a model that was not trained on them says which. The other kind of content of an innocent class shows none
-that the model has learned: the model is less sure, and disagrees less.
+Some triggers leave nothing that can be transplanted (:mod:`.transplant`): a reflection, say, that looks different in
+each picture. But the pictures of a dirty-label attack show another class, and a model that was not trained on them says
+which. Pictures of an unusual style (grey, compressed, with a frame) show their own class all the same.
 
 So a short training leaves out the suspicious clusters, and of every class a tenth of the other samples as controls. A
 sample *belongs* to a class where its probability is at least the controls' mean for their own class, as in confident
 learning (Northcutt et al., arXiv 1911.00068). A cluster is confirmed where its samples belong to other classes nearly
-as often as controls belong to their own. Clean-label attacks cannot be confirmed this way.
+as often as controls belong to their own.
+
+What this cannot tell: the second kind of content of an innocent class is put elsewhere as firmly as poison, once none
+of it is left in training. That kind stands apart by less; see ``strong_evidence``. Clean-label attacks cannot be
+confirmed this way.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from advrbd_plugin.randomness import derive_seed
 _CONTROL_SHARE = 0.1
 _LEAST_CONTROLS = 10
 _CONFIRMED = 0.5  # of the controls' share, see docs/detection.md
+_LEAST_TIMES_CHANCE = 3.0  # that controls must belong to their own class, for the model to be asked
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,9 @@ def confirm(probabilities: Tensor, samples: ImageSet, detection: Detection, left
         cluster = left_out.suspicious & (labels == label)
         elsewhere = (belongs[cluster] >= 0) & (belongs[cluster] != label)
         share = float(elsewhere.double().mean()) if len(elsewhere) else 0.0
-        findings[label] = _finding(label, samples.class_names[label], len(elsewhere), share, own_share)
+        asked = own_share >= min(0.5, _LEAST_TIMES_CHANCE / samples.num_classes)
+        relative = min(1.0, share / own_share) if asked else 0.0
+        findings[label] = _finding(label, samples.class_names[label], len(elsewhere), share, own_share, relative)
     return detection.settle(labels, findings)
 
 
@@ -99,13 +105,12 @@ def belonging(probabilities: Tensor, labels: Tensor, controls: Tensor) -> Tensor
     return torch.where(most > 0, best, -1)
 
 
-def _finding(label: int, name: str, count: int, share: float, own_share: float) -> ClassFinding:
+def _finding(label: int, name: str, count: int, share: float, own_share: float, relative: float) -> ClassFinding:
     """Suspected where the cluster belongs elsewhere nearly as often as controls belong to their own class."""
-    relative = min(1.0, share / max(own_share, 1e-6))
     told = f"a model that was not trained on them puts {share:.0%} of them firmly into other classes"
     beside = f"of the pictures of all classes it puts {own_share:.0%} into their own"
     if relative >= _CONFIRMED:
         sentence = f"{name}: {count} of its pictures stand apart, and {told} ({beside})"
         return ClassFinding(label, True, relative, sentence, "misplacement", share)
-    sentence = f"{name}: {count} of its pictures stand apart, as kinds of content do: {told} ({beside})"
+    sentence = f"{name}: {count} of its pictures stand apart, as an unusual style does: {told} ({beside})"
     return ClassFinding(label, False, 0.0, sentence, "misplacement", share)

@@ -2,8 +2,9 @@
 
 Two witnesses. The transplants (:mod:`.transplant_detection`) ask whether what a cluster's pictures have in common acts
 in other pictures; they decide by themselves. The discriminant's split (:mod:`.splits`) finds clusters that stand apart,
-also where a trigger leaves nothing that can be transplanted; since innocent classes of two kinds of content fall apart,
-too, such a class is not suspected before :mod:`.confirmation` has shown that the cluster belongs elsewhere.
+also where a trigger leaves nothing that can be transplanted. Innocent classes of two kinds of content fall apart, too,
+but less far. So a class without transplants is suspected only where its clusters stand far apart and
+:mod:`.confirmation` has shown that the suspicious one belongs elsewhere.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Detection:
     findings: the same, in words.
     fit: share of the samples that the model gives their labels.
     trained_enough: whether that is far enough from chance for a verdict; if not, nothing is suspected.
+    unconfirmed_classes: those whose clusters stand far apart although nothing of theirs acts in other pictures; they
+        are to be settled by :mod:`.confirmation`.
     """
 
     poison_probability: Tensor
@@ -45,6 +48,7 @@ class Detection:
     findings: tuple[ClassFinding, ...] = ()
     fit: float = 1.0
     trained_enough: bool = True
+    unconfirmed_classes: tuple[int, ...] = ()
 
     @classmethod
     def none(cls, count: int) -> Detection:
@@ -55,11 +59,6 @@ class Detection:
     def suspected_classes(self) -> tuple[int, ...]:
         """Classes taken for targets, in ascending order."""
         return tuple(each.label for each in self.evidence if each.suspected)
-
-    @property
-    def unconfirmed_classes(self) -> tuple[int, ...]:
-        """Classes whose clusters stand apart, and that are neither suspected nor rejected yet."""
-        return tuple(each.label for each in self.evidence if each.separate and not (each.suspected or each.rejected))
 
     def settle(self, labels: Tensor, findings: Mapping[int, ClassFinding]) -> Detection:
         """The same with the classes of ``findings`` suspected or rejected, as their findings say.
@@ -82,6 +81,7 @@ class Detection:
                 for each in self.evidence
             ),
             findings=tuple(findings.get(each.label, each) for each in self.findings),
+            unconfirmed_classes=tuple(label for label in self.unconfirmed_classes if label not in findings),
         )
 
     def to_stored(self) -> tuple[dict[str, Tensor], Any]:
@@ -91,6 +91,7 @@ class Detection:
             "findings": [each.to_json() for each in self.findings],
             "fit": self.fit,
             "trained_enough": self.trained_enough,
+            "unconfirmed_classes": list(self.unconfirmed_classes),
         }
 
     @classmethod
@@ -101,6 +102,7 @@ class Detection:
             findings=tuple(ClassFinding.from_json(each) for each in rest["findings"]),
             fit=rest["fit"],
             trained_enough=rest["trained_enough"],
+            unconfirmed_classes=tuple(rest["unconfirmed_classes"]),
         )
 
 
@@ -144,7 +146,7 @@ def detect_targets(
         mixed_precision=config.mixed_precision,
         on_candidate=None if on_batch is None else lambda done, of: on_batch(CANDIDATE_WORK),
     )
-    return combine(samples.labels, splits, found, fit)
+    return combine(samples.labels, splits, found, fit, config.strong_evidence)
 
 
 def examine(
@@ -190,12 +192,25 @@ def _untrained(samples: ImageSet, fit: float) -> Detection:
     return Detection(nothing, nothing.clone(), evidence, findings, fit, trained_enough=False)
 
 
-def combine(labels: Tensor, splits: ClassSplits, found: TransplantDetection, fit: float) -> Detection:
-    """The transplants' samples where they suspect a class; the split's where its clusters stand apart."""
+def combine(
+    labels: Tensor, splits: ClassSplits, found: TransplantDetection, fit: float, strong_evidence: float
+) -> Detection:
+    """The transplants' samples where they suspect a class, the split's where its clusters stand far apart.
+
+    Args:
+        labels: (N,) int64.
+        splits, found: of the same samples.
+        fit: share of them that the model gives their labels.
+        strong_evidence: gain from which clusters stand far apart.
+    """
     suspected = found.suspected_classes
-    evidence = tuple(replace(each, suspected=each.label in suspected) for each in splits.evidence)
+    evidence = tuple(
+        replace(each, suspected=each.label in suspected, rejected=each.separate and each.label not in suspected)
+        for each in splits.evidence
+    )
+    unconfirmed = tuple(each.label for each in evidence if each.rejected and each.gain >= strong_evidence)
     by_transplant = torch.isin(labels, torch.tensor(suspected, dtype=torch.int64))
-    by_split = torch.isin(labels, torch.tensor(splits.separate_classes, dtype=torch.int64)) & ~by_transplant
+    by_split = torch.isin(labels, torch.tensor(unconfirmed, dtype=torch.int64))
     probability = torch.where(by_split, splits.probability, torch.zeros(()))
     return Detection(
         torch.where(by_transplant, found.poison_probability, probability),
@@ -203,4 +218,5 @@ def combine(labels: Tensor, splits: ClassSplits, found: TransplantDetection, fit
         evidence,
         found.findings,
         fit,
+        unconfirmed_classes=unconfirmed,
     )

@@ -115,12 +115,12 @@ def label_probabilities(
         evidence: of all clusters of the set.
         num_classes: labels of the set; before anything is seen, each is poisoned with a probability of half of one by
             this number, which its clusters share.
-        null: of sets without poison; stretched where this set's own clusters have more evidence.
+        null: of this set, see :meth:`Null.of_set`.
     """
-    own, prior = null.of_set(evidence), _POISONED_LABELS / max(1, num_classes)
+    prior = _POISONED_LABELS / max(1, num_classes)
     ratios: dict[int, list[float]] = {}
     for each in evidence:
-        ratios.setdefault(each.label, []).append(cluster_ratio(each, own))
+        ratios.setdefault(each.label, []).append(cluster_ratio(each, null))
     odds = {label: prior / (1 - prior) * sum(some) / len(some) for label, some in ratios.items()}
     return {label: each / (1 + each) for label, each in odds.items()}
 

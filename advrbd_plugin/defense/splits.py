@@ -53,8 +53,7 @@ class LabelEvidence:
             Samples that a trigger brings to a class come from many classes.
         separate: whether the two clusters stand apart by more than chance and the shape of one class explain.
         suspected: whether the class is taken for a target.
-        rejected: whether its clusters stand apart and a model that was trained without the suspicious one did not
-            confirm that it belongs elsewhere (:mod:`.confirmation`).
+        rejected: whether its clusters stand apart, and no other evidence confirms that one of them is poison.
     """
 
     label: int

@@ -47,6 +47,7 @@ class TransplantDetection:
     projection: (N,) float32, higher is more suspicious; comparable within a label only, 0 outside suspected labels.
     findings: one for each label, in their order.
     candidates, evidence: every cluster that was looked at, and what was seen.
+    compared: the evidence less that of the rest of the label, by which it was judged.
     """
 
     poison_probability: Tensor
@@ -54,6 +55,7 @@ class TransplantDetection:
     findings: tuple[ClassFinding, ...]
     candidates: tuple[Candidate, ...] = ()
     evidence: tuple[ClusterEvidence, ...] = ()
+    compared: tuple[ClusterEvidence, ...] = ()
 
     @property
     def suspected_classes(self) -> tuple[int, ...]:
@@ -101,8 +103,10 @@ def detect_by_transplant(
         mixed_precision=mixed_precision,
         on_candidate=None if on_candidate is None else lambda: on_candidate(next(done), len(candidates)),
     )
-    evidence = less_reference(evidence, candidates)
-    probabilities = label_probabilities(evidence, samples.num_classes, null=null)
+    # Where innocent content acts in other pictures (digits), all clusters have evidence: that is this set's null.
+    null = null.of_set(evidence)
+    compared = less_reference(evidence, candidates)
+    probabilities = label_probabilities(compared, samples.num_classes, null=null)
     suspected = discovered(probabilities)
     probability, projection, patterns = nothing, nothing.clone(), {}
     recipients = transplant.draw_recipients(samples.images, labels, predicted, seed=seed, most=20)
@@ -117,15 +121,15 @@ def detect_by_transplant(
             log_odds(logits[members], labels[members]),
         )
         clusters = [
-            (candidate, each) for candidate, each in zip(candidates, evidence, strict=True) if candidate.label == label
+            (candidate, each) for candidate, each in zip(candidates, compared, strict=True) if candidate.label == label
         ]
         found = _judge_samples(ask, of_label, members, clusters, recipients.outside(label))
         probability[members], projection[members], patterns[label] = found
     findings = tuple(
-        _finding(label, samples.class_names, evidence, probabilities, suspected, patterns, null)
+        _finding(label, samples.class_names, compared, probabilities, suspected, patterns, null)
         for label in range(samples.num_classes)
     )
-    return TransplantDetection(probability, projection, findings, tuple(candidates), tuple(evidence))
+    return TransplantDetection(probability, projection, findings, tuple(candidates), tuple(evidence), tuple(compared))
 
 
 def is_trained_enough(fit: float, class_counts: Tensor) -> bool:

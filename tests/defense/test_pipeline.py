@@ -50,12 +50,17 @@ def detector(*suspected, unconfirmed=(), trained_enough=True):
         classes = torch.tensor((*suspected, *unconfirmed), dtype=torch.int64)
         carries = torch.isin(samples.labels, classes) & (samples.sample_ids % 3 == 0)
         evidence = [
-            LabelEvidence(label, 100, 1.0, 3.0, 0.5, separate=label in unconfirmed, suspected=label in suspected)
+            LabelEvidence(label, 100, 1.0, 3.0, 0.5, separate=label in classes, suspected=label in suspected)
             for label in range(10)
         ]
         findings = [ClassFinding(label, label in suspected, float(label in suspected), "told") for label in range(10)]
         return Detection(
-            0.99 * carries, 0.99 * carries, tuple(evidence), tuple(findings), trained_enough=trained_enough
+            0.99 * carries,
+            0.99 * carries,
+            tuple(evidence),
+            tuple(findings),
+            trained_enough=trained_enough,
+            unconfirmed_classes=unconfirmed,
         )
 
     detect.examined = []

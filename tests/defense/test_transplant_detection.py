@@ -13,7 +13,7 @@ from advrbd_plugin.data import ImageSet
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.candidates import find_candidates, runner_up_groups
 from advrbd_plugin.defense.evidence import ClusterEvidence, gather_evidence
-from advrbd_plugin.defense.posterior import discovered, fit_null, label_probabilities
+from advrbd_plugin.defense.posterior import DEFAULT_NULL, discovered, fit_null, label_probabilities
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 from advrbd_plugin.defense.transplant_detection import detect_by_transplant, is_trained_enough
 
@@ -318,7 +318,8 @@ def test_more_evidence_never_makes_a_label_less_likely():
 def test_a_set_whose_own_clusters_spread_more_needs_more():
     quiet = [cluster(label) for label in range(9)] + [cluster(9, leaves=0.2)]
     loud = [cluster(label, leaves=0.05) for label in range(9)] + [cluster(9, leaves=0.2)]
-    assert label_probabilities(loud, 10)[9] < label_probabilities(quiet, 10)[9]
+    probabilities = [label_probabilities(each, 10, null=DEFAULT_NULL.of_set(each))[9] for each in (loud, quiet)]
+    assert probabilities[0] < probabilities[1]
 
 
 def test_false_discovery_is_bounded():
