@@ -219,7 +219,7 @@ def _detector(tensors: dict[str, torch.Tensor], seen: dict[str, TransplantDetect
             model, samples, tensors["features"], logits, splits=splits.suspicious, seed=config.seed
         )
         fit = float((logits.argmax(1) == labels).double().mean())
-        return combine(labels, splits, seen["found"], fit, config.strong_evidence)
+        return combine(labels, splits, seen["found"], fit, config.strong_separation)
 
     return kept_features
 

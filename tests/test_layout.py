@@ -44,6 +44,7 @@ STAGES = [
     "detection",
     "confirmation",
     "enhancement",
+    "mislabels",
     "identification",
     "result",
     "planning",

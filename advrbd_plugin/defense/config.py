@@ -95,12 +95,12 @@ class DetectionConfig(StageConfig):
     Attributes:
         detection_gain: the clusters of a class stand apart where two Gaussians explain its samples better than one by
             this much (BIC per sample, in nats times two) and 30 in all, which few samples can reach by chance.
-        strong_evidence: from this gain on, a class of which nothing acts in other pictures is put to the confirmation.
-            Kinds of innocent content stand apart by less.
+        strong_separation: a class of which nothing acts in other pictures is put to the confirmation where its clusters
+            are this far apart, in standard deviations. Kinds of innocent content are nearer.
     """
 
     detection_gain: float = between(0.0, 100.0, 0.15)
-    strong_evidence: float = between(0.0, 100.0, 1.0)
+    strong_separation: float = between(0.0, 1000.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,6 @@ class AdvrBDConfig(PaperConfig, RetrainingConfig, ConfirmationConfig, Identifica
     renamed: ClassVar[Mapping[str, str]] = {
         "accuse_labels": "detect_targets",
         "accusation_gain": "detection_gain",
-        "conviction_gain": "strong_evidence",
         "doubt": "abstain_threshold",
     }
 

@@ -10,7 +10,7 @@ learning (Northcutt et al., arXiv 1911.00068). A cluster is confirmed where its 
 as often as controls belong to their own.
 
 What this cannot tell: the second kind of content of an innocent class is put elsewhere as firmly as poison, once none
-of it is left in training. That kind stands apart by less; see ``strong_evidence``. Clean-label attacks cannot be
+of it is left in training. That kind stands apart by less; see ``strong_separation``. Clean-label attacks cannot be
 confirmed this way.
 """
 
@@ -30,6 +30,7 @@ from advrbd_plugin.randomness import derive_seed
 _CONTROL_SHARE = 0.1
 _LEAST_CONTROLS = 10
 _CONFIRMED = 0.5  # of the controls' share, see docs/detection.md
+_ROUNDING = 1e-6  # of a mean of equal numbers
 _LEAST_TIMES_CHANCE = 3.0  # that controls must belong to their own class, for the model to be asked
 
 
@@ -99,7 +100,7 @@ def belonging(probabilities: Tensor, labels: Tensor, controls: Tensor) -> Tensor
     """
     bars = torch.full((probabilities.shape[1],), torch.inf)
     for label in labels[controls].unique().tolist():
-        bars[label] = probabilities[controls & (labels == label), label].mean()
+        bars[label] = probabilities[controls & (labels == label), label].double().mean() - _ROUNDING
     reached = probabilities.masked_fill(probabilities < bars, 0.0)
     most, best = reached.max(dim=1)
     return torch.where(most > 0, best, -1)

@@ -60,6 +60,10 @@ class Detection:
         """Classes taken for targets, in ascending order."""
         return tuple(each.label for each in self.evidence if each.suspected)
 
+    def of(self, indices: Tensor) -> Detection:
+        """The same of the samples at ``indices``."""
+        return replace(self, poison_probability=self.poison_probability[indices], projection=self.projection[indices])
+
     def settle(self, labels: Tensor, findings: Mapping[int, ClassFinding]) -> Detection:
         """The same with the classes of ``findings`` suspected or rejected, as their findings say.
 
@@ -146,7 +150,7 @@ def detect_targets(
         mixed_precision=config.mixed_precision,
         on_candidate=None if on_batch is None else lambda done, of: on_batch(CANDIDATE_WORK),
     )
-    return combine(samples.labels, splits, found, fit, config.strong_evidence)
+    return combine(samples.labels, splits, found, fit, config.strong_separation)
 
 
 def examine(
@@ -193,7 +197,7 @@ def _untrained(samples: ImageSet, fit: float) -> Detection:
 
 
 def combine(
-    labels: Tensor, splits: ClassSplits, found: TransplantDetection, fit: float, strong_evidence: float
+    labels: Tensor, splits: ClassSplits, found: TransplantDetection, fit: float, strong_separation: float
 ) -> Detection:
     """The transplants' samples where they suspect a class, the split's where its clusters stand far apart.
 
@@ -201,14 +205,14 @@ def combine(
         labels: (N,) int64.
         splits, found: of the same samples.
         fit: share of them that the model gives their labels.
-        strong_evidence: gain from which clusters stand far apart.
+        strong_separation: from which on clusters stand far apart, in standard deviations.
     """
     suspected = found.suspected_classes
     evidence = tuple(
         replace(each, suspected=each.label in suspected, rejected=each.separate and each.label not in suspected)
         for each in splits.evidence
     )
-    unconfirmed = tuple(each.label for each in evidence if each.rejected and each.gain >= strong_evidence)
+    unconfirmed = tuple(each.label for each in evidence if each.rejected and each.separation >= strong_separation)
     by_transplant = torch.isin(labels, torch.tensor(suspected, dtype=torch.int64))
     by_split = torch.isin(labels, torch.tensor(unconfirmed, dtype=torch.int64))
     probability = torch.where(by_split, splits.probability, torch.zeros(()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from advrbd_plugin.defense.config import IdentificationConfig
 from advrbd_plugin.defense.detection import Detection
 from advrbd_plugin.defense.enhancement import Enhancement
+from advrbd_plugin.defense.mislabels import Mislabels
 from advrbd_plugin.defense.scoring import Scores
 from advrbd_plugin.nn.inference import log_odds
 
@@ -23,10 +24,11 @@ class Verdicts:
     """Attributes:
     poisoned: (N,) bool.
     score: (N,) float32 in [0, 1], higher is more suspicious; poisoned from 0.5 on.
-    suggested_label: (N,) int64: the label that a poisoned sample should have, as far as the clean model can tell; the
-        label that it came with for every other sample.
+    suggested_label: (N,) int64: the label that a poisoned sample should have, as far as the clean model can tell, or a
+        mislabelled one; the label that it came with for every other sample.
     uncertain: (N,) bool: not called poisoned, yet not trusted enough to be trained on.
     mislabelled: (N,) bool: in place under another label, without a trigger: an error, no attack.
+    mislabelled_score: (N,) float32 in [0, 1], higher is more likely an error; mislabelled from 0.5 on.
     """
 
     poisoned: Tensor
@@ -34,6 +36,12 @@ class Verdicts:
     suggested_label: Tensor
     uncertain: Tensor
     mislabelled: Tensor
+    mislabelled_score: Tensor
+
+    @classmethod
+    def without_errors(cls, poisoned: Tensor, score: Tensor, suggested_label: Tensor, uncertain: Tensor) -> Verdicts:
+        """Where nobody asked about wrong labels."""
+        return cls(poisoned, score, suggested_label, uncertain, torch.zeros_like(poisoned), torch.zeros(len(poisoned)))
 
     @property
     def trusted(self) -> Tensor:
@@ -44,6 +52,16 @@ class Verdicts:
     def needs_cleaning(self) -> bool:
         """Whether another model is to be trained: something is poisoned or mislabelled."""
         return bool(self.poisoned.any() or self.mislabelled.any())
+
+    def with_mislabels(self, found: Mislabels) -> Verdicts:
+        """The same, with errors among the samples that are neither poisoned nor uncertain."""
+        errors = found.mislabelled & ~self.poisoned & ~self.uncertain
+        return replace(
+            self,
+            mislabelled=errors,
+            mislabelled_score=found.probability.masked_fill(self.poisoned, 0.0),
+            suggested_label=torch.where(errors, found.better_label, self.suggested_label),
+        )
 
     def of(self, indices: Tensor) -> Verdicts:
         """Those of the samples at ``indices``."""
@@ -76,7 +94,7 @@ def identify(
     poisoned = suspected & (found >= _THRESHOLD)
     lifted = _NOT_SUSPECTED_SCALE + (1 - 2 * _NOT_SUSPECTED_SCALE) * found  # one half stays one half
     score = torch.where(suspected, lifted, _NOT_SUSPECTED_SCALE * scores.consistency)
-    return Verdicts(poisoned, score.float(), labels.clone(), uncertain & ~poisoned, torch.zeros_like(poisoned))
+    return Verdicts.without_errors(poisoned, score.float(), labels.clone(), uncertain & ~poisoned)
 
 
 def identify_misclassified(enhanced_logits: Tensor, labels: Tensor) -> Verdicts:
@@ -93,7 +111,7 @@ def identify_misclassified(enhanced_logits: Tensor, labels: Tensor) -> Verdicts:
     poisoned = enhanced_logits.argmax(dim=1) == labels
     probability = enhanced_logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
     score = torch.where(poisoned, 0.5 + probability / 2, probability.clamp(max=1 - 1e-6) / 2)
-    return Verdicts(poisoned, score.float(), labels.clone(), torch.zeros_like(poisoned), torch.zeros_like(poisoned))
+    return Verdicts.without_errors(poisoned, score.float(), labels.clone(), torch.zeros_like(poisoned))
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from advrbd_plugin.defense.confirmation import confirm, leave_out
 from advrbd_plugin.defense.detection import Detection, Detector
 from advrbd_plugin.defense.enhancement import Enhancement, enhance
 from advrbd_plugin.defense.identification import Findings, identify, identify_misclassified
+from advrbd_plugin.defense.mislabels import find_mislabelled
 from advrbd_plugin.defense.paper import unlearn_rounds
 from advrbd_plugin.defense.scoring import Scores, score_samples
 from advrbd_plugin.defense.stage_runner import StageRunner, Trained
@@ -61,6 +62,8 @@ def find(
             lambda: enhance(model, samples, detection, enhancing, progress=run.progress),
         )
     verdicts = identify(detection, scores, samples.labels, enhancement, config.part(IdentificationConfig))
+    if detection.trained_enough:
+        verdicts = verdicts.with_mislabels(find_mislabelled(trained.mean_probabilities, samples.labels))
     return Findings(scores, detection, enhancement, verdicts)
 
 
