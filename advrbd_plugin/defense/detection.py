@@ -60,6 +60,16 @@ class Detection:
         """Classes taken for targets, in ascending order."""
         return tuple(each.label for each in self.evidence if each.suspected)
 
+    @property
+    def teachable(self) -> Detection:
+        """The same with those classes suspected alone whose trigger brings pictures to the class.
+
+        A trigger that merely drives pictures away (untargeted poison) says nothing of the label beside it.
+        """
+        untargeted = {each.label for each in self.findings if each.kind == "leaves"}
+        evidence = (replace(each, suspected=each.suspected and each.label not in untargeted) for each in self.evidence)
+        return replace(self, evidence=tuple(evidence))
+
     def of(self, indices: Tensor) -> Detection:
         """The same of the samples at ``indices``."""
         return replace(self, poison_probability=self.poison_probability[indices], projection=self.projection[indices])

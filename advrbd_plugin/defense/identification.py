@@ -88,9 +88,11 @@ def identify(
     found = detection.poison_probability.clone()
     uncertain = torch.zeros_like(suspected)
     if enhancement is not None:
-        odds = log_odds(enhancement.logits, labels)
-        found = torch.maximum(found, odds.sigmoid())
-        uncertain = suspected & (odds > -config.abstain_threshold)
+        odds, asked = log_odds(enhancement.logits, labels), suspected
+        if enhancement.classes is not None:
+            asked = suspected & torch.isin(labels, torch.tensor(enhancement.classes, dtype=torch.int64))
+        found = torch.where(asked, torch.maximum(found, odds.sigmoid()), found)
+        uncertain = asked & (odds > -config.abstain_threshold)
     poisoned = suspected & (found >= _THRESHOLD)
     lifted = _NOT_SUSPECTED_SCALE + (1 - 2 * _NOT_SUSPECTED_SCALE) * found  # one half stays one half
     score = torch.where(suspected, lifted, _NOT_SUSPECTED_SCALE * scores.consistency)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from advrbd_plugin.cache import digest
 from advrbd_plugin.data.image_set import ImageSet
@@ -51,15 +51,15 @@ def find(
     if detection.unconfirmed_classes:
         key = digest(key, "confirmation", config.part(ConfirmationConfig).to_mapping())
         detection = _confirmed(run, samples, detection, key, config.part(ConfirmationConfig).for_samples(len(samples)))
-    enhancement = None
-    if config.enhancement == "trigger" and detection.suspected_classes and (detection.poison_probability > 0.5).any():
+    enhancement, teachable = None, detection.teachable
+    if config.enhancement == "trigger" and _has_poison(teachable, samples.labels):
         enhancing = config.part(EnhancementConfig)
         key = digest(key, "enhancement", enhancing.to_mapping())
         enhancement = run.cached(
             Enhancement,
             "enhancement",
             key,
-            lambda: enhance(model, samples, detection, enhancing, progress=run.progress),
+            lambda: enhance(model, samples, teachable, enhancing, progress=run.progress),
         )
     verdicts = identify(detection, scores, samples.labels, enhancement, config.part(IdentificationConfig))
     if detection.trained_enough:
@@ -80,6 +80,12 @@ def find_as_paper(run: StageRunner, samples: ImageSet, model: nn.Module, key: st
     verdicts = identify_misclassified(enhancement.logits, samples.labels)
     unscored = Scores(torch.zeros(1, len(samples)))
     return Findings(unscored, Detection.none(len(samples)), enhancement, verdicts)
+
+
+def _has_poison(detection: Detection, labels: Tensor) -> bool:
+    """Whether there is a trigger to learn."""
+    suspected = torch.isin(labels, torch.tensor(detection.suspected_classes, dtype=torch.int64))
+    return bool((suspected & (detection.poison_probability > 0.5)).any())
 
 
 def _confirmed(
