@@ -18,6 +18,7 @@ from torch import Tensor
 
 from advrbd_plugin.errors import StorageError
 from advrbd_plugin.files import atomic_file
+from advrbd_plugin.processes import Processes, current
 
 _META_KEY = "advrbd"
 _CHECKSUM_KEY = "sha256"
@@ -117,6 +118,31 @@ class StageStore:
     def _path(self, stage: str, key: str) -> Path:
         assert self._root is not None
         return self._root / f"{stage}-{key[:16]}.safetensors"
+
+
+class SharedStageStore(StageStore):
+    """One folder for several processes: rank 0 alone reads and writes it, and the others get what it read.
+
+    Args:
+        root: as for :class:`StageStore`; that of rank 0 counts.
+        processes: those that take part, each of which must make the same calls in the same order.
+    """
+
+    def __init__(self, root: str | Path | None, processes: Processes) -> None:
+        super().__init__(root if processes.leads else None)
+        self._processes = processes
+
+    def load(self, stage: str, key: str) -> tuple[dict[str, Tensor], Any] | None:
+        found = super().load(stage, key)
+        known = self._processes.receive(lambda: None if found is None else [found[1]])
+        if known is None:
+            return None
+        return self._processes.receive_tensors(lambda: found[0] if found is not None else {}), known[0]
+
+
+def open_stages(root: str | Path | None) -> StageStore:
+    """The stages in a folder, for the processes that share the work at this moment."""
+    return StageStore(root) if current().count == 1 else SharedStageStore(root, current())
 
 
 def _checksum(stage: str, key: str, tensors: Mapping[str, Tensor], rest: str) -> str:

@@ -20,6 +20,7 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.augmentation import augment
 from advrbd_plugin.nn.batches import batches_of, count_batches
 from advrbd_plugin.nn.checkpoints import TrainingCheckpoint
+from advrbd_plugin.nn.distributed import Replica
 from advrbd_plugin.nn.inference import as_input, autocast, bfloat16_is_faster
 from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.progress import Progress, SilentProgress
@@ -82,6 +83,8 @@ def train(
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; it comes back in eval mode.
 
+    Where several processes share the work (:mod:`advrbd_plugin.processes`), each takes a part of every batch.
+
     Args:
         model: takes (N, C, H, W) float images in pixel scale [0, 1], gives (N, num_classes) logits.
         images: (N, C, H, W) uint8.
@@ -111,10 +114,13 @@ def train(
         nesterov=options.momentum > 0,
     )
     rows, start = _restore(model, optimizer, checkpoint)
+    replica = Replica(model)
     scheduler = _learning_rates(optimizer, options, len(images), start)
     progress.advance(start * len(images), epoch=start)
     for epoch in range(start, options.epochs):
-        row = _train_epoch(model, images, labels, sample_ids, options, epoch, optimizer, scheduler, progress, mix)
+        row = _train_epoch(
+            model, replica, images, labels, sample_ids, options, epoch, optimizer, scheduler, progress, mix
+        )
         check_loss(row["loss"], f"{stage} (epoch {epoch + 1})", learning_rate=options.learning_rate)
         rows.append(row)
         checkpoint.save(epoch + 1, _state(model, optimizer, rows))
@@ -124,6 +130,7 @@ def train(
 
 def _train_epoch(
     model: nn.Module,
+    replica: Replica,
     images: Tensor,
     labels: Tensor,
     sample_ids: Tensor,
@@ -140,20 +147,24 @@ def _train_epoch(
     model.train()
     with repeatable(device, derive_seed(options.seed, "noise", epoch)):
         for batch in batches_of(order, options.batch_size):
-            inputs, targets = augment(images[batch], sample_ids[batch], options, epoch), labels[batch]
+            part = replica.part_of(batch)
+            inputs, targets = augment(images[part], sample_ids[part], options, epoch), labels[part]
             if mix is not None:
-                inputs, targets = mix(inputs, targets, sample_ids[batch], epoch)
-            with autocast(device, options.mixed_precision):
-                logits = model(as_input(inputs, device))
-            loss = functional.cross_entropy(logits.float(), targets.to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+                inputs, targets = mix(inputs, targets, sample_ids[part], epoch)
+            with replica.step(batch) as network:
+                with autocast(device, options.mixed_precision):
+                    logits = network(as_input(inputs, device))
+                loss = functional.cross_entropy(logits.float(), targets.to(device))
+                optimizer.zero_grad(set_to_none=True)
+                (loss * replica.share_of_loss(batch)).backward()
             optimizer.step()
             scheduler.step()
             value = float(loss.detach())
-            total_loss += value * len(batch)
-            total_right += int((logits.argmax(1).cpu() == labels[batch]).sum())
+            if replica.counts(batch):
+                total_loss += value * len(part)
+                total_right += int((logits.argmax(1).cpu() == labels[part]).sum())
             progress.advance(len(batch), epoch=epoch + 1, loss=value)
+    total_loss, total_right = replica.sums(total_loss, total_right)
     return {"epoch": epoch + 1, "loss": total_loss / len(images), "accuracy": total_right / len(images)}
 
 
