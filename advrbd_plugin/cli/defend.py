@@ -21,9 +21,9 @@ from advrbd_plugin.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from advrbd_plugin.cli.progress import BarProgress, PlainProgress
     import torch
 
+    from advrbd_plugin.cli.progress import BarProgress, PlainProgress
     from advrbd_plugin.data import ImageSet, LoadedImages
     from advrbd_plugin.defense.config import AdvrBDConfig
     from advrbd_plugin.processes import Processes
@@ -65,9 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _lead(
-    arguments: argparse.Namespace, config: AdvrBDConfig, processes: Processes, device: torch.device
-) -> None:
+def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Processes, device: torch.device) -> None:
     """Read the images, defend them, write the results and print a summary."""
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.data import load_folder, recognise
@@ -106,9 +104,7 @@ def _lead(
     _print_summary(summary, arguments.out)
 
 
-def _assist(
-    arguments: argparse.Namespace, config: AdvrBDConfig, processes: Processes, device: torch.device
-) -> None:
+def _assist(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Processes, device: torch.device) -> None:
     """Take a share of the work of :func:`_lead`, which has all files and the screen."""
     from advrbd_plugin.data.sharing import share_images
     from advrbd_plugin.defense.pipeline import AdvrBD

@@ -20,7 +20,7 @@ from advrbd_plugin.nn.checkpoints import StoredTraining
 from advrbd_plugin.processes import Processes, Share, current
 
 HERE = Path(__file__).parent
-FEW = "--epochs 3 --set batch_size=16 --set relearn_epochs=1 --set mixed_precision=false --device cpu".split()
+FEW = ["--epochs", "3", "--set", "batch_size=16", "--set", "relearn_epochs=1", "--set", "mixed_precision=false", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,9 @@ def test_a_process_that_dies_is_named_and_one_process_goes_on_from_there(images,
     ended = torchrun(HERE / "dying.py", "defend", images, "--out", out, *FEW)
     assert ended.returncode != 0
     (line,) = errors(ended.stderr)
-    assert re.fullmatch(r"advrbd: error: rank 1 \(\S+, process \d+\) died: run the same command again to go on .*", line)
+    assert re.fullmatch(
+        r"advrbd: error: rank 1 \(\S+, process \d+\) died: run the same command again to go on .*", line
+    )
     assert [path.name for path in (out / ".advrbd-work").glob("*-unfinished-*")]
 
     trained = []
