@@ -72,6 +72,13 @@ class Processes:
         if self.count > 1:
             dist.broadcast(tensor, 0)
 
+    def sum_in_rank_0(self, tensor: Tensor) -> None:
+        """Add up a tensor of all processes in that of rank 0; the others are zero afterwards."""
+        if self.count > 1:
+            dist.reduce(tensor, 0)
+            if not self.leads:
+                tensor.zero_()
+
     @torch.no_grad()
     def equalise(self, model: nn.Module) -> None:
         """Give every process the weights and buffers of rank 0, which other hardware may have rounded otherwise."""

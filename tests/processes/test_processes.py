@@ -20,7 +20,9 @@ from advrbd_plugin.nn.checkpoints import StoredTraining
 from advrbd_plugin.processes import Processes, Share, current
 
 HERE = Path(__file__).parent
-FEW = ["--epochs", "3", "--set", "batch_size=16", "--set", "relearn_epochs=1", "--set", "mixed_precision=false", "--device", "cpu"]
+FEW = ["--epochs", "3", "--device", "cpu"]
+for key in ("batch_size=16", "relearn_epochs=1", "mixed_precision=false"):
+    FEW += ["--set", key]
 
 
 @pytest.fixture(scope="module")
