@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from advrbd_plugin.errors import StorageError
 from advrbd_plugin.files import atomic_file
 from advrbd_plugin.processes import Processes, current
 
+_PIECE_BYTES = 2**24
 _META_KEY = "advrbd"
 _CHECKSUM_KEY = "sha256"
 
@@ -30,11 +31,19 @@ def digest(*parts: Tensor | Any) -> str:
     for part in parts:
         if isinstance(part, Tensor):
             hasher.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            flat = part.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
-            hasher.update(flat.view(torch.uint8).numpy().data)
+            for rows in _in_pieces(part.detach()):
+                flat = rows.cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
+                hasher.update(flat.view(torch.uint8).numpy().data)
         else:
             hasher.update(json.dumps(part, sort_keys=True).encode())
     return hasher.hexdigest()
+
+
+def _in_pieces(tensor: Tensor) -> Iterable[Tensor]:
+    """The tensor in rows of some megabytes, so that a set larger than memory has a fingerprint, too."""
+    if not tensor.dim() or not tensor.numel():
+        return (tensor,)
+    return tensor.split(max(1, _PIECE_BYTES * len(tensor) // (tensor.numel() * tensor.element_size())))
 
 
 class StageStore:

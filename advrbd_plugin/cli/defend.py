@@ -19,6 +19,7 @@ from advrbd_plugin.cli.options import (
     no_detection,
     positive,
 )
+from advrbd_plugin.cli.pictures import add_store_option, read_pictures, remove_automatic_store
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_output_options(parser, required=True, help="a new or empty folder for the results")
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
     parser.add_argument("--samples", type=positive, help="use only so many images, each class in proportion")
+    add_store_option(parser)
     add_defense_options(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here", shares_work=True)
 
@@ -77,12 +79,9 @@ def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Proces
     with out, make_progress() as progress:
         known = recognise(arguments.data)
         load = partial(load_folder, arguments.data) if known is None else partial(known.load, "train")
-        loaded = load(
-            image_size=arguments.image_size,
-            samples=arguments.samples,
-            seed=config.seed,
-            on_progress=reading(progress),
-        )
+        choices = {"image_size": arguments.image_size, "samples": arguments.samples, "seed": config.seed}
+        report = reading(progress)
+        loaded = read_pictures(arguments, out, lambda: load(**choices, on_progress=report), **choices)
         progress.finish()
         tell_about_reading(progress, loaded)
         images = loaded.image_set
@@ -101,6 +100,7 @@ def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Proces
             result = defense.fit(images)
             notes = [*loaded.notes, *notes]
             summary = out.write(RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes)))
+        remove_automatic_store(out)
     _print_summary(summary, arguments.out)
 
 
