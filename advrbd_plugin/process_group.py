@@ -84,11 +84,14 @@ class _Group:
         self.store = _store(rank, count)
         self._store = _store(rank, count, is_client=True)  # of its own, so that no exchange keeps it waiting
         self._store.set(f"who/{rank}", f"{names([rank])} ({socket.gethostname()}, process {os.getpid()})")
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._ended = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating.start()
 
     def leave(self) -> None:
         """This process is done; that it falls silent is no death."""
         self._store.set(f"done/{self._rank}", "")
+        self._fall_silent()
 
     def end(self, error: BaseException) -> None:
         """Raise what the user shall read of ``error``; return where it may pass as it is.
@@ -100,6 +103,12 @@ class _Group:
         for number in (signal.SIGINT, signal.SIGTERM):  # torchrun's would cut off the line that says why
             with suppress(ValueError):  # not in the main thread
                 signal.signal(number, signal.SIG_IGN)
+        try:
+            self._explain(error)
+        finally:
+            self._fall_silent()
+
+    def _explain(self, error: BaseException) -> None:
         cut_off = _is_cut_off(error)
         dead = self._dead() if cut_off or _is_termination(error) else []
         if not self._speaks():
@@ -138,9 +147,13 @@ class _Group:
 
     def _beat(self) -> None:
         with suppress(Exception):  # the store is gone, and with it the run
-            while True:
+            while not self._ended.wait(_BEAT_SECONDS):
                 self._store.add(f"beats/{self._rank}", 1)
-                time.sleep(_BEAT_SECONDS)
+
+    def _fall_silent(self) -> None:
+        """End the thread: Python's end in the middle of its exchange would abort the process."""
+        self._ended.set()
+        self._beating.join(timeout=10)
 
     def _describe(self, ranks: list[int]) -> str:
         try:
@@ -154,12 +167,14 @@ def _store(rank: int, count: int, *, is_client: bool = False) -> Any:
     host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), _number("MASTER_PORT", 29500)
     of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
-        store = dist.TCPStore(host, port, count, is_master=rank == 0 and not (of_agent or is_client))
+        is_master = rank == 0 and not (of_agent or is_client)
+        store = dist.TCPStore(host, port, count, is_master=is_master)  # type: ignore[attr-defined]
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise AdvrBDError(f"rank {rank} cannot reach {host}:{port} (MASTER_ADDR, MASTER_PORT): {reason}") from error
     # A run that torchrun starts again must not read what the one before said.
-    return dist.PrefixStore(f"advrbd/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"advrbd/{attempt}", store)  # type: ignore[attr-defined]
 
 
 def _is_cut_off(error: BaseException) -> bool:

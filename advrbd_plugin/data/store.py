@@ -67,7 +67,10 @@ def fill_store(
         AdvrBDError: pictures of two shapes, or none; labels or ids that :class:`ImageSet` refuses.
         StorageError: the disk is full or the place cannot be written.
     """
-    labels, ids, paths, shape = [], [], [], None
+    labels: list[int] = []
+    ids: list[int] = []
+    paths: list[str | None] = []
+    shape: tuple[int, ...] | None = None
     with workspace_for(folder) as work:
         with open(work / _PIXELS, "xb") as file:
             for picture in pictures:
@@ -153,8 +156,8 @@ def read_through_store(
                 loaded = load()
             if not room.keep(loaded.image_set.images):
                 return loaded
-            notes = {"notes": list(loaded.notes), "left_out": [list(each) for each in loaded.left_out]}
-            _describe(work, loaded.image_set, key, notes)
+            said = {"notes": list(loaded.notes), "left_out": [list(each) for each in loaded.left_out]}
+            _describe(work, loaded.image_set, key, said)
             _move_in(work, Path(folder))
         stored = open_store(folder, key)
         assert stored is not None

@@ -89,11 +89,13 @@ class StoredImages(Tensor):
         """The pictures at ``indices`` (M,) int64, unread."""
         return StoredImages(self.file, self.rows[indices])
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"StoredImages({str(self.file.path)!r}, shape={tuple(self.shape)})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         aten = torch.ops.aten
         first, rest = args[0] if args else None, args[1:]
         if isinstance(first, StoredImages) and not kwargs:

@@ -77,7 +77,7 @@ class Replica:
 
 def _synchronised(model: nn.Module, processes: Processes) -> list[tuple[nn.Module, str, nn.Module, nn.Module]]:
     """(parent, name, layer, the layer that stands for it within a step) of every batch normalisation."""
-    found = []
+    found: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
     for parent in model.modules():
         for name, layer in parent.named_children():
             if isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm):

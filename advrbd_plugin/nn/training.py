@@ -172,10 +172,10 @@ def _train_epoch(
             total_loss += value * counted
             total_right += int((logits.argmax(1).cpu() == labels[part])[:counted].sum())
             progress.advance(len(batch), epoch=epoch + 1, loss=value)
-    total_loss, total_right = replica.sums(total_loss, total_right)
+    loss_of_all, right_of_all = replica.sums(total_loss, total_right)
     if trajectory is not None:
         trajectory.merge()
-    return {"epoch": epoch + 1, "loss": total_loss / len(images), "accuracy": total_right / len(images)}
+    return {"epoch": epoch + 1, "loss": loss_of_all / len(images), "accuracy": right_of_all / len(images)}
 
 
 def check_loss(loss: Tensor | float, what: str, **learning_rate: float) -> float:
