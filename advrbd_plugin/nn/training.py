@@ -20,6 +20,7 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.augmentation import augment
 from advrbd_plugin.nn.batches import batches_of, count_batches
 from advrbd_plugin.nn.checkpoints import TrainingCheckpoint
+from advrbd_plugin.nn.distributed import Replica
 from advrbd_plugin.nn.inference import as_input, autocast, bfloat16_is_faster
 from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.nn.trajectory import Trajectory
@@ -87,6 +88,8 @@ def train(
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; it comes back in eval mode.
 
+    Where several processes share the work (:mod:`advrbd_plugin.processes`), each takes a part of every batch.
+
     Args:
         model: takes (N, C, H, W) float images in pixel scale [0, 1], gives (N, num_classes) logits.
         images: (N, C, H, W) uint8.
@@ -111,11 +114,12 @@ def train(
     model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(model, options)
     rows, start = _restore(model, optimizer, checkpoint, trajectory)
+    replica = Replica(model)
     scheduler = _learning_rates(optimizer, options, len(images), start)
     progress.advance(start * len(images), epoch=start)
     data = _TrainingData(images, labels, sample_ids, next(model.parameters()).device)
     for epoch in range(start, options.epochs):
-        row = _train_epoch(model, data, options, epoch, optimizer, scheduler, progress, mix, trajectory)
+        row = _train_epoch(model, replica, data, options, epoch, optimizer, scheduler, progress, mix, trajectory)
         check_loss(row["loss"], f"{stage} (epoch {epoch + 1})", learning_rate=options.learning_rate)
         rows.append(row)
         checkpoint.save(epoch + 1, _state(model, optimizer, rows, trajectory))
@@ -149,6 +153,7 @@ class _TrainingData:
 
 def _train_epoch(
     model: nn.Module,
+    replica: Replica,
     data: _TrainingData,
     options: TrainingOptions,
     epoch: int,
@@ -164,26 +169,31 @@ def _train_epoch(
     sums, shown = _Sums(data.device), math.nan
     model.train()
     with repeatable(data.device, derive_seed(options.seed, "noise", epoch)):
-        for step, (batch, rows) in enumerate(zip(*batches)):
-            inputs, labels = data.take(batch, rows, options, epoch)
+        for step, (batch, on_device) in enumerate(zip(*batches)):
+            part, rows = replica.part_of(batch), replica.part_of(on_device)
+            inputs, labels = data.take(part, rows, options, epoch)
             targets = labels
             if mix is not None:
-                inputs, targets = mix(inputs, labels, data.sample_ids[batch], epoch)
-            with autocast(data.device, options.mixed_precision):
-                logits = model(as_input(inputs, data.device))
-            loss = functional.cross_entropy(logits.float(), targets)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+                inputs, targets = mix(inputs, labels, data.sample_ids[part], epoch)
+            with replica.step(batch) as network:
+                with autocast(data.device, options.mixed_precision):
+                    logits = network(as_input(inputs, data.device))
+                loss = functional.cross_entropy(logits.float(), targets)
+                optimizer.zero_grad(set_to_none=True)
+                (loss * replica.share_of_loss(batch)).backward()
             optimizer.step()
             scheduler.step()
-            sums.add(loss.detach(), logits.detach(), labels)
+            counted = len(part) if replica.counts(batch) else 0
+            sums.add(loss.detach(), logits.detach()[:counted], labels[:counted])
             if trajectory is not None:
-                trajectory.add(epoch, rows, logits)
+                trajectory.add(epoch, rows[:counted], logits[:counted])
             if step % _REPORT_EVERY == 0:
                 shown = float(loss.detach())
             progress.advance(len(batch), epoch=epoch + 1, loss=shown)
-    total_loss, total_right = sums.read()
-    return {"epoch": epoch + 1, "loss": total_loss / len(data), "accuracy": total_right / len(data)}
+    loss_of_all, right_of_all = replica.sums(*sums.read())
+    if trajectory is not None:
+        trajectory.merge()
+    return {"epoch": epoch + 1, "loss": loss_of_all / len(data), "accuracy": right_of_all / len(data)}
 
 
 class _Sums:
@@ -212,7 +222,7 @@ def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.SGD:
         momentum=options.momentum,
         weight_decay=options.weight_decay,
         nesterov=options.momentum > 0,
-        # One launch a step. On the CPU it rounds otherwise, and would train another model than before.
+        # One launch a step. The CPU keeps the plain kernel, so that its models stay the same bits.
         fused=True if all(each.is_cuda and each.is_floating_point() for each in parameters) else None,
     )
 
