@@ -21,6 +21,7 @@ from advrbd_plugin.defense.planning import STAGES, check_set, planned_work
 from advrbd_plugin.defense.result import AdvrBDResult, AdvrBDScan, BackdooredModel, Rows
 from advrbd_plugin.defense.search import find, find_as_paper
 from advrbd_plugin.defense.stage_runner import StageRunner, Trained
+from advrbd_plugin.processes import current
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed
 
@@ -105,7 +106,7 @@ class AdvrBD:
         """
         check_set(train_set, self.config)
         samples, run = train_set.by_id(), self._new_run()
-        trained = self._train(run, samples)
+        trained = self._train(run, samples, _data_key(samples))
         return BackdooredModel(trained.model.eval(), trained.rows, run.seconds)
 
     def _new_run(self) -> StageRunner:
@@ -113,8 +114,9 @@ class AdvrBD:
 
     def _first(self, run: StageRunner, samples: ImageSet) -> _First:
         """Train on everything and find what is poisoned."""
-        trained = self._train(run, samples)
-        key = digest(_data_key(samples), *trained.model.state_dict().values())
+        data_key = _data_key(samples)
+        trained = self._train(run, samples, data_key)
+        key = digest(data_key, *trained.model.state_dict().values())
         if self.config.detect_targets:
             findings = find(run, samples, trained, key, self.config, self._detector)
         else:
@@ -185,10 +187,10 @@ class AdvrBD:
             "config": self.config.for_samples(len(train_set)),
         }
 
-    def _train(self, run: StageRunner, samples: ImageSet) -> Trained:
+    def _train(self, run: StageRunner, samples: ImageSet, data_key: str) -> Trained:
         """A network trained on everything, and what it said of each sample while it learned."""
         options = self.config.for_samples(len(samples)).training(derive_seed(self.config.seed, "training"))
-        return run.train("training", samples, options, self.config.seed, _data_key(samples), record=True)
+        return run.train("training", samples, options, self.config.seed, data_key, record=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,4 +231,6 @@ def _nothing_found(first: _First) -> _Outcome:
 
 
 def _data_key(samples: ImageSet) -> str:
-    return digest(samples.images, samples.labels, samples.sample_ids, samples.num_classes)
+    """Of the whole set, which is read for it once, by rank 0."""
+    parts = samples.images, samples.labels, samples.sample_ids, samples.num_classes
+    return str(current().receive(lambda: digest(*parts)))

@@ -23,7 +23,7 @@ from advrbd_plugin.defense.identification import Findings, identify, identify_mi
 from advrbd_plugin.defense.mislabels import find_mislabelled
 from advrbd_plugin.defense.paper import unlearn_rounds
 from advrbd_plugin.defense.scoring import Scores, score_samples
-from advrbd_plugin.defense.stage_runner import StageRunner, Trained
+from advrbd_plugin.defense.stage_runner import StageRunner, Trained, shared
 from advrbd_plugin.defense.version import ALGORITHM_VERSION
 from advrbd_plugin.nn.inference import predict
 from advrbd_plugin.randomness import derive_seed
@@ -98,4 +98,4 @@ def _confirmed(
     model = run.train("confirmation", subset, options, config.seed, digest(key, left_out.kept)).model
     with run.timed("confirmation"):
         logits = predict(model, samples.images, mixed_precision=config.mixed_precision)
-    return confirm(logits.softmax(dim=1), samples, detection, left_out)
+    return shared(confirm(logits.softmax(dim=1), samples, detection, left_out))
