@@ -416,7 +416,7 @@ def test_a_model_that_fits_nothing_accuses_nobody(poisoned_digits, quick_config)
     result = AdvrBD(knows_no_digit, quick_config).fit(samples)
     assert not result.trained_enough and result.fit < 0.3
     assert result.suspected_classes == () and result.model is result.backdoored_model
-    assert result.remark.startswith("no verdict: the model fits 1")
+    assert result.remark.startswith("no verdict: the model fits ")
     assert not result.verdicts.poisoned.any()
 
 
