@@ -1,16 +1,19 @@
-"""``advrbd defend``: a folder of images in, a clean model and a verdict on every sample out."""
+"""``advrbd defend``: a folder of images in, a clean model and a verdict on every sample out. ``advrbd scan``, too."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from advrbd_plugin.cli import option_file, status
 from advrbd_plugin.cli.options import (
     add_defense_options,
     add_output_options,
+    add_telling_options,
     check_device,
     check_model,
     fit_patch,
@@ -19,6 +22,7 @@ from advrbd_plugin.cli.options import (
     no_detection,
     positive,
 )
+from advrbd_plugin.cli.status import EXPLAINED
 
 if TYPE_CHECKING:
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
     from advrbd_plugin.defense.config import AdvrBDConfig
     from advrbd_plugin.report.identity import RunIdentity
 
+DATA = (
+    "DATA is a folder with one sub-folder of images for each class, or a zip of one; or CIFAR, Tiny ImageNet, "
+    "Imagenette or GTSRB as they are unpacked, whose training part is read."
+)
 LISTED = 10
 FINISHED_BEFORE = "This run was finished before, so nothing is computed again (--overwrite makes it again)."
 
@@ -34,15 +42,22 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "defend",
         help="find the poisoned samples of a data set and train a clean model",
-        description="DATA is a folder with one sub-folder of images for each class, or a zip of one; or CIFAR, Tiny "
-        "ImageNet, Imagenette or GTSRB as they are unpacked, whose training part is read. "
-        "The same command goes on with a run that was stopped, and shows one that is finished.",
+        description=f"{DATA} The same command goes on with a run that was stopped, or from a scan in the same --out, "
+        "and shows one that is finished.",
+        epilog=EXPLAINED,
     )
+    add_defend_options(parser)
+    parser.set_defaults(command="defend")
+
+
+def add_defend_options(parser: argparse.ArgumentParser) -> None:
+    """What ``defend`` and ``scan`` take."""
     parser.add_argument("data", metavar="DATA", help="an image folder or a zip of one")
     add_output_options(parser, required=True, help="a new or empty folder for the results")
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
     parser.add_argument("--samples", type=positive, help="use only so many images, each class in proportion")
     add_defense_options(parser)
+    add_telling_options(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
 
 
@@ -72,18 +87,39 @@ def run(arguments: argparse.Namespace) -> int:
         config, notes = fit_patch(config, arguments, images.image_size)
         for note in notes:
             progress.note(note)
-        summary = out.begin(defense_identity("defend", arguments, arguments.data, config, images))
+        summary = out.begin(defense_identity(arguments.command, arguments, arguments.data, config, images))
         if summary is not None:
             progress.note(FINISHED_BEFORE)
         else:
             tell_about_epochs(progress, config, len(images))
             model = ModelDescription.for_images(arguments.model, images)
             defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
-            result = defense.fit(images)
+            result = defense.scan(images) if arguments.command == "scan" else defense.fit(images)
             notes = [*loaded.notes, *notes]
-            summary = out.write(RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes)))
-    _print_summary(summary, arguments.out)
-    return 0
+            record = RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes))
+            summary = out.write(record, more=effective_options(arguments, config))
+    show_summary(arguments, summary, _summary_rows, "AdvrBD")
+    return status.of_summary(summary)
+
+
+def effective_options(arguments: argparse.Namespace, config: AdvrBDConfig) -> dict[str, bytes]:
+    """``config.yaml``: with ``--config`` it makes the same run again."""
+    from advrbd_plugin.report.text import file_bytes
+
+    return {"config.yaml": file_bytes(option_file.effective(arguments, config.to_mapping()))}
+
+
+def show_summary(
+    arguments: argparse.Namespace,
+    summary: Mapping[str, Any],
+    rows: Callable[[Mapping[str, Any], str], Iterable[tuple[str, str]]],
+    title: str,
+) -> None:
+    """Print a summary as a table, as one JSON object with ``--json``, not at all with ``--quiet``."""
+    if arguments.json:
+        print(json.dumps({"out": arguments.out, **summary}, allow_nan=False))
+    elif not arguments.quiet:
+        print_rows(title, rows(summary, arguments.out))
 
 
 def defense_identity(
@@ -142,16 +178,15 @@ def tell_about_epochs(progress: BarProgress | PlainProgress, config: AdvrBDConfi
         progress.note(f"Each training takes {epochs} epochs in place of {usual}, to see enough batches (--epochs).")
 
 
-def _print_summary(summary: Mapping[str, Any], out: str) -> None:
+def _summary_rows(summary: Mapping[str, Any], out: str) -> Iterable[tuple[str, str]]:
     suspected = ", ".join(summary["suspected_classes"]) or no_detection(summary["config"]["detect_targets"])
-    rows = (
+    return (
         ("images", f"{summary['images']:,}"),
         ("flagged as poisoned", f"{summary['poisoned']:,} ({summary['poisoned'] / summary['images']:.1%})"),
         ("suspected target classes", suspected),
         ("left out (unreadable)", f"{len(summary['left_out']):,}"),
         ("results", f"{out} (open report.html)"),
     )
-    print_rows("AdvrBD", rows)
 
 
 def print_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:

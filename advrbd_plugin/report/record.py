@@ -13,7 +13,7 @@ from advrbd_plugin.files import finite
 from advrbd_plugin.nn.description import ModelDescription
 
 if TYPE_CHECKING:
-    from advrbd_plugin.defense.result import AdvrBDResult
+    from advrbd_plugin.defense.result import AdvrBDScan
 
 TOOL = "advrbd"
 
@@ -23,7 +23,7 @@ class RunRecord:
     """Attributes:
     data: what was defended, as the user named it.
     image_set: the images that were read.
-    result: what the defense found.
+    result: what a scan or the defense found.
     model: how the clean model is built.
     left_out: (path, reason) of files that could not be read.
     notes: sentences on what was done to the pictures.
@@ -31,7 +31,7 @@ class RunRecord:
 
     data: str
     image_set: ImageSet
-    result: AdvrBDResult
+    result: AdvrBDScan
     model: ModelDescription
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()

@@ -20,22 +20,31 @@ class InstantAdvrBD:
 
     failure: BaseException | None = None
     stores = True
+    finds = True
 
     def __init__(self, make_model, config=None, *, device=None, work_dir=None, progress=None):
         self.make_model, self.config, self.work_dir, self.progress = make_model, config, work_dir, progress
 
     def fit(self, train_set: ImageSet):
+        return self._run(train_set, {"train": 2, "retrain": 1})
+
+    def scan(self, train_set: ImageSet):
+        found = self._run(train_set, {"train": 2})
+        del found.model
+        return found
+
+    def _run(self, train_set: ImageSet, stages: dict[str, int]):
         if self.stores:
             (self.work_dir / "checkpoint").write_text("half way")
-        self.progress.plan({"train": 2.0, "retrain": 1.0})
-        for stage, steps in (("train", 2), ("retrain", 1)):
+        self.progress.plan(stages)
+        for stage, steps in stages.items():
             self.progress.start(stage)
             for _ in range(steps):
                 self.progress.advance(1.0, loss=0.5)
             self.progress.finish()
         if self.failure is not None:
             raise self.failure
-        poisoned = torch.arange(len(train_set)) % 10 == 0
+        poisoned = (torch.arange(len(train_set)) % 10 == 0) & self.finds
         torch.manual_seed(0)
         return SimpleNamespace(
             model=self.make_model().eval(),
@@ -43,7 +52,7 @@ class InstantAdvrBD:
             verdicts=SimpleNamespace(
                 poisoned=poisoned, score=poisoned.float() + 0.25, suggested_label=train_set.labels.clone()
             ),
-            suspected_classes=(1,),
+            suspected_classes=(1,) if self.finds else (),
             curves={"train": [{"loss": 1.0}, {"loss": 0.5}]},
             seconds={"train": 0.1},
             config=self.config.for_samples(len(train_set)),
@@ -85,7 +94,7 @@ def images(tmp_path) -> Path:
 def fails(capsys):
     """Runs a command that must fail: returns its one line; checks status, stream and that there is no traceback."""
 
-    def run(*arguments: object, status: int = 1) -> str:
+    def run(*arguments: object, status: int = 2) -> str:
         capsys.readouterr()  # what earlier commands of the same test said
         assert main([str(argument) for argument in arguments]) == status
         captured = capsys.readouterr()
