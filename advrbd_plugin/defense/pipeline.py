@@ -36,7 +36,7 @@ from advrbd_plugin.defense.retraining import (
     unconfirmed_classes,
 )
 from advrbd_plugin.defense.scoring import Scores, score_samples
-from advrbd_plugin.defense.stage_runner import StageRunner
+from advrbd_plugin.defense.stage_runner import StageRunner, Trained
 from advrbd_plugin.defense.version import ALGORITHM_VERSION
 from advrbd_plugin.nn.checkpoints import StoredTraining
 from advrbd_plugin.nn.inference import predict
@@ -120,7 +120,7 @@ class AdvrBD:
 
     def _examine(self, run: StageRunner, samples: ImageSet) -> tuple[nn.Module, Rows, Findings, str]:
         """Train on everything and find what is poisoned; the key names all that the findings depend on."""
-        backdoored, rows = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
+        backdoored, rows, _ = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
         key = digest(_data_key(samples), *backdoored.state_dict().values())
         find = self._find if self.config.detect_targets else self._find_as_paper
         return backdoored, rows, find(run, samples, backdoored, key), key
@@ -166,7 +166,7 @@ class AdvrBD:
         """
         check_set(train_set, self.config)
         samples, run = train_set.by_id(), self._new_run()
-        model, rows = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
+        model, rows, _ = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
         return BackdooredModel(model.eval(), rows, run.seconds)
 
     def _new_run(self) -> StageRunner:
@@ -219,7 +219,7 @@ class AdvrBD:
         while findings.verdicts.poisoned.any():
             weak = tuple(sorted({*findings.detection.weak_beside_strong(config.strong_evidence)} - confirmed))
             trusted = trusted_samples(findings.reject(samples.labels, weak).verdicts)
-            model, rows = self._train(run, "retraining", samples, trusted, key)
+            model, rows, _ = self._train(run, "retraining", samples, trusted, key)
             if weak:
                 again = self._detect_again(run, samples, findings, model, weak)
                 confirmed |= {*again}
@@ -270,10 +270,14 @@ class AdvrBD:
 
         return model, verdicts, run.train_on("relearning", model, options, key, work)
 
-    def _train(self, run: StageRunner, stage: str, samples: ImageSet, used: Tensor, key: str) -> tuple[nn.Module, Rows]:
-        """A new network, trained on the samples at ``used`` with the epochs of the whole set."""
+    def _train(self, run: StageRunner, stage: str, samples: ImageSet, used: Tensor, key: str) -> Trained:
+        """A new network, trained on the samples at ``used`` with the epochs of the whole set.
+
+        What it says of each sample while it learns is recorded in the first training alone.
+        """
         options = self.config.for_samples(len(samples)).training(derive_seed(self.config.seed, stage))
-        return run.train(stage, samples.subset(used), options, self.config.seed, digest(key, used))
+        key, record = digest(key, used), stage == "training"
+        return run.train(stage, samples.subset(used), options, self.config.seed, key, record=record)
 
 
 def _data_key(samples: ImageSet) -> str:
