@@ -36,6 +36,7 @@ STAGES = [
     "transplant",
     "misplacement",
     "evidence",
+    "findings",
     "posterior",
     "poison_samples",
     "transplant_detection",
