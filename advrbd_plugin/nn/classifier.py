@@ -28,9 +28,10 @@ class ImageClassifier(nn.Module):
     network's, so weights are saved and loaded under the names that they have without it.
 
     >>> from PIL import Image
+    >>> from advrbd_plugin import make_model
     >>> model = ImageClassifier(make_model("resnet_narrow", num_classes=2), ModelDescription.default("cat", "dog"))
     >>> model
-    ImageClassifier(resnet_narrow, 2 classes, pictures of 3x32x32, 171,842 weights)
+    ImageClassifier(resnet_narrow, 2 classes, pictures of 3x32x32, 307,794 weights)
     >>> model.predict([Image.new("RGB", (400, 300)), Image.new("L", (20, 20))]).shape
     torch.Size([2])
     >>> model(torch.zeros(1, 3, 300, 400))

@@ -114,7 +114,7 @@ def test_the_saved_options_make_the_same_run_again(defense, images, out, capsys)
         ("overwrite: yes please", "overwrite must be true or false"),
         ("preset: rubust", "preset must be one of robust, paper"),
         ("samples: {a: 1}", "samples must be a value"),
-        ("patch_size: 4000", "patch_size must be"),
+        ("patch_size: 0", "patch_size must be"),
         ("- a", "must hold 'key: value' lines"),
     ],
 )
