@@ -8,7 +8,7 @@
 >>> defense = AdvrBD(lambda: make_model("resnet_narrow", num_classes=2, image_size=8), quick)
 >>> scan = defense.scan(train_set)  # or fit, which also trains a clean model
 >>> len(scan.verdicts.poisoned), scan.table().columns[-2:].tolist()
-(40, ['verdict', 'suggested_label'])
+(40, ['probability', 'suggested_label'])
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ STAGES = [
     "result_files",
     "result",
     "planning",
+    "forecast",
     "retraining",
     "stage_runner",
     "pipeline",

@@ -8,15 +8,18 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from advrbd_plugin import __version__
 from advrbd_plugin.cli import (
     backdoorbench,
+    clean,
     compare,
     defend,
     demo,
     doctor,
     evaluate,
+    export,
     messages,
     option_file,
     repair,
@@ -76,14 +79,34 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXPLAINED,
     )
     parser.add_argument("--version", action="version", version=f"advrbd {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        action=_Completion,
+        help="print what makes bash, zsh or tcsh complete commands and options (needs shtab)",
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (scan, defend, repair, evaluate, demo, reproduce, doctor, backdoorbench, compare):
+    for module in (scan, defend, clean, repair, evaluate, export, demo, reproduce, doctor, backdoorbench, compare):
         module.add_commands(commands)
     for each in _commands_below(parser):
         if not any(action.nargs == argparse.REMAINDER for action in each._actions):
             option_file.add_option(each)
         each.set_defaults(parser=each)
     return parser
+
+
+class _Completion(argparse.Action):
+    """Prints a shell's completions and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _: argparse.Namespace, shell: Any, __: Any = None) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.exit(_fail("--print-completion needs the package shtab: pip install shtab"))
+        if shell not in shtab.SUPPORTED_SHELLS:
+            parser.exit(_fail(f"--print-completion must be one of {', '.join(shtab.SUPPORTED_SHELLS)}, got {shell!r}"))
+        print(shtab.complete(parser, shell))
+        parser.exit()
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

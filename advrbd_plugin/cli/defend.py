@@ -58,12 +58,15 @@ def add_defend_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=positive, help="use only so many images, each class in proportion")
     add_defense_options(parser)
     add_telling_options(parser)
+    parser.add_argument("--tensorboard", metavar="FOLDER", help="write the figures of every stage for TensorBoard")
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the images, defend them, write the results and print a summary."""
+    from advrbd_plugin.cli.foretelling import tell_cost
     from advrbd_plugin.cli.progress import make_progress
+    from advrbd_plugin.cli.tensorboard import watched
     from advrbd_plugin.data import load_folder, recognise
     from advrbd_plugin.defense.pipeline import AdvrBD
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
@@ -93,8 +96,10 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             tell_about_epochs(progress, config, len(images))
             model = ModelDescription.for_images(arguments.model, images)
-            defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
-            result = defense.scan(images) if arguments.command == "scan" else defense.fit(images)
+            tell_cost(progress, arguments, model.build, images, config)
+            with watched(progress, arguments.tensorboard) as told:
+                defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=told)
+                result = defense.scan(images) if arguments.command == "scan" else defense.fit(images)
             notes = [*loaded.notes, *notes]
             record = RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes))
             summary = out.write(record, more=effective_options(arguments, config))

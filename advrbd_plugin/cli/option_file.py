@@ -11,7 +11,7 @@ from advrbd_plugin.errors import AdvrBDError
 
 # Of no use in a file, or about where results go and how they are shown: not written, and the first two not read.
 _NEVER_READ = ("help", "config")
-_NEVER_WRITTEN = (*_NEVER_READ, "out", "overwrite", "json", "quiet", "settings")
+_NEVER_WRITTEN = (*_NEVER_READ, "out", "overwrite", "json", "quiet", "tensorboard")
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -65,9 +65,9 @@ def effective(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> str
     options = {}
     for action in arguments.parser._actions:
         value, name = getattr(arguments, action.dest, None), _key(action)
-        if name not in _NEVER_WRITTEN and action.dest != "settings" and name not in ("preset", *settings):
-            if value is not None and value is not False and value != []:
-                options[name] = _plain(value)
+        left_out = (*_NEVER_WRITTEN, "set", "preset", *settings)
+        if name not in left_out and value is not None and value is not False and value != []:
+            options[name] = _plain(value)
     text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
     return text + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
 

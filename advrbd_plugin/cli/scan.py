@@ -12,7 +12,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "scan",
         help="find the poisoned samples of a data set, without training a clean model",
-        description=f"{DATA} One model is trained, on everything. `advrbd defend` with the same --out goes on from here.",
+        description=f"{DATA} One model is trained, on everything. `advrbd defend` with the same --out goes on from it.",
         epilog=EXPLAINED,
     )
     add_defend_options(parser)

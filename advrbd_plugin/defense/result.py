@@ -93,8 +93,8 @@ class AdvrBDScan:
         """The verdicts, a row for each sample in the order of the set.
 
         Returns:
-            The columns ``sample_id``, ``path`` (where there is one), ``label``, ``score`` (in [0, 1], higher is more
-            suspicious), ``verdict`` (``poisoned``, ``mislabelled``, ``uncertain`` or ``clean``), ``suggested_label``.
+            The columns ``sample_id``, ``path`` (where there is one), ``label``, ``verdict`` (``poisoned``,
+            ``mislabelled``, ``uncertain`` or ``clean``), ``probability`` of poison, ``suggested_label``.
 
         Raises:
             AdvrBDError: pandas is not installed, or the samples are not known.
@@ -110,8 +110,8 @@ class AdvrBDScan:
             columns["path"] = list(samples.paths)
         columns |= {
             "label": [names[label] for label in samples.labels.tolist()],
-            "score": verdicts.score.numpy(),
             "verdict": verdicts.words(),
+            "probability": verdicts.score.numpy(),
             "suggested_label": [names[label] for label in verdicts.suggested_label.tolist()],
         }
         return pandas.DataFrame(columns)

@@ -112,7 +112,9 @@ def read(folder: str | os.PathLike[str], kind: str, make_model: Callable[[], nn.
         names, paths = tuple(map(str, content["class_names"])), content["paths"]
         known = None if paths is None else tuple(map(str, paths))
         samples = SampleList(tensors.pop("labels"), names, tensors.pop("sample_ids"), known)
-        models = {str(name): load_model(folder / name, make_model) for name in content["models"] if name in _MODELS}
+        models = {
+            str(name): load_model(folder / name, make_model=make_model) for name in content["models"] if name in _MODELS
+        }
         _check(samples, tensors)
         return Parts(tensors, dict(content["rest"]), models, samples)
     except (KeyError, TypeError, ValueError) as error:

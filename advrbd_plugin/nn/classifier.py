@@ -142,7 +142,7 @@ class ImageClassifier(nn.Module):
         return torch.from_numpy(fitted).permute(2, 0, 1).contiguous()
 
     def export(self, path: str | os.PathLike[str]) -> Path:
-        """Write the network for other programs; it takes floats in [0, 1] of the model's size, in batches of any length.
+        """Write the network for other programs; it takes floats in [0, 1] of the model's size, any number at once.
 
         Args:
             path: ``NAME.onnx`` (needs the packages onnx and onnxscript), or ``NAME.pt2`` for ``torch.export.load``.
@@ -172,7 +172,9 @@ class ImageClassifier(nn.Module):
         about = self.description
         weights = sum(parameter.numel() for parameter in self.network.parameters())
         shape = _times((about.in_channels, *about.image_size))
-        return f"ImageClassifier({about.name}, {len(about.class_names)} classes, pictures of {shape}, {weights:,} weights)"
+        return (
+            f"ImageClassifier({about.name}, {len(about.class_names)} classes, pictures of {shape}, {weights:,} weights)"
+        )
 
 
 def _times(sides: Sequence[int]) -> str:
@@ -192,7 +194,9 @@ def _pixels(picture: Any) -> np.ndarray:
     if not isinstance(picture, np.ndarray):
         raise AdvrBDError(f"a picture must be {_KINDS}, got {brief(picture)}")
     if picture.dtype != np.uint8:
-        raise AdvrBDError(f"pictures must be uint8, got {picture.dtype}: floats of the model's size go to model(images)")
+        raise AdvrBDError(
+            f"pictures must be uint8, got {picture.dtype}: floats of the model's size go to model(images)"
+        )
     if picture.ndim == 2:
         picture = picture[:, :, None]
     elif picture.ndim == 3 and picture.shape[0] in (1, 3) and (channels_first or picture.shape[2] not in (1, 3)):
