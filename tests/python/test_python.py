@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,28 @@ def test_the_examples_in_docstrings_run(name):
 
 def test_a_users_file_runs(user_file, tmp_path):
     user_file.main(tmp_path)
+
+
+def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
+    from advrbd_plugin import AdvrBD
+
+    for name in ("cat", "dog"):
+        (tmp_path / "my_images" / name).mkdir(parents=True)
+        for value in range(10):
+            Image.new("RGB", (30, 20), (value, 9, 9)).save(tmp_path / "my_images" / name / f"{value}.png")
+    own = {"is_retrained": True, "rounds": 2, "remark": "the clean one"}
+    monkeypatch.setattr(AdvrBD, "scan", lambda self, train_set: AdvrBDScan(**found(train_set)))
+    monkeypatch.setattr(
+        AdvrBD,
+        "fit",
+        lambda self, train_set: AdvrBDResult(**found(train_set), **own, model=ImageClassifier.of(network(), train_set)),
+    )
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).resolve().parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert len(names["poisoned"]) == 20 and names["model"].image_size == (32, 32)
 
 
 def test_mypy_passes_a_users_file():
