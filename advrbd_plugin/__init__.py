@@ -89,7 +89,7 @@ class _OpsAfterTorch:
         from importlib import import_module
         from importlib.util import find_spec
 
-        sys.meta_path.remove(self)  # type: ignore[arg-type]  # a finder needs no more than this method
+        sys.meta_path.remove(self)
         spec = find_spec(name)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
@@ -105,4 +105,4 @@ class _OpsAfterTorch:
 if "torch" in sys.modules:
     from advrbd_plugin import ops as _ops  # noqa: F401
 else:
-    sys.meta_path.insert(0, _OpsAfterTorch())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _OpsAfterTorch())

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from advrbd_plugin.cli.defend import (
     FINISHED_BEFORE,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from advrbd_plugin.attacks import Attack, PoisonedSet
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
     from advrbd_plugin.data import ImageSet, LoadedImages
+    from advrbd_plugin.defense.result import AdvrBDResult
     from advrbd_plugin.report import RunRecord
     from advrbd_plugin.report.demonstration import Demonstration
 
@@ -193,7 +194,7 @@ def _judge(
     from advrbd_plugin.evaluation.metrics import evaluate, judge_detection
     from advrbd_plugin.report.demonstration import Demonstration
 
-    result = record.result
+    result = cast("AdvrBDResult", record.result)  # a demonstration is no scan
     triggered = None if attack is None else attack.triggered_test_set(test)
     target = None if attack is None else attack.target_label
     return Demonstration(

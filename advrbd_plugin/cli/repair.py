@@ -114,8 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.model, data, from_poisoned, clean_set, result, description, loaded.left_out, notes
             )
             summary = summarise_repair(record)
-            options = option_file.effective(arguments, config.to_mapping())
-            files = {**repair_files(record, summary), "config.yaml": file_bytes(options)}
+            used = option_file.effective(arguments, config.to_mapping())
+            files = {**repair_files(record, summary), "config.yaml": file_bytes(used)}
             summary = out.write_files(result.model, description, result.curves, files, summary)
     show_summary(arguments, summary, _summary_rows, "ULRL")
     return 0

@@ -24,14 +24,14 @@ def test_a_forecast_grows_with_the_work_and_a_scan_costs_less(monkeypatch):
     images = ImageSet(torch.zeros(40, 3, 8, 8, dtype=torch.uint8), torch.arange(40) % 2, ("a", "b"))
 
     def seconds(epochs, **options):
-        config = AdvrBDConfig(epochs=epochs, patch_size=4)
+        config = AdvrBDConfig(epochs=epochs, patch_size=4, enhancement_steps=1)
         make = lambda: make_model("resnet_narrow", num_classes=2, image_size=8)  # noqa: E731
         found = forecast.foretell(make, images, config, device=torch.device("cpu"), **options)
         assert found.peak_bytes > 2**20
         return found.seconds
 
-    assert seconds(100) > 1.5 * seconds(10)
-    assert seconds(100, scan=True) < 0.8 * seconds(100)
+    assert seconds(2000) > 1.5 * seconds(100)
+    assert seconds(2000, scan=True) < 0.8 * seconds(2000)
 
 
 def test_a_measurement_takes_a_moment_and_changes_no_random_numbers():
