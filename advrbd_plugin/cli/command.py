@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings(), messages.shown(getattr(arguments, "quiet", False)):
         warnings.showwarning = _show_warning
         try:
+            if not _may_run(arguments):
+                return BAD_INPUT
             return arguments.run(arguments) or 0
         except AdvrBDError as error:
             return _fail(str(error))
@@ -133,6 +135,15 @@ def _commands_below(parser: argparse.ArgumentParser) -> Iterator[argparse.Argume
     """The parsers that carry out a command, at whatever depth."""
     for each in _choices(parser).values():
         yield from _commands_below(each) if _choices(each) else (each,)
+
+
+def _may_run(arguments: argparse.Namespace) -> bool:
+    """Refuse what torchrun started in several processes that would all do the same; rank 0 says it."""
+    if hasattr(arguments, "shares_work") or os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    if os.environ.get("RANK") == "0":
+        raise AdvrBDError("of advrbd's commands only `defend` and `scan` share their work among torchrun's processes")
+    return False
 
 
 def _out_of_memory(error: Exception, arguments: argparse.Namespace) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from advrbd_plugin.cli import option_file, status
+from advrbd_plugin.cli import messages, option_file, status
 from advrbd_plugin.cli.options import (
     add_defense_options,
     add_output_options,
@@ -22,12 +22,16 @@ from advrbd_plugin.cli.options import (
     no_detection,
     positive,
 )
+from advrbd_plugin.cli.pictures import add_store_option, read_pictures, remove_automatic_store
 from advrbd_plugin.cli.status import EXPLAINED
 
 if TYPE_CHECKING:
+    import torch
+
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
     from advrbd_plugin.data import ImageSet, LoadedImages
     from advrbd_plugin.defense.config import AdvrBDConfig
+    from advrbd_plugin.processes import Processes
     from advrbd_plugin.report.identity import RunIdentity
 
 DATA = (
@@ -56,34 +60,46 @@ def add_defend_options(parser: argparse.ArgumentParser) -> None:
     add_output_options(parser, required=True, help="a new or empty folder for the results")
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
     parser.add_argument("--samples", type=positive, help="use only so many images, each class in proportion")
+    add_store_option(parser)
     add_defense_options(parser)
     add_telling_options(parser)
     parser.add_argument("--tensorboard", metavar="FOLDER", help="write the figures of every stage for TensorBoard")
-    parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
+    parser.set_defaults(run=run, interrupted="run the same command again to go on from here", shares_work=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read the images, defend them, write the results and print a summary."""
+    """Scan or defend the images; in the processes of ``torchrun``, if it started this one."""
+    from advrbd_plugin.process_group import joined, launched
+
+    config = make_config(arguments)
+    check_model(arguments.model)
+    if launched() == 1:
+        check_device(arguments.device)
+    with joined(arguments.device) as (processes, device):
+        if processes.leads:
+            found = _lead(arguments, config, processes, device)
+        else:
+            found = _assist(arguments, config, processes, device)
+    return found if launched() == 1 else 0  # torchrun takes any other status for a failure
+
+
+def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Processes, device: torch.device) -> int:
+    """Read the images, defend them, write the results and print a summary; the exit status."""
     from advrbd_plugin.cli.foretelling import tell_cost
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.cli.tensorboard import watched
     from advrbd_plugin.data import load_folder, recognise
+    from advrbd_plugin.data.sharing import share_images
     from advrbd_plugin.defense.pipeline import AdvrBD
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
 
-    config = make_config(arguments)
-    check_model(arguments.model)
-    check_device(arguments.device)
     out = OutputFolder(arguments.out, data=arguments.data, overwrite=arguments.overwrite)
     with out, make_progress() as progress:
         known = recognise(arguments.data)
         load = partial(load_folder, arguments.data) if known is None else partial(known.load, "train")
-        loaded = load(
-            image_size=arguments.image_size,
-            samples=arguments.samples,
-            seed=config.seed,
-            on_progress=reading(progress),
-        )
+        choices = {"image_size": arguments.image_size, "samples": arguments.samples, "seed": config.seed}
+        report = reading(progress)
+        loaded = read_pictures(arguments, out, lambda: load(**choices, on_progress=report), **choices)
         progress.finish()
         tell_about_reading(progress, loaded)
         images = loaded.image_set
@@ -91,20 +107,41 @@ def run(arguments: argparse.Namespace) -> int:
         for note in notes:
             progress.note(note)
         summary = out.begin(defense_identity(arguments.command, arguments, arguments.data, config, images))
+        processes.receive(lambda: summary is None)
         if summary is not None:
             progress.note(FINISHED_BEFORE)
         else:
+            share_images(images, processes)
             tell_about_epochs(progress, config, len(images))
             model = ModelDescription.for_images(arguments.model, images)
             tell_cost(progress, arguments, model.build, images, config)
             with watched(progress, arguments.tensorboard) as told:
-                defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=told)
+                defense = AdvrBD(model.build, config, device=device, work_dir=out.work, progress=told)
                 result = defense.scan(images) if arguments.command == "scan" else defense.fit(images)
             notes = [*loaded.notes, *notes]
             record = RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes))
             summary = out.write(record, more=effective_options(arguments, config))
+        remove_automatic_store(out)
     show_summary(arguments, summary, _summary_rows, "AdvrBD")
     return status.of_summary(summary)
+
+
+def _assist(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Processes, device: torch.device) -> int:
+    """Take a share of the work of :func:`_lead`, which has all files and the screen."""
+    from advrbd_plugin.data.sharing import share_images
+    from advrbd_plugin.defense.pipeline import AdvrBD
+    from advrbd_plugin.nn.description import ModelDescription
+
+    messages.hush()
+    if processes.receive(lambda: None):
+        images = share_images(None, processes)
+        config, _ = fit_patch(config, arguments, images.image_size)
+        defense = AdvrBD(ModelDescription.for_images(arguments.model, images).build, config, device=device)
+        if arguments.command == "scan":
+            defense.scan(images)
+        else:
+            defense.fit(images)
+    return 0
 
 
 def effective_options(arguments: argparse.Namespace, config: AdvrBDConfig) -> dict[str, bytes]:

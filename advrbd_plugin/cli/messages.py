@@ -38,6 +38,11 @@ def shown(quiet: bool = False) -> Iterator[None]:
         LOGGER.level, LOGGER.propagate = before
 
 
+def hush() -> None:
+    """From here on nothing but warnings and errors."""
+    LOGGER.setLevel(logging.WARNING)
+
+
 def is_quiet() -> bool:
     """Whether the command was asked to say nothing but errors."""
     return LOGGER.getEffectiveLevel() > logging.INFO
