@@ -12,8 +12,8 @@ NO_VERDICT = 4
 
 EXPLAINED = (
     "Exit status: 0 done, and nothing was found; 2 bad input or usage, which one line explains; 3 poisoned samples "
-    "were found (scan, defend; 0 under torchrun); 4 no verdict, since the model learned too little; 130 ended by Ctrl-C, "
-    "143 by SIGTERM. 1: a check failed (doctor, compare, reproduce), or a mistake of advrbd's own."
+    "were found (scan, defend; 0 under torchrun); 4 no verdict, since the model learned too little; 130 ended by "
+    "Ctrl-C, 143 by SIGTERM. 1: a check failed (doctor, compare, reproduce), or a mistake of advrbd's own."
 )
 
 
