@@ -33,7 +33,7 @@ def apply(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     Raises:
         AdvrBDError: the file cannot be read, or holds a key or value that is not allowed.
     """
-    path = _named_file(words)
+    path = _named_file(parser, words)
     if path is None:
         return
     from advrbd_plugin.plain import brief, read_yaml
@@ -72,9 +72,13 @@ def effective(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> str
     return text + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
 
 
-def _named_file(words: Sequence[str]) -> str | None:
+def _named_file(parser: argparse.ArgumentParser, words: Sequence[str]) -> str | None:
+    """The file of ``--config``, also where the option is abbreviated as far as the command allows."""
+    known = [text for action in parser._actions for text in action.option_strings]
+    short = ["--config"[:length] for length in range(3, len("--config"))]
+    unique = [text for text in short if sum(each.startswith(text) for each in known) == 1]
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config", nargs="?")
+    finder.add_argument("--config", *unique, nargs="?")
     path: str | None = finder.parse_known_args(list(words))[0].config
     return path
 

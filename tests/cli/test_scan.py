@@ -97,6 +97,13 @@ def test_every_option_can_stand_in_a_file_and_the_command_line_wins(defense, ima
     assert (summary["config"]["patch_size"], summary["config"]["num_masks"]) == (2, 2)
 
 
+def test_an_abbreviated_option_names_the_file_too(defense, images, out, tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text("samples: 20\n")
+    assert run("scan", images, out, "--conf", file) == 3
+    assert json.loads((out / "summary.json").read_text())["images"] == 20
+
+
 def test_the_saved_options_make_the_same_run_again(defense, images, out, capsys):
     assert run("scan", images, out, "--image-size", "16x12", "--set", "patch_size=3", "--epochs", "2") == 3
     saved = yaml.safe_load((out / "config.yaml").read_text())
