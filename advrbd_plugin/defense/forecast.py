@@ -60,7 +60,7 @@ def foretell(
     if image_size is not None:
         images = functional.interpolate(images.float(), image_size).to(torch.uint8)
     with repeatable(device, config.seed):
-        model = make_model().to(device, memory_format=torch.channels_last).train()
+        model = make_model().to(device).to(memory_format=torch.channels_last).train()
         seconds = _seconds_per_image(model, images, labels, config, device)
     work = planned_work(len(samples), config)
     total = sum(amount for stage, amount in work.items() if not (scan and stage in SCANNED_OUT))
