@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from advrbd_plugin.cli.defend import (
     FINISHED_BEFORE,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from advrbd_plugin.attacks import Attack, PoisonedSet
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
     from advrbd_plugin.data import ImageSet, LoadedImages
-    from advrbd_plugin.defense.result import AdvrBDResult
     from advrbd_plugin.report import RunRecord
     from advrbd_plugin.report.demonstration import Demonstration
 
@@ -194,7 +193,8 @@ def _judge(
     from advrbd_plugin.evaluation.metrics import evaluate, judge_detection
     from advrbd_plugin.report.demonstration import Demonstration
 
-    result = cast("AdvrBDResult", record.result)  # a demonstration is no scan
+    result = record.defended
+    assert result is not None  # a demonstration ends with a clean model
     triggered = None if attack is None else attack.triggered_test_set(test)
     target = None if attack is None else attack.target_label
     return Demonstration(

@@ -68,6 +68,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace) -> int:
     """Read model and samples, repair the model, write the results and print a summary."""
     from advrbd_plugin.cli.progress import make_progress
+    from advrbd_plugin.nn.model_file import MODEL_WEIGHTS
     from advrbd_plugin.report import OutputFolder, load_model
     from advrbd_plugin.report.identity import RunIdentity, contents_of
     from advrbd_plugin.report.repair_page import RepairRecord, repair_files, summarise_repair
@@ -116,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
             summary = summarise_repair(record)
             used = option_file.effective(arguments, config.to_mapping())
             files = {**repair_files(record, summary), "config.yaml": file_bytes(used)}
-            summary = out.write_files(result.model, description, result.curves, files, summary)
+            summary = out.write_files({MODEL_WEIGHTS: result.model}, description, result.curves, files, summary)
     show_summary(arguments, summary, _summary_rows, "ULRL")
     return 0
 

@@ -10,7 +10,17 @@ import yaml
 from advrbd_plugin.cli import main, status
 from advrbd_plugin.errors import AdvrBDError
 
-SCANNED = {"verdicts.csv", "summary.json", "curves.csv", "curves.json", "report.png", "report.html", "config.yaml"}
+SCANNED = {
+    "verdicts.csv",
+    "summary.json",
+    "curves.csv",
+    "curves.json",
+    "report.png",
+    "report.html",
+    "config.yaml",
+    "model.json",
+    "backdoored_model.safetensors",
+}
 
 
 @pytest.fixture
@@ -37,7 +47,7 @@ def test_a_scan_has_verdicts_and_no_model_and_defend_goes_on_from_its_stages(def
     assert stage.exists() and names(out) == SCANNED | {".advrbd-work"}
     defense.failure = None
     assert run("defend", images, out) == status.FOUND
-    assert names(out) == SCANNED | {"model.safetensors", "model.json"}
+    assert names(out) == SCANNED | {"model.safetensors"}
 
 
 def test_a_finished_scan_is_shown_again_and_its_stages_stay(defense, images, out, capsys):
