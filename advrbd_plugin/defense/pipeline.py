@@ -39,10 +39,12 @@ from advrbd_plugin.defense.scoring import Scores, score_samples
 from advrbd_plugin.defense.stage_runner import StageRunner, Trained, shared
 from advrbd_plugin.defense.version import ALGORITHM_VERSION
 from advrbd_plugin.nn.checkpoints import StoredTraining
+from advrbd_plugin.nn.classifier import ImageClassifier
+from advrbd_plugin.nn.factories import check_network, network_factory
 from advrbd_plugin.nn.inference import predict
 from advrbd_plugin.nn.training import TRAINING_WORK
 from advrbd_plugin.processes import current
-from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress
+from advrbd_plugin.progress import LoggedProgress, Progress, ScaledProgress
 from advrbd_plugin.randomness import derive_seed
 
 
@@ -50,18 +52,19 @@ class AdvrBD:
     """The defense (arXiv 2405.12719) with the additions that docs/choices.md explains.
 
     Args:
-        make_model: builds a freshly initialised network that takes float images in pixel scale [0, 1].
+        make_model: builds a freshly initialised network that takes float images in pixel scale [0, 1]; or such a
+            network, whose layout is taken and whose weights are not (:func:`advrbd_plugin.nn.factories.fresh_copy`).
         config: the settings; the preset ``robust`` by default.
         device: where to train; a GPU if there is one, by default.
         work_dir: a folder for finished stages. A run that was killed and is started again with the same folder, data
             and settings goes on where it was and ends with the same result. ``None`` stores nothing.
-        progress: told of every batch.
+        progress: told of every batch; by default each stage is a record of the logger ``advrbd_plugin`` (INFO).
         detector: finds the target classes, as :func:`advrbd_plugin.defense.detection.detect_targets` does.
     """
 
     def __init__(
         self,
-        make_model: Callable[[], nn.Module],
+        make_model: nn.Module | Callable[[], nn.Module],
         config: AdvrBDConfig | None = None,
         *,
         device: str | torch.device | None = None,
@@ -69,11 +72,11 @@ class AdvrBD:
         progress: Progress | None = None,
         detector: Detector = detect_targets,
     ) -> None:
-        self._make_model = make_model
-        self.config = config or AdvrBDConfig()
+        self._make_model = network_factory(make_model)
+        self.config = AdvrBDConfig.require(config)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._work_dir = work_dir
-        self._progress = progress or SilentProgress()
+        self._progress = progress or LoggedProgress()
         self._detector = detector
 
     def fit(self, train_set: ImageSet) -> AdvrBDResult:
@@ -85,6 +88,7 @@ class AdvrBD:
             AdvrBDError: the set does not suit the settings, or training diverges; one line says what to do.
         """
         check_set(train_set, self.config)
+        check_network(self._make_model, train_set, needs_features=self.config.detect_targets)
         self._progress.plan(planned_work(len(train_set), self.config))
         samples, run = train_set.by_id(), self._new_run()
         backdoored, rows, findings, key = self._examine(run, samples)
@@ -96,7 +100,7 @@ class AdvrBD:
             model, verdicts, relearning_rows = self._relearn(run, samples, findings, retrained, key)
             curves |= {"retraining": retraining_rows, "relearning": relearning_rows}
         return AdvrBDResult(
-            model=model.eval(),
+            model=ImageClassifier.of(model.eval(), train_set),
             is_retrained=retrained is not None,
             rounds=1,
             remark="",
@@ -112,6 +116,7 @@ class AdvrBD:
             AdvrBDError: as :meth:`fit`.
         """
         check_set(train_set, self.config)
+        check_network(self._make_model, train_set, needs_features=self.config.detect_targets)
         plan = planned_work(len(train_set), self.config)
         self._progress.plan({stage: work for stage, work in plan.items() if stage not in ("retraining", "relearning")})
         samples, run = train_set.by_id(), self._new_run()
@@ -140,7 +145,8 @@ class AdvrBD:
         back = torch.argsort(torch.argsort(train_set.sample_ids))
         detection = findings.detection
         return {
-            "backdoored_model": backdoored.eval(),
+            "train_set": train_set,
+            "backdoored_model": ImageClassifier.of(backdoored.eval(), train_set),
             "verdicts": verdicts.of(back),
             "suspected_classes": detection.suspected_classes,
             "findings": tuple(
@@ -167,6 +173,7 @@ class AdvrBD:
             AdvrBDError: as :meth:`fit`.
         """
         check_set(train_set, self.config)
+        check_network(self._make_model, train_set)
         samples, run = train_set.by_id(), self._new_run()
         model, rows, _ = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
         return BackdooredModel(model.eval(), rows, run.seconds)
