@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ class ClassFinding:
     kind: str = ""
     share: float = 0.0
     round: int = 1
-    pattern: Tensor | None = None
+    pattern: Tensor | None = field(default=None, repr=False)
     window: Window | None = None
 
     @classmethod

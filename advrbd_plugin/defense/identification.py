@@ -19,7 +19,7 @@ _THRESHOLD = 0.5
 _NOT_SUSPECTED_SCALE = 0.01
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Verdicts:
     """Attributes:
     poisoned: (N,) bool.
@@ -36,7 +36,11 @@ class Verdicts:
     suggested_label: Tensor
     uncertain: Tensor
     mislabelled: Tensor
-    mislabelled_score: Tensor
+    mislabelled_score: Tensor = None  # type: ignore[assignment]  # never None once it is made
+
+    def __post_init__(self) -> None:
+        if self.mislabelled_score is None:
+            object.__setattr__(self, "mislabelled_score", self.mislabelled.float())
 
     @classmethod
     def without_errors(cls, poisoned: Tensor, score: Tensor, suggested_label: Tensor, uncertain: Tensor) -> Verdicts:
@@ -62,6 +66,18 @@ class Verdicts:
             mislabelled_score=found.probability.masked_fill(self.poisoned, 0.0),
             suggested_label=torch.where(errors, found.better_label, self.suggested_label),
         )
+
+    def words(self) -> list[str]:
+        """A word for each sample: ``poisoned``, ``mislabelled``, ``uncertain`` or ``clean``."""
+        words = ["clean"] * len(self.poisoned)
+        for word in ("uncertain", "mislabelled", "poisoned"):  # the last one counts
+            for index in getattr(self, word).nonzero().flatten().tolist():
+                words[index] = word
+        return words
+
+    def __repr__(self) -> str:
+        counts = [f"{int(getattr(self, word).sum()):,} {word}" for word in ("poisoned", "uncertain", "mislabelled")]
+        return f"Verdicts({len(self.poisoned):,} samples: {', '.join(counts)})"
 
     def of(self, indices: Tensor) -> Verdicts:
         """Those of the samples at ``indices``."""

@@ -17,12 +17,14 @@ from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import Detector, detect_targets
 from advrbd_plugin.defense.findings import ClassFinding, trigger_pictures
 from advrbd_plugin.defense.identification import Findings, Verdicts
-from advrbd_plugin.defense.planning import STAGES, check_set, planned_work
+from advrbd_plugin.defense.planning import SCANNED_OUT, STAGES, check_set, planned_work
 from advrbd_plugin.defense.result import AdvrBDResult, AdvrBDScan, BackdooredModel, Rows
 from advrbd_plugin.defense.search import find, find_as_paper
 from advrbd_plugin.defense.stage_runner import StageRunner, Trained
+from advrbd_plugin.nn.classifier import ImageClassifier
+from advrbd_plugin.nn.factories import check_network, network_factory
 from advrbd_plugin.processes import current
-from advrbd_plugin.progress import Progress, SilentProgress
+from advrbd_plugin.progress import LoggedProgress, Progress
 from advrbd_plugin.randomness import derive_seed
 
 
@@ -30,18 +32,19 @@ class AdvrBD:
     """The defense (arXiv 2405.12719) with the additions that docs/choices.md and docs/detection.md explain.
 
     Args:
-        make_model: builds a freshly initialised network that takes float images in pixel scale [0, 1].
+        make_model: builds a freshly initialised network that takes float images in pixel scale [0, 1]; or such a
+            network, whose layout is taken and whose weights are not (:func:`advrbd_plugin.nn.factories.fresh_copy`).
         config: the settings; the preset ``robust`` by default.
         device: where to train; a GPU if there is one, by default.
         work_dir: a folder for finished stages. A run that was killed and is started again with the same folder, data
             and settings goes on where it was and ends with the same result. ``None`` stores nothing.
-        progress: told of every batch.
+        progress: told of every batch; by default each stage is a record of the logger ``advrbd_plugin`` (INFO).
         detector: finds the target classes, as :func:`advrbd_plugin.defense.detection.detect_targets` does.
     """
 
     def __init__(
         self,
-        make_model: Callable[[], nn.Module],
+        make_model: nn.Module | Callable[[], nn.Module],
         config: AdvrBDConfig | None = None,
         *,
         device: str | torch.device | None = None,
@@ -49,11 +52,11 @@ class AdvrBD:
         progress: Progress | None = None,
         detector: Detector = detect_targets,
     ) -> None:
-        self._make_model = make_model
-        self.config = config or AdvrBDConfig()
+        self._make_model = network_factory(make_model)
+        self.config = AdvrBDConfig.require(config)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._work_dir = work_dir
-        self._progress = progress or SilentProgress()
+        self._progress = progress or LoggedProgress()
         self._detector = detector
 
     def fit(self, train_set: ImageSet) -> AdvrBDResult:
@@ -65,16 +68,19 @@ class AdvrBD:
             AdvrBDError: the set does not suit the settings, or training diverges; one line says what to do.
         """
         check_set(train_set, self.config)
+        check_network(self._make_model, train_set, needs_features=self.config.detect_targets)
         self._progress.plan(planned_work(len(train_set), train_set.num_classes, self.config))
         samples, run = train_set.by_id(), self._new_run()
         first = self._first(run, samples)
         outcome = self._clean(run, samples, first) if first.findings.verdicts.needs_cleaning else _nothing_found(first)
+        scanned = self._scanned(train_set, samples, first, outcome, run)
+        returns_first = outcome.model is first.model
         return AdvrBDResult(
-            model=outcome.model.eval(),
+            model=scanned["backdoored_model"] if returns_first else ImageClassifier.of(outcome.model.eval(), train_set),
             is_retrained=outcome.is_retrained,
             rounds=outcome.rounds,
             remark=outcome.remark,
-            **self._scanned(train_set, samples, first, outcome, run),
+            **scanned,
         )
 
     def scan(self, train_set: ImageSet) -> AdvrBDScan:
@@ -86,8 +92,9 @@ class AdvrBD:
             AdvrBDError: as :meth:`fit`.
         """
         check_set(train_set, self.config)
+        check_network(self._make_model, train_set, needs_features=self.config.detect_targets)
         plan = planned_work(len(train_set), train_set.num_classes, self.config)
-        self._progress.plan({stage: work for stage, work in plan.items() if stage not in ("retraining", "relearning")})
+        self._progress.plan({stage: work for stage, work in plan.items() if stage not in SCANNED_OUT})
         samples, run = train_set.by_id(), self._new_run()
         first = self._first(run, samples)
         return AdvrBDScan(**self._scanned(train_set, samples, first, _nothing_found(first), run))
@@ -105,6 +112,7 @@ class AdvrBD:
             AdvrBDError: as :meth:`fit`.
         """
         check_set(train_set, self.config)
+        check_network(self._make_model, train_set)
         samples, run = train_set.by_id(), self._new_run()
         trained = self._train(run, samples, _data_key(samples))
         return BackdooredModel(trained.model.eval(), trained.rows, run.seconds)
@@ -175,7 +183,8 @@ class AdvrBD:
         detection, curves = first.findings.detection, {**first.curves, **outcome.curves}
         back = torch.argsort(torch.argsort(train_set.sample_ids))
         return {
-            "backdoored_model": first.model.eval(),
+            "train_set": train_set,
+            "backdoored_model": ImageClassifier.of(first.model.eval(), train_set),
             "verdicts": outcome.verdicts.of(back),
             "suspected_classes": outcome.suspected_classes,
             "findings": trigger_pictures(outcome.findings, samples, outcome.verdicts.poisoned),

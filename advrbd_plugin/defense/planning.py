@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.data.image_set import ImageSet, require_image_set
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import CANDIDATE_WORK
 from advrbd_plugin.defense.enhancement import TRIGGER_BATCH_SIZE
@@ -21,6 +21,8 @@ STAGES = (
     "relearning",
     "examination",
 )
+SCANNED_OUT = ("retraining", "relearning", "examination")
+"""Stages of a clean model, which a scan leaves out."""
 _CANDIDATES_OF_A_CLASS = 12
 
 
@@ -48,7 +50,8 @@ def planned_work(count: int, num_classes: int, config: AdvrBDConfig) -> dict[str
 
 
 def check_set(train_set: ImageSet, config: AdvrBDConfig) -> None:
-    """Raise AdvrBDError if the set is too small, or its images smaller than the patch."""
+    """Raise AdvrBDError if the set is no ImageSet or too small, or its images are smaller than the patch."""
+    require_image_set(train_set)
     if len(train_set) < 2 or train_set.num_classes < 2:
         raise AdvrBDError(
             f"the training set needs at least 2 images and 2 classes, got {len(train_set)} and {train_set.num_classes}"
