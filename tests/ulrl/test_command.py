@@ -51,7 +51,7 @@ def test_a_repair_writes_model_neurons_and_report(model_folder, tmp_path, capsys
     names = {file.name for file in out.iterdir()}
     assert names == {
         "model.safetensors", "model.json", "summary.json", "neurons.csv", "curves.csv", "curves.json", "report.html",
-        "report.png",
+        "report.png", "config.yaml",
     }  # fmt: skip
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["method"], summary["verdict"]) == ("ulrl", "suspicious neurons found")
