@@ -15,13 +15,14 @@ from advrbd_plugin.cli import main
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation import stress_judge, stress_sets
-from advrbd_plugin.evaluation.algorithm import current_algorithm, stress_sets_digest
+from advrbd_plugin.evaluation.algorithm import current_algorithm
 from advrbd_plugin.evaluation.cell import STRESS, Cell
-from advrbd_plugin.evaluation.experiment import Outcome
+from advrbd_plugin.evaluation.experiment import Options, Outcome
 from advrbd_plugin.evaluation.grid_job import current_result, run_grid
 from advrbd_plugin.evaluation.process import run_cell
 from advrbd_plugin.evaluation.result import Result, read_result, read_results, write_result
 from advrbd_plugin.evaluation.stress_bars import bars_of, collect_rows
+from advrbd_plugin.evaluation.stress_experiment import StressExperiment, set_of
 from advrbd_plugin.evaluation.stress_grid import SUITE, SuiteSelection, make_suite
 from advrbd_plugin.evaluation.stress_suite import CHOOSING, HELD_OUT, split_name
 from advrbd_plugin.report.evaluation import write_report, write_stress_report
@@ -173,7 +174,7 @@ def content_of(cell: Cell, acc: float, asr: tuple[float, ...], **more) -> dict:
         "status": "done",
         "figures": figures,
         "triggers": triggers,
-        "set": {"name": cell.set_name, "samples": 60, "epochs": 1, "made_by": stress_sets_digest()},
+        "set": set_of(cell, Options("", "", "", settings={"epochs": 1}), 60),
         "data": {"fingerprint": "0"},
         "details": {"rounds": 2},
         "seconds": 2.0,
@@ -302,7 +303,6 @@ def test_a_small_set_goes_from_photographs_to_its_row(tiny, monkeypatch):
 
 def test_the_clean_reference_leaves_out_what_has_no_true_label(tiny, monkeypatch):
     from advrbd_plugin.evaluation.methods import clean_only
-    from advrbd_plugin.evaluation.stress_experiment import StressExperiment
 
     seen = []
     monkeypatch.setattr(
