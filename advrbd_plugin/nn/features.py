@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.nn.inference import predict
+from advrbd_plugin.nn.inference import EVALUATION_BATCH_SIZE, predict
+from advrbd_plugin.nn.transfer import Results
+from advrbd_plugin.processes import current
 
 _EARLIER_MAPS = 2
 
@@ -29,16 +31,24 @@ def penultimate_features(
     Raises:
         AdvrBDError: the model has no linear layer, or a logit is not finite.
     """
+    features, logits = _own_penultimate_features(model, images, mixed_precision, on_batch)
+    return _merge(features, len(images)), logits
+
+
+def _own_penultimate_features(
+    model: nn.Module, images: Tensor, mixed_precision: bool, on_batch: Callable[[int], None] | None
+) -> tuple[Tensor, Tensor]:
+    """The features of this process's share of the images, and the logits of all."""
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise AdvrBDError("the model has no linear layer, so there are no features to compare; use another model")
-    caught: list[Tensor] = []
-    hook = linear[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].flatten(1).float().cpu()))
+    caught = Results()
+    hook = linear[-1].register_forward_pre_hook(lambda _, inputs: caught.add(inputs[0].flatten(1).float()))
     try:
         logits = predict(model, images, mixed_precision=mixed_precision, on_batch=on_batch)
     finally:
         hook.remove()
-    return torch.cat(caught) if caught else torch.empty(0, linear[-1].in_features), logits
+    return caught.whole() if caught else torch.empty(0, linear[-1].in_features), logits
 
 
 def layered_features(
@@ -56,29 +66,39 @@ def layered_features(
         (N, num_features) float32 features and (N, num_classes) float32 logits, both on the CPU.
     """
     maps: dict[tuple[int, int], Tensor] = {}
-    layers: list[list[Tensor]] = []
+    layers: list[Results] = []
 
     def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: object) -> None:
         if isinstance(output, Tensor) and output.dim() == 4:
             size = (output.shape[2], output.shape[3])
             maps.pop(size, None)  # the last one of a size counts, and stands where it was met
-            maps[size] = output.detach().float().mean(dim=(2, 3)).cpu()
+            maps[size] = output.detach().float().mean(dim=(2, 3))
 
     def end_of_batch(_module: nn.Module, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         # The last map but one of those larger than a pixel: the last is averaged into the penultimate features.
-        layers.append([pooled for size, pooled in maps.items() if size != (1, 1)][-_EARLIER_MAPS - 1 : -1])
+        earlier = [pooled for size, pooled in maps.items() if size != (1, 1)][-_EARLIER_MAPS - 1 : -1]
         maps.clear()
+        layers.extend(Results() for _ in earlier[len(layers) :])
+        for layer, pooled in zip(layers, earlier):
+            layer.add(pooled)
 
     leaves = [module for module in model.modules() if not list(module.children())]
     hooks = [module.register_forward_hook(keep) for module in leaves]
     hooks.append(model.register_forward_hook(end_of_batch))
     try:
-        features, logits = penultimate_features(model, images, mixed_precision=mixed_precision, on_batch=on_batch)
+        features, logits = _own_penultimate_features(model, images, mixed_precision, on_batch)
     finally:
         for hook in hooks:
             hook.remove()
-    earlier = [torch.cat(pooled) for pooled in zip(*layers)]
-    return torch.cat([_unit_spread(layer) for layer in [*earlier, features]], dim=1), logits
+    own = [*(layer.whole() for layer in layers), features]
+    widths = current().receive(lambda: [layer.shape[1] for layer in own])
+    whole = _merge(torch.cat(own, dim=1), len(images))
+    return torch.cat([_unit_spread(layer) for layer in whole.split(widths, dim=1)], dim=1), logits
+
+
+def _merge(own: Tensor, count: int) -> Tensor:
+    """The features of all ``count`` images from those of each process's share."""
+    return current().share(count, EVALUATION_BATCH_SIZE).merge(own)
 
 
 def _unit_spread(layer: Tensor) -> Tensor:
