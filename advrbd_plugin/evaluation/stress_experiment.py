@@ -30,8 +30,8 @@ class StressExperiment(Experiment):
         drawn = draw_images(train, cell.samples, seed=cell.seed)
         return make_stress_set(cell.set_name, drawn.by_id(), test.by_id())
 
-    @property
-    def images(self) -> tuple[ImageSet, ImageSet]:  # type: ignore[override]
+    @cached_property
+    def images(self) -> tuple[ImageSet, ImageSet]:
         """(train, test); the training set is the poisoned one, since the suite keeps no other."""
         return self.stress.train, self.stress.test
 
@@ -53,7 +53,7 @@ class StressExperiment(Experiment):
         return clean.subset(draw_stratified(clean.sample_ids, clean.labels, count, seed=self.cell.seed + 1))
 
     @cached_property
-    def poisoned(self) -> PoisonedSet:  # type: ignore[override]
+    def poisoned(self) -> PoisonedSet:
         stress, cell = self.stress, self.cell
         return PoisonedSet(
             stress.train,

@@ -250,7 +250,7 @@ def test_the_report_has_a_row_for_each_set(tmp_path, capsys):
     assert "| badnets%1-s3 | 60 | 80.0 | 79.0 | \u2013 | 99.0 | 20.0 | 97.0 | 0.00 | 1 of 1 | 0 | 2 | 2 |" in text
     assert "| composite-s3 | 60 | 80.0 | 79.0 | 80.0 | \u2013 | \u2013 |" in text
     assert (
-        "1 sets with a learned backdoor: mean ASR 20.0 (at most 1%: \u2717)" in text
+        "Sets with a learned backdoor: 1; mean ASR 20.0 (at most 1%: \u2717)" in text
         and "blend | 50 | 90.0 | 20.0" in text
     )
     lines = (out / "stress" / "report.csv").read_text().splitlines()

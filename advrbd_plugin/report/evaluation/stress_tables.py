@@ -70,19 +70,19 @@ def summary_lines(rows: Sequence[StressRow]) -> tuple[str, ...]:
         mean = sum(max(each["asr"] for each in row.learned) for row in learned) / len(learned)
         reached = _MARKS[mean <= bars.MEAN_ASR]
         lines.append(
-            f"{len(learned)} sets with a learned backdoor: mean ASR {percent(mean)} (at most {bars.MEAN_ASR:.0%}: "
+            f"Sets with a learned backdoor: {len(learned)}; mean ASR {percent(mean)} (at most {bars.MEAN_ASR:.0%}: "
             f"{reached}), mean TPR {_mean(learned, 'tpr')}, mean FPR {_mean(learned, 'fpr')}."
         )
     if clean:
         alarms = sum(bool(row.verdicts("suspected")) for row in clean)
         reached = _MARKS[alarms <= bars.FALSE_ALARMS * len(clean)]
         lines.append(
-            f"{len(clean)} clean sets: a class is suspected in {alarms} (at most {bars.FALSE_ALARMS:.0%}: {reached}), "
+            f"Clean sets: {len(clean)}; a class is suspected in {alarms} (at most {bars.FALSE_ALARMS:.0%}: {reached}), "
             f"mean FPR {_mean(clean, 'fpr', 2)}."
         )
     worse = sum(not bars_of(row)["not worse"] for row in rows)
     missed = sum(False in bars_of(row).values() for row in rows)
-    return (*lines, f"{worse} of {len(rows)} sets worse than before, {missed} miss a bar.")
+    return (*lines, f"Of {len(rows)} sets, {worse} got worse and {missed} missed a bar.")
 
 
 def row_mapping(row: StressRow) -> dict[str, Any]:
