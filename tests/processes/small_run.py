@@ -1,4 +1,6 @@
-"""A defense of a small set from end to end, as each of several processes runs it: ``python small_run.py WORK_DIR OUT``.
+"""A defense of a small set from end to end, as each of several processes runs it: ``python small_run.py WORK OUT``.
+
+Rank 0 reads the set, into a store below ``WORK``, and the others get it from there.
 
 In float64, so that what differs between one process and several is rounding at the 16th digit, and nothing that a
 training of a few steps could grow into another verdict.
@@ -13,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.data.sharing import share_images
+from advrbd_plugin.data.store import Picture, fill_store
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import Detection, LabelEvidence
 from advrbd_plugin.defense.pipeline import AdvrBD
@@ -70,7 +74,7 @@ def suspect(model, samples, scores, config, on_batch=None) -> Detection:
     return Detection(probability, features[:, 0].contiguous(), tuple(evidence))
 
 
-def defend(work_dir: str | Path | None):
+def defend(work_dir: str | Path | None, samples: ImageSet | None = None):
     config = AdvrBDConfig(
         epochs=3,
         batch_size=16,
@@ -81,7 +85,13 @@ def defend(work_dir: str | Path | None):
         num_masks=2,
         mixed_precision=False,
     )
-    return AdvrBD(make_model, config, device="cpu", work_dir=work_dir, detector=suspect).fit(make_set())
+    return AdvrBD(make_model, config, device="cpu", work_dir=work_dir, detector=suspect).fit(samples or make_set())
+
+
+def in_a_store(folder: Path) -> ImageSet:
+    images = make_set()
+    each = zip(images.images, images.labels.tolist(), images.sample_ids.tolist(), strict=True)
+    return fill_store(folder, (Picture(*picture) for picture in each), images.class_names)
 
 
 def contents(result) -> dict[str, Tensor]:
@@ -107,8 +117,9 @@ def main(work_dir: str, out: str) -> None:
     from safetensors.torch import save_file
 
     torch.set_num_threads(1)
-    with joined("cpu"):
-        found = contents(defend(work_dir))
+    with joined("cpu") as (processes, _):
+        read = in_a_store(Path(work_dir) / "store") if processes.leads else None
+        found = contents(defend(work_dir, share_images(read, processes)))
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, f"{out}.{current().rank}")
 
 
