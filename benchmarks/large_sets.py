@@ -71,7 +71,7 @@ def measure(folder: str, model_name: str) -> dict[str, dict[str, float]]:
     options = TrainingOptions(epochs=1, batch_size=64)
     scoring = ScoringConfig(num_patch_sizes=1, num_masks=1, patch_size=min(16, min(images.image_size)))
     half = images.subset(torch.arange(0, len(images), 2))
-    first = images.subset(torch.arange(640))
+    first = images.subset(torch.arange(min(640, len(images))))
     scores: list[Any] = []
     stages: dict[str, Callable[[], Any]] = {
         "ten steps of training": lambda: train(model, first.images, first.labels, first.sample_ids, options),
