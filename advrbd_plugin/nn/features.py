@@ -91,9 +91,11 @@ def layered_features(
         for hook in hooks:
             hook.remove()
     own = [*(layer.whole() for layer in layers), features]
-    widths = current().receive(lambda: [layer.shape[1] for layer in own])
-    whole = _merge(torch.cat(own, dim=1), len(images))
-    del own, features, layers  # of a large set they take as much memory again
+    own_widths = [layer.shape[1] for layer in own]
+    joined = torch.cat(own, dim=1)
+    layers.clear()
+    del own, features  # of a large set they take as much memory again
+    whole, widths = _merge(joined, len(images)), current().receive(lambda: own_widths)
     for layer in whole.split(widths, dim=1):
         _scale_to_unit_spread(layer)
     return whole, logits
