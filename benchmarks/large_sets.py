@@ -26,11 +26,10 @@ from torch import nn
 from advrbd_plugin import make_model
 from advrbd_plugin.cache import digest
 from advrbd_plugin.data.store import Picture, fill_store, open_store
-from advrbd_plugin.defense.config import DetectionConfig, ScoringConfig
-from advrbd_plugin.defense.detection import detect_targets
+from advrbd_plugin.defense.config import ScoringConfig
 from advrbd_plugin.defense.scoring import score_samples
 from advrbd_plugin.nn.description import channel_statistics
-from advrbd_plugin.nn.inference import predict
+from advrbd_plugin.nn.features import layered_features
 from advrbd_plugin.nn.training import TrainingOptions, train
 
 CLASSES = 10
@@ -68,21 +67,18 @@ def measure(folder: str, model_name: str) -> dict[str, dict[str, float]]:
     assert opened is not None
     images = opened[0].by_id()
     model = network(model_name, images.image_size[0])
-    options = TrainingOptions(epochs=1, batch_size=64)
+    options = TrainingOptions(epochs=1, batch_size=256)
     scoring = ScoringConfig(num_patch_sizes=1, num_masks=1, patch_size=min(16, min(images.image_size)))
-    half = images.subset(torch.arange(0, len(images), 2))
-    first = images.subset(torch.arange(min(640, len(images))))
-    scores: list[Any] = []
+    first = images.subset(torch.arange(min(2560, len(images))))
     stages: dict[str, Callable[[], Any]] = {
-        "ten steps of training": lambda: train(model, first.images, first.labels, first.sample_ids, options),
-        "training": lambda: train(model, images.images, images.labels, images.sample_ids, options),
+        "ten steps": lambda: train(model, first.images, first.labels, first.sample_ids, options),
+        "training, an epoch": lambda: train(model, images.images, images.labels, images.sample_ids, options),
         "fingerprint": lambda: digest(images.images),
         "channel statistics": lambda: channel_statistics(images.images),
-        "scoring": lambda: scores.append(score_samples(model, images, scoring)),
-        "detection": lambda: detect_targets(model, images, scores[0], DetectionConfig()),
-        "predictions for half": lambda: predict(model, half.images),
+        "scoring": lambda: score_samples(model, images, scoring),
+        "features": lambda: layered_features(model, images.images),
     }
-    return {name: _stage(work, len(images)) for name, work in stages.items()}
+    return {name: _stage(work, len(first if name == "ten steps" else images)) for name, work in stages.items()}
 
 
 def _stage(work: Callable[[], Any], count: int) -> dict[str, float]:
