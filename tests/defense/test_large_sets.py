@@ -10,9 +10,11 @@ from advrbd_plugin import cache
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.store import Picture, fill_store
 from advrbd_plugin.data.stored_images import MappedFile
+from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import Detection, LabelEvidence
 from advrbd_plugin.defense.pipeline import AdvrBD
+from advrbd_plugin.defense.transplant import SetStatistics
 from advrbd_plugin.nn import description
 from advrbd_plugin.nn.description import channel_statistics
 from advrbd_plugin.nn.features import layered_features
@@ -62,6 +64,9 @@ def test_no_stage_reads_more_than_a_batch_at_once(tmp_path, monkeypatch, mixed):
     monkeypatch.setattr(description, "_COUNTED_AT_ONCE", 100)
     found = defend(stored)
     assert channel_statistics(stored.images) == channel_statistics(in_memory.images)
+    monkeypatch.setattr(transplant, "_PIECE_BYTES", 16 * 100)
+    ours, theirs = SetStatistics.of(stored.images), SetStatistics.of(in_memory.images)
+    assert torch.equal(ours.first, theirs.first) and torch.equal(ours.spectrum, theirs.spectrum)
     assert max(read) == EVALUATION_BATCH_SIZE
     assert set(found.curves) >= {"training", "retraining", "relearning"} and found.verdicts.poisoned.any()
     expected = defend(in_memory)
