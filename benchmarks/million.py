@@ -54,30 +54,29 @@ def measure(side: int, name: str, batch: int, device: torch.device) -> dict[str,
 
 
 def costs(pictures: int, rates: dict[str, float]) -> dict[str, float]:
-    """Stage -> seconds on one device. Decoding and fingerprints are made once, by rank 0 alone."""
+    """Stage -> seconds on one device."""
     config = AdvrBDConfig.preset("robust")
-    work = planned_work(pictures, config)
+    work = planned_work(pictures, CLASSES, config)
     passes = {stage: amount / TRAINING_WORK for stage, amount in work.items()}
+    few = work["enhancement"] - pictures
     return {
         "training": passes["training"] * rates["training step"],
         "scoring": pictures * rates["scoring"],
-        "detection (features)": pictures * rates["forward pass"],
-        "enhancement": (work["enhancement"] - pictures) / TRAINING_WORK * rates["training step"]
-        + pictures * rates["forward pass"],
+        "features, twice, and the enhanced model's predictions": 3 * pictures * rates["forward pass"],
         "retraining": passes["retraining"] * rates["training step"],
         "relearning": passes["relearning"] * rates["training step"],
-        "decoding, once": pictures * rates["decoding"],
-        "fingerprints": 2 * pictures * rates["fingerprint"],
+        "candidates, twice": 2 * (work["detection"] - pictures) * rates["forward pass"],
+        "enhancement *": few / TRAINING_WORK * rates["training step"],
+        "decoding and fingerprints *": pictures * (rates["decoding"] + 2 * rates["fingerprint"]),
     }
 
 
 def table(seconds: dict[str, float], devices: list[int]) -> str:
-    """Markdown: hours, a line a stage."""
+    """Markdown: hours, a line a stage; stages with a star are not shared out."""
     lines = ["| stage | " + " | ".join(f"{count}" for count in devices) + " |", "| --- |" + " ---: |" * len(devices)]
     total = [0.0] * len(devices)
     for stage, spent in seconds.items():
-        alone = stage in ("decoding, once", "fingerprints")
-        each = [spent / 3600 / (1 if alone else count) for count in devices]
+        each = [spent / 3600 / (1 if stage.endswith("*") else count) for count in devices]
         total = [before + more for before, more in zip(total, each)]
         lines.append(f"| {stage} | " + " | ".join(f"{hours:,.2f}" for hours in each) + " |")
     return "\n".join([*lines, "| **all** | " + " | ".join(f"**{hours:,.1f}**" for hours in total) + " |"])

@@ -32,7 +32,8 @@ def suspect(model, samples, scores, config, on_batch=None) -> Detection:
     features, _ = layered_features(model, samples.images, on_batch=on_batch)
     probability = ((samples.labels == 1) & (samples.sample_ids % 3 == 0)).float()
     evidence = tuple(LabelEvidence(label, 750, 2.0, 2.0, 0.3, suspected=label == 1) for label in range(2))
-    return Detection(probability, features[:, 0].contiguous(), evidence)
+    # Too little trained to judge labels: what it learned in a few steps shall decide nothing.
+    return Detection(probability, features[:, 0].contiguous(), evidence, trained_enough=False)
 
 
 def defend(samples: ImageSet):
