@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.sharing import share_images
 from advrbd_plugin.data.store import Picture, fill_store
+from advrbd_plugin.defense.candidates import Candidate
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import Detection, LabelEvidence
+from advrbd_plugin.defense.evidence import EVIDENCE, gather_evidence
 from advrbd_plugin.defense.pipeline import AdvrBD
 from advrbd_plugin.nn.features import layered_features
+from advrbd_plugin.nn.inference import predict
 from advrbd_plugin.process_group import joined
 from advrbd_plugin.processes import current
 
@@ -89,6 +92,20 @@ def defend(work_dir: str | Path | None, samples: ImageSet | None = None):
     return AdvrBD(make_model, config, device="cpu", work_dir=work_dir, detector=suspect).fit(samples or make_set())
 
 
+def evidence(samples: ImageSet) -> Tensor:
+    """What a network makes of two clusters of each class in other pictures."""
+    torch.manual_seed(0)
+    model = make_model().eval()
+    logits = predict(model, samples.images, mixed_precision=False)
+    logits = logits + 100 * torch.nn.functional.one_hot(samples.labels, 3)  # as if it had learned its set
+    candidates = []
+    for label in range(3):
+        members = (samples.labels == label).nonzero().flatten()
+        candidates += [Candidate(label, members[:14], "mixture"), Candidate(label, members[5:], "second_choice")]
+    found = gather_evidence(model, samples, logits, candidates, mixed_precision=False)
+    return torch.tensor([[getattr(each, name) for name in EVIDENCE] + [each.size] for each in found]).double()
+
+
 def in_a_store(folder: Path) -> ImageSet:
     images = make_set()
     each = zip(images.images, images.labels.tolist(), images.sample_ids.tolist(), strict=True)
@@ -120,7 +137,8 @@ def main(work_dir: str, out: str) -> None:
     torch.set_num_threads(1)
     with joined("cpu") as (processes, _):
         read = in_a_store(Path(work_dir) / "store") if processes.leads else None
-        found = contents(defend(work_dir, share_images(read, processes)))
+        samples = share_images(read, processes)
+        found = contents(defend(work_dir, samples)) | {"evidence": evidence(samples)}
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, f"{out}.{current().rank}")
 
 

@@ -58,6 +58,7 @@ def errors(text: str) -> list[str]:
 
 def test_two_processes_give_what_one_gives(small_run, start, tmp_path):
     alone = small_run.contents(small_run.defend(tmp_path / "alone"))
+    alone["evidence"] = small_run.evidence(small_run.make_set())
     for said in start(2, "small_run.py", tmp_path / "work", tmp_path / "out"):
         assert said.returncode == 0, said.stderr
     first, second = (load_file(tmp_path / f"out.{rank}") for rank in range(2))
@@ -66,7 +67,7 @@ def test_two_processes_give_what_one_gives(small_run, start, tmp_path):
         assert torch.equal(first[name], second[name]), name
         # The loss of a batch is a float32; all else is within the rounding of float64.
         torch.testing.assert_close(first[name], value, rtol=0, atol=1e-6 if name == "loss" else 1e-11)
-    for name in ("poisoned", "uncertain", "suggested_label", "score"):
+    for name in ("poisoned", "uncertain", "suggested_label", "score", "evidence"):
         assert torch.equal(first[name], alone[name])
     (recorded,) = (tmp_path / "work").glob("trajectory-*")
     theirs, ours = load_file(recorded)["trajectory"], load_file(tmp_path / "alone" / recorded.name)["trajectory"]
