@@ -4,7 +4,7 @@
 
 For each count a store is filled from a stream of random pictures, and a new process opens it and runs the stages, one
 epoch of training among them. Shown are processor seconds and the most memory that the process held in the stage (the
-kernel's VmHWM, mapped pages of the store included). The default network is small, so that what is seen is the way of
+kernel's VmHWM). The default network is small, so that what is seen is the way of
 the pictures and not the network; `--model resnet_narrow` and the other networks of the package go too.
 """
 

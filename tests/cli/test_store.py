@@ -47,9 +47,9 @@ def stored(in_memory, tmp_path):
 def read(monkeypatch):
     """How many pictures have been read from files, one number a read."""
     counts = []
-    original = StoredImages.__dict__["pick"].__globals__["MappedFile"].read
+    original = StoredImages.__dict__["pick"].__globals__["PictureFile"].read
     monkeypatch.setattr(
-        "advrbd_plugin.data.stored_images.MappedFile.read",
+        "advrbd_plugin.data.stored_images.PictureFile.read",
         lambda self, rows: (counts.append(len(rows)), original(self, rows))[1],
     )
     return counts

@@ -9,7 +9,7 @@ from torch import nn
 from advrbd_plugin import cache
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.store import Picture, fill_store
-from advrbd_plugin.data.stored_images import MappedFile
+from advrbd_plugin.data.stored_images import PictureFile
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import Detection, LabelEvidence
@@ -59,8 +59,8 @@ def test_no_stage_reads_more_than_a_batch_at_once(tmp_path, monkeypatch, mixed):
     pictures = (Picture(pixels[each], each % 2, int(ids[each])) for each in range(COUNT))
     stored = fill_store(tmp_path / "store", pictures, ("a", "b"))
     read: list[int] = []
-    original = MappedFile.read
-    monkeypatch.setattr(MappedFile, "read", lambda self, rows: (read.append(len(rows)), original(self, rows))[1])
+    original = PictureFile.read
+    monkeypatch.setattr(PictureFile, "read", lambda self, rows: (read.append(len(rows)), original(self, rows))[1])
     monkeypatch.setattr(cache, "_PIECE_BYTES", 16 * 100)
     monkeypatch.setattr(description, "_COUNTED_AT_ONCE", 100)
     found = defend(stored)
