@@ -56,7 +56,7 @@ class PictureFile:
         pictures = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8)
         if not len(rows):
             return pictures
-        room, size, number = memoryview(pictures.numpy()).cast("B"), self._picture_bytes, self._file.fileno()
+        room, size, number = memoryview(pictures.numpy().data).cast("B"), self._picture_bytes, self._file.fileno()
         try:
             for place, row in enumerate(rows.tolist()):
                 if os.preadv(number, [room[place * size : (place + 1) * size]], row * size) != size:

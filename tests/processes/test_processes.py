@@ -96,9 +96,9 @@ def test_a_process_that_dies_is_named_and_one_process_goes_on_from_there(images,
     monkeypatch.setattr(
         StoredTraining, "save", lambda self, done, tensors: (trained.append(done), save(self, done, tensors))[1]
     )
-    assert main(["defend", str(images), "--out", str(out), *FEW]) in (0, 3)
+    assert main(["defend", str(images), "--out", str(out), *FEW]) in (0, 3, 4)
     assert trained[0] == 3  # two epochs were there
-    assert main(["defend", str(images), "--out", str(tmp_path / "alone"), *FEW]) in (0, 3)
+    assert main(["defend", str(images), "--out", str(tmp_path / "alone"), *FEW]) in (0, 3, 4)
     resumed, alone = verdicts(out), verdicts(tmp_path / "alone")
     assert len(alone) == 48 and resumed.keys() == alone.keys()
     assert all(resumed[path]["verdict"] == row["verdict"] for path, row in alone.items())
