@@ -199,3 +199,10 @@ def test_a_set_too_large_for_memory_is_kept_beside_the_results_until_they_are_th
     defense.failure = None
     assert main(["defend", str(images), "--out", str(out)]) == FOUND
     assert not (out / ".advrbd-pictures").exists() and (out / "summary.json").exists()
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_is_one_line(stored, tmp_path):
+    os.truncate(tmp_path / "store" / "pixels.u8", 100)
+    assert stored.images[torch.tensor([0])].shape == (1, 3, 6, 5)
+    with pytest.raises(AdvrBDError, match="pixels.u8 was cut off while it was in use"):
+        stored.images[torch.tensor([1])]
