@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from advrbd_plugin.cli.data import DATA_HELP, add_data_options, read_data
 from advrbd_plugin.cli.options import (
     add_defense_options,
     add_output_options,
     check_device,
     check_model,
     fit_patch,
-    image_size,
     make_config,
     no_detection,
-    positive,
 )
 
 if TYPE_CHECKING:
@@ -34,14 +32,13 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "defend",
         help="find the poisoned samples of a data set and train a clean model",
-        description="DATA is a folder with one sub-folder of images for each class, or a zip of one; or CIFAR, Tiny "
-        "ImageNet, Imagenette or GTSRB as they are unpacked, whose training part is read. "
+        description=f"DATA is {DATA_HELP}; or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked. Of a set "
+        "with several parts the training part is read. "
         "The same command goes on with a run that was stopped, and shows one that is finished.",
     )
-    parser.add_argument("data", metavar="DATA", help="an image folder or a zip of one")
+    parser.add_argument("data", metavar="DATA", help="the images with their labels")
     add_output_options(parser, required=True, help="a new or empty folder for the results")
-    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
-    parser.add_argument("--samples", type=positive, help="use only so many images, each class in proportion")
+    add_data_options(parser, samples="use only so many images, each class in proportion")
     add_defense_options(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
 
@@ -49,7 +46,6 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace) -> int:
     """Read the images, defend them, write the results and print a summary."""
     from advrbd_plugin.cli.progress import make_progress
-    from advrbd_plugin.data import load_folder, recognise
     from advrbd_plugin.defense.pipeline import AdvrBD
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
 
@@ -58,14 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_device(arguments.device)
     out = OutputFolder(arguments.out, data=arguments.data, overwrite=arguments.overwrite)
     with out, make_progress() as progress:
-        known = recognise(arguments.data)
-        load = partial(load_folder, arguments.data) if known is None else partial(known.load, "train")
-        loaded = load(
-            image_size=arguments.image_size,
-            samples=arguments.samples,
-            seed=config.seed,
-            on_progress=reading(progress),
-        )
+        loaded = read_data(arguments.data, arguments, seed=config.seed, on_progress=reading(progress))
         progress.finish()
         tell_about_reading(progress, loaded)
         images = loaded.image_set
@@ -77,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             progress.note(FINISHED_BEFORE)
         else:
             tell_about_epochs(progress, config, len(images))
-            model = ModelDescription.for_images(arguments.model, images)
+            model = ModelDescription.for_images(arguments.model, images, fit=arguments.fit)
             defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
             result = defense.fit(images)
             notes = [*loaded.notes, *notes]
@@ -102,6 +91,7 @@ def defense_identity(
         "model": arguments.model,
         "samples": arguments.samples,
         "image_size": arguments.image_size,
+        "fit": arguments.fit,
         "algorithm_version": ALGORITHM_VERSION,
     }
     config = config.for_samples(len(image_sets[0]))

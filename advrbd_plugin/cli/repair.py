@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advrbd_plugin.cli.data import add_data_options
 from advrbd_plugin.cli.defend import FINISHED_BEFORE, print_rows, reading, tell_about_reading
 from advrbd_plugin.cli.evaluate import load_for_model, model_folder
 from advrbd_plugin.cli.options import PRESETS, add_device_option, add_output_options, check_device, positive, setting
@@ -21,8 +22,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "repair",
         help="repair a backdoored model with few clean samples, or with none (ULRL)",
         description="MODEL is a folder that `advrbd defend` wrote, or model.safetensors with model.json beside it. "
-        "DATA is a folder or a zip, or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked, whose training "
-        "part is read. "
+        "DATA is of any kind that docs/data.md lists; of a set with several parts the training part is read. "
         "The same command goes on with a run that was stopped, and shows one that is finished.",
     )
     parser.add_argument("model", metavar="MODEL", help="a folder with model.safetensors and model.json")
@@ -52,6 +52,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=setting,
         help="override any configuration key; may be given several times",
     )
+    add_data_options(parser, sizes=False)
     add_device_option(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
 
@@ -75,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         model, description = load_model(source)
         loaded = load_for_model(
             data,
+            arguments,
             "train",
             description,
             samples=None if from_poisoned else arguments.samples,

@@ -102,7 +102,7 @@ def _items(dataset: Any, where: str) -> Iterator[Any]:
 def _pixels(picture: Any, where: str) -> np.ndarray:
     """(H, W, 1 or 3) uint8."""
     if hasattr(picture, "convert") and hasattr(picture, "mode"):  # PIL's
-        picture = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+        picture = np.array(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
     if not isinstance(picture, (np.ndarray, Tensor)):
         raise AdvrBDError(f"{where}, must be a PIL picture, an array or a tensor, got {brief(picture)}")
     batch = images_from_array(picture[None], where)

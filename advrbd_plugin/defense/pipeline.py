@@ -114,6 +114,7 @@ class AdvrBD:
             AdvrBDError: as :meth:`fit`.
         """
         check_set(train_set, self.config)
+        check_network(self._make_model, train_set, needs_features=self.config.detect_targets)
         plan = planned_work(len(train_set), self.config)
         self._progress.plan({stage: work for stage, work in plan.items() if stage not in ("retraining", "relearning")})
         samples, run = train_set.by_id(), self._new_run()

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from advrbd_plugin.data.fitting import FITS
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
 from advrbd_plugin.files import write_bytes, write_json
 from advrbd_plugin.nn.description import ModelDescription
@@ -100,6 +101,8 @@ def _checked_description(path: Path, content: Mapping[str, Any]) -> ModelDescrip
         raise wrong("class_names", "distinct names")
     if type(channels) is not int or channels not in (1, 3):
         raise wrong("in_channels", "1 or 3")
+    if content.get("fit", FITS[0]) not in FITS:
+        raise wrong("fit", f"one of {', '.join(FITS)}")
     return ModelDescription(
         name=name,
         class_names=tuple(names),
@@ -107,4 +110,5 @@ def _checked_description(path: Path, content: Mapping[str, Any]) -> ModelDescrip
         image_size=numbers("image_size", (int,), 2, 1, 4096),
         mean=numbers("mean", (int, float), channels, 0, 1),
         std=numbers("std", (int, float), channels, 0.001, 1),
+        fit=content.get("fit", "squeeze"),
     )

@@ -198,7 +198,7 @@ def test_of_a_split_set_the_training_part_is_advised(tmp_path, wrapper, parts, a
 def test_a_missing_place_and_a_file_that_is_no_zip(tmp_path):
     with pytest.raises(AdvrBDError, match="does not exist"):
         load_folder(tmp_path / "nowhere")
-    with pytest.raises(AdvrBDError, match="neither a folder nor a zip"):
+    with pytest.raises(AdvrBDError, match="no folder, zip or tar"):
         load_folder(write(tmp_path, {"x.zip": b"PK nonsense"}) / "x.zip")
 
 
