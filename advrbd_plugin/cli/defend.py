@@ -15,7 +15,9 @@ from advrbd_plugin.cli.options import (
     check_model,
     fit_patch,
     make_config,
+    model_maker,
     no_detection,
+    starting_weights,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = make_config(arguments)
     check_model(arguments.model)
+    weights = starting_weights(arguments)
     check_device(arguments.device)
     out = OutputFolder(arguments.out, data=arguments.data, overwrite=arguments.overwrite)
     with out, make_progress() as progress:
@@ -67,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             tell_about_epochs(progress, config, len(images))
             model = ModelDescription.for_images(arguments.model, images, fit=arguments.fit)
-            defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
+            make = model_maker(model, weights, progress.note)
+            defense = AdvrBD(make, config, device=arguments.device, work_dir=out.work, progress=progress)
             result = defense.fit(images)
             notes = [*loaded.notes, *notes]
             summary = out.write(RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes)))
@@ -92,6 +96,7 @@ def defense_identity(
         "samples": arguments.samples,
         "image_size": arguments.image_size,
         "fit": arguments.fit,
+        "weights": None if arguments.weights is None else starting_weights(arguments).digest,
         "algorithm_version": ALGORITHM_VERSION,
     }
     config = config.for_samples(len(image_sets[0]))

@@ -22,7 +22,9 @@ from advrbd_plugin.cli.options import (
     check_device,
     check_model,
     make_config,
+    model_maker,
     no_detection,
+    starting_weights,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = make_config(arguments, **(DIGITS_SETTINGS if arguments.data is None else {}))
     check_model(arguments.model)
+    weights = starting_weights(arguments)
     check_device(arguments.device)
     attack = None
     if arguments.attack != "none":
@@ -92,7 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             tell_about_epochs(progress, config, len(train))
             model = ModelDescription.for_images(arguments.model, poisoned.image_set, fit=arguments.fit)
-            defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
+            make = model_maker(model, weights, progress.note)
+            defense = AdvrBD(make, config, device=arguments.device, work_dir=out.work, progress=progress)
             result = defense.fit(poisoned.image_set)
             record = RunRecord(data, poisoned.image_set, result, model, left_out, notes)
             demonstration = _judge(record, train, poisoned, test, attack)

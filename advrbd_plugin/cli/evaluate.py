@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advrbd_plugin.cli.data import add_data_options, read_data
-from advrbd_plugin.cli.options import add_device_option, check_device
+from advrbd_plugin.cli.options import add_device_option, add_network_option, check_device
 from advrbd_plugin.errors import AdvrBDError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--triggered", metavar="FOLDER", help="triggered test images in folders of their true class")
     parser.add_argument("--target", metavar="CLASS", help="the target class of the attack")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_network_option(parser)
     add_data_options(parser, sizes=False)
     add_device_option(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.report import load_model
 
     check_device(arguments.device)
-    model, description = load_model(model_folder(arguments.model))
+    model, description = load_model(model_folder(arguments.model), model=arguments.network)
     target = _target_label(description, arguments.target)
     loaded = load_for_model(arguments.clean, arguments, "test", description)
     clean, left_out = loaded.image_set, len(loaded.left_out)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from advrbd_plugin.cli.data import add_data_options
 from advrbd_plugin.cli.defend import FINISHED_BEFORE, print_rows, reading, tell_about_reading
 from advrbd_plugin.cli.evaluate import load_for_model, model_folder
-from advrbd_plugin.cli.options import PRESETS, add_device_option, add_output_options, check_device, positive, setting
+from advrbd_plugin.cli.options import (
+    PRESETS,
+    add_device_option,
+    add_network_option,
+    add_output_options,
+    check_device,
+    positive,
+    setting,
+)
 from advrbd_plugin.errors import AdvrBDError
 
 if TYPE_CHECKING:
@@ -52,6 +60,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=setting,
         help="override any configuration key; may be given several times",
     )
+    add_network_option(parser)
     add_data_options(parser, sizes=False)
     add_device_option(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
@@ -73,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     _refuse_models_folder(arguments.out, source)
     out = OutputFolder(arguments.out, data=data, overwrite=arguments.overwrite)
     with out, make_progress() as progress:
-        model, description = load_model(source)
+        model, description = load_model(source, model=arguments.network)
         loaded = load_for_model(
             data,
             arguments,

@@ -16,7 +16,7 @@ class ModelDescription:
     """What is needed to build a model and to feed it.
 
     Attributes:
-        name: one of ``advrbd_plugin.nn.models.MODELS``.
+        name: one of ``advrbd_plugin.nn.models.MODELS``, or one that ``advrbd_plugin.nn.named`` builds.
         class_names: in the order of the model's outputs.
         in_channels: 1 or 3.
         image_size: (height, width) that it was trained on.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from advrbd_plugin.data.fitting import FITS
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
 from advrbd_plugin.files import write_bytes, write_json
 from advrbd_plugin.nn.description import ModelDescription
+from advrbd_plugin.nn.models import MODELS
 from advrbd_plugin.plain import brief, one_reason, read_json
 
 MODEL_WEIGHTS = "model.safetensors"
@@ -38,10 +39,15 @@ def save_model(folder: str | os.PathLike[str], model: nn.Module, description: Mo
     write_json(Path(folder) / MODEL_DESCRIPTION, about | asdict(description))
 
 
-def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelDescription]:
+def load_model(folder: str | os.PathLike[str], *, model: str | None = None) -> tuple[nn.Module, ModelDescription]:
     """The model that :func:`save_model` wrote, in eval mode on the CPU, and its description.
 
     Nothing in the two files is executed: JSON and safetensors hold data only.
+
+    Args:
+        folder: where the two files are.
+        model: the network's name (:func:`advrbd_plugin.make_model`), where it is none of the built-in ones: the files,
+            which may come from anyone, do not choose code that is run.
 
     Raises:
         AdvrBDError: a file is missing, damaged, or does not fit the other.
@@ -54,20 +60,27 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelDescript
         if not (folder / name).is_file():
             raise AdvrBDError(f"{folder} holds no {name}: give a folder that `advrbd defend` wrote")
     description = _read_description(folder / MODEL_DESCRIPTION)
+    if model is not None:
+        description = replace(description, name=model)
+    elif description.name not in MODELS:
+        raise AdvrBDError(
+            f"{folder / MODEL_DESCRIPTION} names the network {brief(description.name)}, which is not built in: if you "
+            "know it, name it yourself (--model, or load_model(..., model=NAME))"
+        )
     try:
         tensors = load_file(folder / MODEL_WEIGHTS)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise out_of_memory(f"reading {folder / MODEL_WEIGHTS}") from error
         raise AdvrBDError(f"{folder / MODEL_WEIGHTS} is damaged: {one_reason(error)}") from error
-    model = description.build()
+    network = description.build()
     try:
-        model.load_state_dict(tensors)
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise out_of_memory(f"reading {folder / MODEL_WEIGHTS}") from error
         raise AdvrBDError(f"{folder / MODEL_WEIGHTS} does not fit {MODEL_DESCRIPTION} ({description.name})") from error
-    return model.eval(), description
+    return network.eval(), description
 
 
 def _read_description(path: Path) -> ModelDescription:
