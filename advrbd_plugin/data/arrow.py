@@ -7,6 +7,7 @@ of bytes and path, or paths) and the labels; a type that a file names beyond Arr
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -247,7 +248,7 @@ class _ParquetTable(_Table):
         self._kept: dict[int, Any] = {}
         self._size = 0
         self._rows: Iterator[tuple[int, Any]] = iter(())
-        self._next = 0
+        self._next = sys.maxsize  # the row that comes next; no reading has begun
 
     def labels(self) -> list[Any]:
         return self._column(self.label)
@@ -279,8 +280,9 @@ class _ParquetTable(_Table):
         raise ValueError("the row is missing in the file")
 
     def _keep(self, row: int, value: Any) -> None:
-        self._kept[row] = value
-        self._size += _length(value)
+        if row not in self._kept:
+            self._kept[row] = value
+            self._size += _length(value)
         while self._size > _KEPT_BYTES and len(self._kept) > 1:
             oldest = next(iter(self._kept))
             self._size -= _length(self._kept.pop(oldest))

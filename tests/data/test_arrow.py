@@ -187,17 +187,22 @@ def test_saved_datasets_that_are_wrong(tmp_path):
     assert "has no part train: its parts are dev, extra" in refused(tmp_path / "f")
 
 
+def struct_offsets(*offsets: int) -> bytes:
+    return b"".join(offset.to_bytes(4, "little") for offset in offsets)
+
+
 def test_numbers_that_lie_in_an_arrow_file_do_not_crash(tmp_path):
     """Offsets beyond the data, which pyarrow itself believes unless it is asked to check."""
-    values = pa.BinaryArray.from_buffers(
-        pa.binary(), 2, [None, pa.array([0, 10, 2**30], pa.int32()).buffers()[1], pa.py_buffer(b"0123456789")]
-    )
+    values = pa.array([b"0123456789", b"9876543210"])
     struct = pa.StructArray.from_arrays([values, pa.array(["a", "b"])], names=["bytes", "path"])
     table = pa.table({"image": struct, "label": pa.array([0, 1])})
     folder = tmp_path / "set"
     folder.mkdir()
     with pa.OSFile(str(folder / "data.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
         out.write_table(table)
+    content, offsets = (folder / "data.arrow").read_bytes(), struct_offsets(0, 10, 20)
+    assert content.count(offsets) == 1
+    (folder / "data.arrow").write_bytes(content.replace(offsets, struct_offsets(0, 10, 2**30)))
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
     (folder / "dataset_info.json").write_text("{}")
     assert "cannot be read" in refused(folder)
