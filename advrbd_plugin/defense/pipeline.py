@@ -36,12 +36,13 @@ from advrbd_plugin.defense.retraining import (
     unconfirmed_classes,
 )
 from advrbd_plugin.defense.scoring import Scores, score_samples
-from advrbd_plugin.defense.stage_runner import StageRunner, Trained
+from advrbd_plugin.defense.stage_runner import StageRunner, Trained, shared
 from advrbd_plugin.defense.version import ALGORITHM_VERSION
 from advrbd_plugin.nn.checkpoints import StoredTraining
 from advrbd_plugin.nn.factories import check_network, network_factory
 from advrbd_plugin.nn.inference import predict
 from advrbd_plugin.nn.training import TRAINING_WORK
+from advrbd_plugin.processes import current
 from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress
 from advrbd_plugin.randomness import derive_seed
 
@@ -124,8 +125,9 @@ class AdvrBD:
 
     def _examine(self, run: StageRunner, samples: ImageSet) -> tuple[nn.Module, Rows, Findings, str]:
         """Train on everything and find what is poisoned; the key names all that the findings depend on."""
-        backdoored, rows, _ = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
-        key = digest(_data_key(samples), *backdoored.state_dict().values())
+        data_key = _data_key(samples)
+        backdoored, rows, _ = self._train(run, "training", samples, torch.arange(len(samples)), data_key)
+        key = digest(data_key, *backdoored.state_dict().values())
         find = self._find if self.config.detect_targets else self._find_as_paper
         return backdoored, rows, find(run, samples, backdoored, key), key
 
@@ -253,7 +255,7 @@ class AdvrBD:
         asked = torch.isin(samples.labels, torch.tensor(classes, dtype=torch.int64))
         config, scores = self.config.part(DetectionConfig), findings.scores.of(asked)
         with run.timed("detection"):
-            again = self._detector(model, samples.subset(asked), scores, config, self._progress.advance)
+            again = shared(self._detector(model, samples.subset(asked), scores, config, self._progress.advance))
         return again.suspected_classes
 
     def _relearn(
@@ -286,4 +288,6 @@ class AdvrBD:
 
 
 def _data_key(samples: ImageSet) -> str:
-    return digest(samples.images, samples.labels, samples.sample_ids, samples.num_classes)
+    """Of the whole set, which is read for it once, by rank 0."""
+    parts = samples.images, samples.labels, samples.sample_ids, samples.num_classes
+    return str(current().receive(lambda: digest(*parts)))

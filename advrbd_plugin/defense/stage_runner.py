@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from advrbd_plugin.cache import StageStore, digest
+from advrbd_plugin.cache import digest, open_stages
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.result import Rows
 from advrbd_plugin.nn.checkpoints import StoredTraining, cached_training
@@ -18,6 +18,7 @@ from advrbd_plugin.nn.inference import check_outputs
 from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.nn.training import TRAINING_WORK, TrainingOptions, describe_training, train
 from advrbd_plugin.nn.trajectory import Trajectory
+from advrbd_plugin.processes import current
 from advrbd_plugin.progress import Progress, ScaledProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
 
@@ -36,6 +37,17 @@ class Stored(Protocol):
 
 
 StoredT = TypeVar("StoredT", bound=Stored)
+
+
+def shared(result: StoredT) -> StoredT:
+    """That of rank 0 where several processes share the work, so that all of them decide alike."""
+    processes = current()
+    if processes.count == 1:
+        return result
+    tensors, rest = result.to_stored()
+    tensors = processes.receive_tensors(lambda: tensors)
+    again: StoredT = type(result).from_stored(tensors, processes.receive(lambda: rest))
+    return again
 
 
 class Trained(NamedTuple):
@@ -63,7 +75,7 @@ class StageRunner:
     def __init__(
         self, make_model: Callable[[], nn.Module], device: torch.device, work_dir: str | Path | None, progress: Progress
     ) -> None:
-        self._make_model, self._device, self._store = make_model, device, StageStore(work_dir)
+        self._make_model, self._device, self._store = make_model, device, open_stages(work_dir)
         self.progress = progress
         self.seconds: dict[str, float] = {}
 
@@ -80,7 +92,7 @@ class StageRunner:
         with self.timed(stage):
             result = work()
         self._store.save(stage, key, *result.to_stored())
-        return result
+        return shared(result)
 
     def train(
         self, stage: str, samples: ImageSet, options: TrainingOptions, seed: int, key: str, *, record: bool = False

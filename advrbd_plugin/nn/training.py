@@ -20,6 +20,7 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.augmentation import augment
 from advrbd_plugin.nn.batches import batches_of, count_batches
 from advrbd_plugin.nn.checkpoints import TrainingCheckpoint
+from advrbd_plugin.nn.distributed import Replica
 from advrbd_plugin.nn.inference import as_input, autocast, bfloat16_is_faster
 from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.nn.trajectory import Trajectory
@@ -84,6 +85,8 @@ def train(
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; it comes back in eval mode.
 
+    Where several processes share the work (:mod:`advrbd_plugin.processes`), each takes a part of every batch.
+
     Args:
         model: takes (N, C, H, W) float images in pixel scale [0, 1], gives (N, num_classes) logits.
         images: (N, C, H, W) uint8.
@@ -114,11 +117,12 @@ def train(
         nesterov=options.momentum > 0,
     )
     rows, start = _restore(model, optimizer, checkpoint, trajectory)
+    replica = Replica(model)
     scheduler = _learning_rates(optimizer, options, len(images), start)
     progress.advance(start * len(images), epoch=start)
     for epoch in range(start, options.epochs):
         row = _train_epoch(
-            model, images, labels, sample_ids, options, epoch, optimizer, scheduler, progress, mix, trajectory
+            model, replica, images, labels, sample_ids, options, epoch, optimizer, scheduler, progress, mix, trajectory
         )
         check_loss(row["loss"], f"{stage} (epoch {epoch + 1})", learning_rate=options.learning_rate)
         rows.append(row)
@@ -131,6 +135,7 @@ def train(
 
 def _train_epoch(
     model: nn.Module,
+    replica: Replica,
     images: Tensor,
     labels: Tensor,
     sample_ids: Tensor,
@@ -148,23 +153,29 @@ def _train_epoch(
     model.train()
     with repeatable(device, derive_seed(options.seed, "noise", epoch)):
         for batch in batches_of(order, options.batch_size):
-            inputs, targets = augment(images[batch], sample_ids[batch], options, epoch), labels[batch]
+            part = replica.part_of(batch)
+            inputs, targets = augment(images[part], sample_ids[part], options, epoch), labels[part]
             if mix is not None:
-                inputs, targets = mix(inputs, targets, sample_ids[batch], epoch)
-            with autocast(device, options.mixed_precision):
-                logits = model(as_input(inputs, device))
-            loss = functional.cross_entropy(logits.float(), targets.to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+                inputs, targets = mix(inputs, targets, sample_ids[part], epoch)
+            with replica.step(batch) as network:
+                with autocast(device, options.mixed_precision):
+                    logits = network(as_input(inputs, device))
+                loss = functional.cross_entropy(logits.float(), targets.to(device))
+                optimizer.zero_grad(set_to_none=True)
+                (loss * replica.share_of_loss(batch)).backward()
             optimizer.step()
             scheduler.step()
-            if trajectory is not None:
-                trajectory.add(epoch, batch.to(device), logits)
             value = float(loss.detach())
-            total_loss += value * len(batch)
-            total_right += int((logits.argmax(1).cpu() == labels[batch]).sum())
+            counted = len(part) if replica.counts(batch) else 0
+            if trajectory is not None:
+                trajectory.add(epoch, part[:counted].to(device), logits[:counted])
+            total_loss += value * counted
+            total_right += int((logits.argmax(1).cpu() == labels[part])[:counted].sum())
             progress.advance(len(batch), epoch=epoch + 1, loss=value)
-    return {"epoch": epoch + 1, "loss": total_loss / len(images), "accuracy": total_right / len(images)}
+    loss_of_all, right_of_all = replica.sums(total_loss, total_right)
+    if trajectory is not None:
+        trajectory.merge()
+    return {"epoch": epoch + 1, "loss": loss_of_all / len(images), "accuracy": right_of_all / len(images)}
 
 
 def check_loss(loss: Tensor | float, what: str, **learning_rate: float) -> float:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from advrbd_plugin.processes import current
+
 # Above this many probabilities (1 GiB) nothing is recorded.
 MAX_RECORDED = 2**28
 _STORED_NAME = "trajectory"
@@ -59,11 +61,17 @@ class Trajectory:
             self._sum = probabilities.new_zeros(self._shape)
         self._sum.index_add_(0, positions, probabilities)
 
+    def merge(self) -> None:
+        """Bring together what several processes took note of in an epoch: rank 0 has it all from here on."""
+        if self._sum is not None:
+            current().sum_in_rank_0(self._sum)
+
     def finish(self) -> None:
         """Take the mean; the training has ended."""
-        assert self._sum is not None  # there is at least one epoch
-        self._mean = (self._sum / (self._epochs - self._first_epoch)).cpu()
-        self._sum = None
+        whole = self._sum
+        assert whole is not None  # there is at least one epoch
+        mean = current().receive_tensors(lambda: {"mean": whole / (self._epochs - self._first_epoch)})
+        self._mean, self._sum = mean["mean"].cpu(), None
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps: nothing before the first epoch that counts."""
@@ -81,6 +89,8 @@ class Trajectory:
         if not self._fits(tensors):
             return False
         self._sum = tensors[_STORED_NAME].to(device)
+        if not current().leads:  # rank 0 goes on with it, the others add what they see
+            self._sum.zero_()
         return True
 
     def to_stored(self) -> dict[str, Tensor]:
