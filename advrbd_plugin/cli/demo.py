@@ -190,7 +190,8 @@ def _judge(
     from advrbd_plugin.evaluation.metrics import evaluate, judge_detection
     from advrbd_plugin.report.demonstration import Demonstration
 
-    result = record.result
+    result = record.defended
+    assert result is not None  # a demonstration ends with a clean model
     triggered = None if attack is None else attack.triggered_test_set(test)
     target = None if attack is None else attack.target_label
     return Demonstration(

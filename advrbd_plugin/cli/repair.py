@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.report import OutputFolder, load_model
     from advrbd_plugin.report.identity import RunIdentity, contents_of
+    from advrbd_plugin.report.model_file import MODEL_WEIGHTS
     from advrbd_plugin.report.repair_page import RepairRecord, repair_files, summarise_repair
     from advrbd_plugin.ulrl import ULRL, clean_from_poisoned
 
@@ -115,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
             summary = summarise_repair(record)
             files = repair_files(record, summary)
-            summary = out.write_files(result.model, description, result.curves, files, summary)
+            summary = out.write_files({MODEL_WEIGHTS: result.model}, description, result.curves, files, summary)
     _print_summary(summary, arguments.out)
     return 0
 

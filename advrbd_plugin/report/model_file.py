@@ -1,4 +1,7 @@
-"""A trained model as two files that can be opened without trust: ``model.safetensors`` and ``model.json``."""
+"""Trained models as files that can be opened without trust: ``model.safetensors`` and ``model.json``.
+
+``backdoored_model.safetensors``, of the model before the defense, has the same description.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from advrbd_plugin.nn.models import MODELS
 from advrbd_plugin.plain import brief, one_reason, read_json
 
 MODEL_WEIGHTS = "model.safetensors"
+BACKDOORED_WEIGHTS = "backdoored_model.safetensors"
 MODEL_DESCRIPTION = "model.json"
 _FORMAT = "advrbd-model"
 _VERSION = 1
@@ -25,8 +29,10 @@ _LONGEST_NAME = 1000
 _MOST_CLASSES = 65_536  # a model is built before its weights are read: its size must not come from a short list
 
 
-def save_model(folder: str | os.PathLike[str], model: nn.Module, description: ModelDescription) -> None:
-    """Write ``model.safetensors`` and ``model.json`` into ``folder``.
+def save_model(
+    folder: str | os.PathLike[str], model: nn.Module, description: ModelDescription, weights: str = MODEL_WEIGHTS
+) -> None:
+    """Write ``weights`` and ``model.json`` into ``folder``.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -34,18 +40,21 @@ def save_model(folder: str | os.PathLike[str], model: nn.Module, description: Mo
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(Path(folder) / MODEL_WEIGHTS, save(tensors))
+    write_bytes(Path(folder) / weights, save(tensors))
     about = {"format": _FORMAT, "version": _VERSION, "input": "float (N, C, H, W) in [0, 1]"}
     write_json(Path(folder) / MODEL_DESCRIPTION, about | asdict(description))
 
 
-def load_model(folder: str | os.PathLike[str], *, model: str | None = None) -> tuple[nn.Module, ModelDescription]:
+def load_model(
+    folder: str | os.PathLike[str], weights: str = MODEL_WEIGHTS, *, model: str | None = None
+) -> tuple[nn.Module, ModelDescription]:
     """The model that :func:`save_model` wrote, in eval mode on the CPU, and its description.
 
     Nothing in the two files is executed: JSON and safetensors hold data only.
 
     Args:
         folder: where the two files are.
+        weights: :data:`BACKDOORED_WEIGHTS` for the model before the defense.
         model: the network's name (:func:`advrbd_plugin.make_model`), where it is none of the built-in ones: the files,
             which may come from anyone, do not choose code that is run.
 
@@ -56,9 +65,11 @@ def load_model(folder: str | os.PathLike[str], *, model: str | None = None) -> t
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    for name in (MODEL_DESCRIPTION, MODEL_WEIGHTS):
+    for name in (MODEL_DESCRIPTION, weights):
         if not (folder / name).is_file():
-            raise AdvrBDError(f"{folder} holds no {name}: give a folder that `advrbd defend` wrote")
+            scanned = (folder / BACKDOORED_WEIGHTS).is_file()
+            why = " (`advrbd scan`, which wrote this one, trains no clean model)" if scanned else ""
+            raise AdvrBDError(f"{folder} holds no {name}: give a folder that `advrbd defend` wrote{why}")
     description = _read_description(folder / MODEL_DESCRIPTION)
     if model is not None:
         description = replace(description, name=model)
@@ -68,18 +79,18 @@ def load_model(folder: str | os.PathLike[str], *, model: str | None = None) -> t
             "know it, name it yourself (--model, or load_model(..., model=NAME))"
         )
     try:
-        tensors = load_file(folder / MODEL_WEIGHTS)
+        tensors = load_file(folder / weights)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise out_of_memory(f"reading {folder / MODEL_WEIGHTS}") from error
-        raise AdvrBDError(f"{folder / MODEL_WEIGHTS} is damaged: {one_reason(error)}") from error
+            raise out_of_memory(f"reading {folder / weights}") from error
+        raise AdvrBDError(f"{folder / weights} is damaged: {one_reason(error)}") from error
     network = description.build()
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise out_of_memory(f"reading {folder / MODEL_WEIGHTS}") from error
-        raise AdvrBDError(f"{folder / MODEL_WEIGHTS} does not fit {MODEL_DESCRIPTION} ({description.name})") from error
+            raise out_of_memory(f"reading {folder / weights}") from error
+        raise AdvrBDError(f"{folder / weights} does not fit {MODEL_DESCRIPTION} ({description.name})") from error
     return network.eval(), description
 
 

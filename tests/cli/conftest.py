@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,8 @@ from PIL import Image
 
 from advrbd_plugin.cli import main
 from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.defense.identification import Verdicts
+from advrbd_plugin.defense.result import AdvrBDResult
 
 
 class InstantAdvrBD:
@@ -37,16 +38,27 @@ class InstantAdvrBD:
             raise self.failure
         poisoned = torch.arange(len(train_set)) % 10 == 0
         torch.manual_seed(0)
-        return SimpleNamespace(
+        return AdvrBDResult(
             model=self.make_model().eval(),
             backdoored_model=self.make_model().eval(),
-            verdicts=SimpleNamespace(
-                poisoned=poisoned, score=poisoned.float() + 0.25, suggested_label=train_set.labels.clone()
+            verdicts=Verdicts(
+                poisoned=poisoned,
+                score=0.25 + 0.5 * poisoned.float(),
+                suggested_label=train_set.labels.clone(),
+                uncertain=torch.zeros_like(poisoned),
+                mislabelled=torch.zeros_like(poisoned),
             ),
             suspected_classes=(1,),
+            findings=(),
+            evidence=(),
+            fit=1.0,
+            trained_enough=True,
             curves={"train": [{"loss": 1.0}, {"loss": 0.5}]},
             seconds={"train": 0.1},
             config=self.config.for_samples(len(train_set)),
+            is_retrained=True,
+            rounds=1,
+            remark="",
         )
 
 
@@ -59,7 +71,7 @@ def defense(monkeypatch):
     defense = type("Defense", (InstantAdvrBD,), {})
     monkeypatch.setattr(advrbd_plugin.defense.pipeline, "AdvrBD", defense)
     monkeypatch.setattr(output, "overview_png", lambda record: b"picture")
-    monkeypatch.setattr(output, "report_html", lambda record, summary, comparison: "page")
+    monkeypatch.setattr(output, "report_html", lambda *_: "page")
     monkeypatch.setattr(demonstration, "demonstration_png", lambda record, truth: b"picture")
     return defense
 

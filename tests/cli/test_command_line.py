@@ -21,6 +21,7 @@ from .conftest import png
 
 RESULTS = {
     "model.safetensors",
+    "backdoored_model.safetensors",
     "model.json",
     "verdicts.csv",
     "summary.json",
@@ -94,8 +95,8 @@ def test_defend_writes_everything_and_evaluate_reads_it(defense, images, tmp_pat
     assert len(rows) == 24 and rows[0] == {
         "path": "cat/00.png",
         "label": "cat",
-        "score": "1.25",
         "verdict": "poisoned",
+        "probability": "0.75",
         "suggested_label": "cat",
     }
     shown = capsys.readouterr()

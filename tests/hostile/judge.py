@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 MEMORY = 2 * 2**30  # bytes beyond those of the process that has only imported
 SECONDS = 30.0
@@ -150,18 +149,26 @@ class InstantAdvrBD:
     def fit(self, train_set):
         import torch
 
+        from advrbd_plugin.defense.identification import Verdicts
+        from advrbd_plugin.defense.result import AdvrBDResult
+
         nothing = torch.zeros(len(train_set))
-        verdicts = SimpleNamespace(
-            poisoned=nothing.bool(), score=nothing, suggested_label=train_set.labels.clone(), uncertain=nothing.bool()
-        )
-        return SimpleNamespace(
+        flags = nothing.bool()
+        return AdvrBDResult(
             model=self.make_model().eval(),
-            verdicts=verdicts,
+            backdoored_model=self.make_model().eval(),
+            verdicts=Verdicts(flags, nothing, train_set.labels.clone(), uncertain=flags, mislabelled=flags),
             suspected_classes=(),
+            findings=(),
+            evidence=(),
+            fit=1.0,
+            trained_enough=True,
             curves={},
             seconds={},
             config=self.config,
-            backdoored_model=None,
+            is_retrained=False,
+            rounds=1,
+            remark="",
         )
 
 
@@ -186,7 +193,7 @@ def prepare() -> None:
     Image.init()
     advrbd_plugin.defense.pipeline.AdvrBD = InstantAdvrBD
     output.overview_png = lambda record: b"picture"
-    output.report_html = lambda record, summary, comparison: "page"
+    output.report_html = lambda *_: "page"
 
 
 def _command_line(*arguments: str) -> int:
