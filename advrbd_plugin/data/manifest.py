@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from advrbd_plugin import limits
 from advrbd_plugin.data.reading import LoadedImages, read_listing
@@ -66,7 +67,7 @@ def load_manifest(
     root: str | os.PathLike[str] | None = None,
     columns: Columns = Columns(),  # noqa: B008 - frozen
     class_names: Sequence[str] | None = None,
-    **reading: object,
+    **reading: Any,
 ) -> LoadedImages:
     """The pictures that a CSV file names, one a row, with their labels.
 
@@ -94,7 +95,7 @@ def load_named_files(
     *,
     names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
-    **reading: object,
+    **reading: Any,
 ) -> LoadedImages:
     """The picture files that a table names, once all of them are known to be there.
 
@@ -120,7 +121,7 @@ def load_named_files(
 
     listing = list_rows(where, paths, values, place, names=names, class_names=class_names)
     with NamedFiles(home, paths) as source:
-        return read_listing(source, listing, must_be_complete=class_names is None, **reading)  # type: ignore[arg-type]
+        return read_listing(source, listing, must_be_complete=class_names is None, **reading)
 
 
 def _read_rows(path: Path, home: Path, columns: Columns) -> tuple[list[str], list[int | str], list[int]]:

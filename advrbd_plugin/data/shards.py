@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from advrbd_plugin.data.decoding import EXTENSIONS
 from advrbd_plugin.data.reading import LoadedImages, read_listing
@@ -92,7 +93,7 @@ def load_shards(
     *,
     columns: Columns = Columns(),  # noqa: B008 - frozen
     class_names: Sequence[str] | None = None,
-    **reading: object,
+    **reading: Any,
 ) -> LoadedImages:
     """The samples of a WebDataset.
 
@@ -132,7 +133,7 @@ def load_shards(
         listing = list_rows(
             data, paths, values, lambda index: f"{data}, sample {brief(paths[index])}", class_names=class_names
         )
-        return read_listing(source, listing, must_be_complete=class_names is None, **reading)  # type: ignore[arg-type]
+        return read_listing(source, listing, must_be_complete=class_names is None, **reading)
 
 
 def _parts(path: str) -> tuple[str, str]:
