@@ -53,11 +53,14 @@ STAGES = [
     "detection",
     "enhancement",
     "identification",
+    "result_files",
     "result",
     "planning",
+    "forecast",
     "retraining",
     "stage_runner",
     "pipeline",
+    "detector",
 ]
 # BackdoorBench's own top-level modules, which only its adapter may import.
 BACKDOORBENCH_MODULES = {"analysis", "attack", "bd_dataset", "defense", "detection_pretrain", "utils"}
@@ -137,6 +140,13 @@ def test_only_the_adapter_imports_backdoorbench():
     for name, path in module_files().items():
         if part(name) != "backdoorbench":
             assert not {target.split(".")[0] for target in imports_of(name, path)} & BACKDOORBENCH_MODULES, path
+
+
+@pytest.mark.parametrize("first", ["import advrbd_plugin, torch", "import torch, advrbd_plugin"])
+def test_the_ops_are_there_after_both_imports(first):
+    code = f"{first}; print(torch.ops.advrbd.philox_uniform)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "advrbd.philox_uniform", done.stderr
 
 
 def test_importing_the_package_needs_only_torch_and_numpy():

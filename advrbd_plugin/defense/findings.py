@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -48,8 +48,14 @@ class ClassFinding:
     kind: str = ""
     share: float = 0.0
     round: int = 1
-    pattern: Tensor | None = None
+    pattern: Tensor | None = field(default=None, repr=False)
     window: Window | None = None
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> ClassFinding:
+        """What :meth:`to_json` gave, without the pattern."""
+        window = stored["window"]
+        return cls(**stored | {"window": None if window is None else Window(*window)})
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pattern, ready for JSON."""

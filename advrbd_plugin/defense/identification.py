@@ -18,7 +18,7 @@ _THRESHOLD = 0.5
 _NOT_SUSPECTED_SCALE = 0.01
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Verdicts:
     """Attributes:
     poisoned: (N,) bool.
@@ -39,6 +39,18 @@ class Verdicts:
     def trusted(self) -> Tensor:
         """(N,) bool: neither poisoned nor uncertain nor mislabelled."""
         return ~self.poisoned & ~self.uncertain & ~self.mislabelled
+
+    def words(self) -> list[str]:
+        """A word for each sample: ``poisoned``, ``mislabelled``, ``uncertain`` or ``clean``."""
+        words = ["clean"] * len(self.poisoned)
+        for word in ("uncertain", "mislabelled", "poisoned"):  # the last one counts
+            for index in getattr(self, word).nonzero().flatten().tolist():
+                words[index] = word
+        return words
+
+    def __repr__(self) -> str:
+        counts = [f"{int(getattr(self, word).sum()):,} {word}" for word in ("poisoned", "uncertain", "mislabelled")]
+        return f"Verdicts({len(self.poisoned):,} samples: {', '.join(counts)})"
 
     def of(self, indices: Tensor) -> Verdicts:
         """Those of the samples at ``indices``."""

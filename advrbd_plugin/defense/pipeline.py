@@ -39,11 +39,12 @@ from advrbd_plugin.defense.scoring import Scores, score_samples
 from advrbd_plugin.defense.stage_runner import StageRunner, Trained, shared
 from advrbd_plugin.defense.version import ALGORITHM_VERSION
 from advrbd_plugin.nn.checkpoints import StoredTraining
+from advrbd_plugin.nn.classifier import ImageClassifier
 from advrbd_plugin.nn.factories import check_network, network_factory
 from advrbd_plugin.nn.inference import predict
 from advrbd_plugin.nn.training import TRAINING_WORK
 from advrbd_plugin.processes import current
-from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress
+from advrbd_plugin.progress import LoggedProgress, Progress, ScaledProgress
 from advrbd_plugin.randomness import derive_seed
 
 
@@ -57,7 +58,7 @@ class AdvrBD:
         device: where to train; a GPU if there is one, by default.
         work_dir: a folder for finished stages. A run that was killed and is started again with the same folder, data
             and settings goes on where it was and ends with the same result. ``None`` stores nothing.
-        progress: told of every batch.
+        progress: told of every batch; by default each stage is a record of the logger ``advrbd_plugin`` (INFO).
         detector: finds the target classes, as :func:`advrbd_plugin.defense.detection.detect_targets` does.
     """
 
@@ -75,7 +76,7 @@ class AdvrBD:
         self.config = AdvrBDConfig.require(config)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._work_dir = work_dir
-        self._progress = progress or SilentProgress()
+        self._progress = progress or LoggedProgress()
         self._detector = detector
 
     def fit(self, train_set: ImageSet) -> AdvrBDResult:
@@ -99,7 +100,7 @@ class AdvrBD:
             model, verdicts, relearning_rows = self._relearn(run, samples, findings, retrained, key)
             curves |= {"retraining": retraining_rows, "relearning": relearning_rows}
         return AdvrBDResult(
-            model=model.eval(),
+            model=ImageClassifier.of(model.eval(), train_set),
             is_retrained=retrained is not None,
             rounds=1,
             remark="",
@@ -144,7 +145,8 @@ class AdvrBD:
         back = torch.argsort(torch.argsort(train_set.sample_ids))
         detection = findings.detection
         return {
-            "backdoored_model": backdoored.eval(),
+            "train_set": train_set,
+            "backdoored_model": ImageClassifier.of(backdoored.eval(), train_set),
             "verdicts": verdicts.of(back),
             "suspected_classes": detection.suspected_classes,
             "findings": tuple(

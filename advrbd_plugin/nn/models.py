@@ -89,7 +89,9 @@ def make_model(
         network = MODELS[name](num_classes, in_channels, min(height, width) < _LARGE_IMAGE_SIZE)
     else:
         network = build_named(name, num_classes=num_classes, in_channels=in_channels, image_size=(height, width))
-    return nn.Sequential(Normalize(mean, std), network) if takes_normalised(name) else network
+    model = nn.Sequential(Normalize(mean, std), network) if takes_normalised(name) else network
+    model.__dict__["made_as"] = name  # no class of its own: stored stages are named after the text of the model
+    return model
 
 
 def _resnet_narrow(num_classes: int, in_channels: int, small_image: bool) -> nn.Module:

@@ -202,7 +202,7 @@ def test_npz_files_that_are_wrong(tmp_path):
             ({"class_names": np.array(["a", "a"])}, "distinct class names"),
             (
                 {"images": np.array([None] * 4, dtype=object)},
-                "'images.npy' cannot be read: Object arrays cannot be loaded",
+                "'images.npy' cannot be read: it holds Python objects",
             ),
         )
     ):

@@ -94,8 +94,8 @@ def test_a_model_file_never_chooses_code(own, tmp_path):
     with pytest.raises(AdvrBDError, match="names the network .*, which is not built in: if you know it, name it"):
         load_model(tmp_path)
     assert own not in sys.modules
-    model, read = load_model(tmp_path, model=name)
-    assert read.name == name and model(torch.rand(1, 3, 8, 8)).shape == (1, 2)
+    model = load_model(tmp_path, model=name)
+    assert model.description.name == name and model(torch.rand(1, 3, 8, 8)).shape == (1, 2)
 
 
 def small(num_classes: int) -> nn.Module:
@@ -188,3 +188,16 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
             StartingWeights(tmp_path / name)
     with pytest.raises(AdvrBDError, match="does not exist"):
         StartingWeights(tmp_path / "nowhere")
+
+
+def test_a_file_of_options_never_chooses_code(tmp_path):
+    from advrbd_plugin.cli import option_file
+    from advrbd_plugin.cli.command import build_parser
+
+    (tmp_path / "own.yaml").write_text("model: os:abort\n")
+    parser = build_parser()._subparsers._group_actions[0].choices["defend"]
+    words = ["data", "--out", "out", "--config", str(tmp_path / "own.yaml")]
+    with pytest.raises(AdvrBDError, match="names code of your own, 'os:abort', which no file may choose"):
+        option_file.apply(parser, words)
+    option_file.apply(parser, [*words, "--model", "os:abort"])
+    assert option_file.is_own_code("os:abort") and not option_file.is_own_code("torchvision:resnet18")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 from advrbd_plugin.data.fitting import FITS
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
 from advrbd_plugin.files import write_bytes, write_json
+from advrbd_plugin.nn.classifier import ImageClassifier
 from advrbd_plugin.nn.description import ModelDescription
 from advrbd_plugin.nn.models import MODELS
 from advrbd_plugin.plain import brief, one_reason, read_json
@@ -46,17 +47,25 @@ def save_model(
 
 
 def load_model(
-    folder: str | os.PathLike[str], weights: str = MODEL_WEIGHTS, *, model: str | None = None
-) -> tuple[nn.Module, ModelDescription]:
-    """The model that :func:`save_model` wrote, in eval mode on the CPU, and its description.
+    folder: str | os.PathLike[str],
+    weights: str = MODEL_WEIGHTS,
+    *,
+    model: str | None = None,
+    make_model: Callable[[], nn.Module] | None = None,
+) -> ImageClassifier:
+    """The model that ``advrbd defend``, :meth:`ImageClassifier.save` or :func:`save_model` wrote.
 
     Nothing in the two files is executed: JSON and safetensors hold data only.
 
     Args:
-        folder: where the two files are.
+        folder: holds ``weights`` and ``model.json``.
         weights: :data:`BACKDOORED_WEIGHTS` for the model before the defense.
         model: the network's name (:func:`advrbd_plugin.make_model`), where it is none of the built-in ones: the files,
             which may come from anyone, do not choose code that is run.
+        make_model: builds the network, where it is your own.
+
+    Returns:
+        The model in eval mode on the CPU.
 
     Raises:
         AdvrBDError: a file is missing, damaged, or does not fit the other.
@@ -73,10 +82,10 @@ def load_model(
     description = _read_description(folder / MODEL_DESCRIPTION)
     if model is not None:
         description = replace(description, name=model)
-    elif description.name not in MODELS:
+    elif make_model is None and description.name not in MODELS:
         raise AdvrBDError(
             f"{folder / MODEL_DESCRIPTION} names the network {brief(description.name)}, which is not built in: if you "
-            "know it, name it yourself (--model, or load_model(..., model=NAME))"
+            "know it, name it yourself (--network, or load_model(..., model=NAME or make_model=FUNCTION))"
         )
     try:
         tensors = load_file(folder / weights)
@@ -84,14 +93,14 @@ def load_model(
         if is_out_of_memory(error):
             raise out_of_memory(f"reading {folder / weights}") from error
         raise AdvrBDError(f"{folder / weights} is damaged: {one_reason(error)}") from error
-    network = description.build()
+    network = description.build() if make_model is None else make_model()
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise out_of_memory(f"reading {folder / weights}") from error
         raise AdvrBDError(f"{folder / weights} does not fit {MODEL_DESCRIPTION} ({description.name})") from error
-    return network.eval(), description
+    return ImageClassifier(network.eval(), description)
 
 
 def _read_description(path: Path) -> ModelDescription:
