@@ -180,12 +180,13 @@ def defense_identity(
     from advrbd_plugin.defense.version import ALGORITHM_VERSION
     from advrbd_plugin.report.identity import RunIdentity, contents_of
 
+    weights = starting_weights(arguments)
     options |= {
         "model": arguments.model,
         "samples": arguments.samples,
         "image_size": arguments.image_size,
         "fit": arguments.fit,
-        "weights": None if arguments.weights is None else starting_weights(arguments).digest,
+        "weights": None if weights is None else weights.digest,
         "algorithm_version": ALGORITHM_VERSION,
     }
     config = config.for_samples(len(image_sets[0]))
