@@ -13,13 +13,11 @@ from torch.nn import functional
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.planning import planned_work
+from advrbd_plugin.defense.planning import SCANNED_OUT, planned_work
 from advrbd_plugin.nn.inference import as_input, autocast
 from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.nn.training import TRAINING_WORK
 
-SCANNED_OUT = ("retraining", "relearning", "examination")
-"""The stages that a scan leaves out."""
 _FEW = 16  # images of the first batch, which may be slow
 _SECONDS = 0.5  # of measuring
 _MOST_BATCHES = 4
@@ -62,7 +60,7 @@ def foretell(
     with repeatable(device, config.seed):
         model = make_model().to(device).to(memory_format=torch.channels_last).train()
         seconds = _seconds_per_image(model, images, labels, config, device)
-    work = planned_work(len(samples), config)
+    work = planned_work(len(samples), samples.num_classes, config)
     total = sum(amount for stage, amount in work.items() if not (scan and stage in SCANNED_OUT))
     whole = samples.images.numel() if device.type == "cuda" else 0  # what is on the GPU beside the network
     return Forecast(seconds / TRAINING_WORK * total, max(before, _memory(device)) + whole)

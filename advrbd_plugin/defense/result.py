@@ -13,10 +13,10 @@ import advrbd_plugin
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import result_files
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.detection import LabelEvidence
 from advrbd_plugin.defense.findings import ClassFinding
 from advrbd_plugin.defense.identification import Verdicts
 from advrbd_plugin.defense.result_files import Parts, SampleList
+from advrbd_plugin.defense.splits import LabelEvidence
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.classifier import ImageClassifier
 
