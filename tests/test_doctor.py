@@ -61,11 +61,10 @@ def test_the_reasons_of_the_build_are_read(monkeypatch, tmp_path):
     from advrbd_plugin.ops import library
 
     monkeypatch.setattr(library.resources, "files", lambda package: tmp_path)
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv("ADVRBD_REFERENCE", raising=False)
-    assert library._load("_C_cuda") == "advrbd_plugin was installed without it"
-    (tmp_path / "_build.json").write_text('{"_C": "", "_C_cuda": "nvcc is not found"}')
-    assert library._load("_C_cuda") == "nvcc is not found"
+    assert library._load("libadvrbd_cuda") == "advrbd_plugin was installed without it"
+    (tmp_path / "_build.json").write_text('{"libadvrbd_cpu": "", "libadvrbd_cuda": "nvcc is not found"}')
+    assert library._load("libadvrbd_cuda") == "nvcc is not found"
 
 
 def test_a_gpu_that_the_kernels_do_not_run_on_is_missing_them(monkeypatch):

@@ -73,18 +73,14 @@ def _backends() -> list[Finding]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         from advrbd_plugin import ops
-        from advrbd_plugin.ops.library import MISSING_CUDA, MISSING_EXTENSION, reference_requested
+        from advrbd_plugin.ops.library import MISSING_CUDA, MISSING_EXTENSION, fact, reference_requested
 
     serving = ops.backend(torch.empty(0))
     if MISSING_EXTENSION:
         advice = "unset ADVRBD_REFERENCE" if reference_requested() else f"install a C++ compiler, then {REINSTALL}"
         return [Finding("ops on CPU tensors", f"{serving} ({MISSING_EXTENSION})", "note", advice)]
-    from advrbd_plugin import _C
-
-    findings = [Finding("ops on CPU tensors", f"{serving} ({_C.cpu_instruction_set})")]
-    if _C.torch_version.split("+")[0] != torch.__version__.split("+")[0]:
-        findings.append(Finding("extension built for", f"PyTorch {_C.torch_version}", "note", REINSTALL))
-    return [*findings, _cuda_backend(MISSING_CUDA)]
+    instructions = fact("libadvrbd_cpu", "advrbd_cpu_instruction_set")
+    return [Finding("ops on CPU tensors", f"{serving} ({instructions})"), _cuda_backend(MISSING_CUDA)]
 
 
 def _cuda_backend(missing: str | None) -> Finding:
@@ -96,9 +92,9 @@ def _cuda_backend(missing: str | None) -> Finding:
     if missing:
         advice = f"fix that, then ADVRBD_CUDA=1 {REINSTALL}"
         return Finding("ops on CUDA tensors", f"reference ({missing})", "note", advice)
-    from advrbd_plugin import _C_cuda
+    from advrbd_plugin.ops.library import fact
 
-    return _cuda_kernels(_C_cuda.cuda_architectures)
+    return _cuda_kernels(fact("libadvrbd_cuda", "advrbd_cuda_architectures"))
 
 
 def _cuda_kernels(architectures: str) -> Finding:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .checks import check_dtypes, check_id_dtype
 from .library import NAMESPACE
 
 PerChannel = float | Sequence[float] | Tensor
@@ -39,6 +40,7 @@ def patch_origins(
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    check_id_dtype(sample_ids)
     height, width = (image_size, image_size) if isinstance(image_size, (int, torch.SymInt)) else image_size
     return torch.ops.advrbd.patch_origins(sample_ids, height, width, patch_size, num_masks, _signed(seed))
 
@@ -60,6 +62,7 @@ def philox_uniform(sample_ids: Tensor, high: int, seed: int = 0) -> Tensor:
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    check_id_dtype(sample_ids)
     return torch.ops.advrbd.philox_uniform(sample_ids, high, _signed(seed))
 
 
@@ -96,6 +99,8 @@ def perturb(
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    check_dtypes("images", images, "grad", grad)
+    check_id_dtype(sample_ids)
     return torch.ops.advrbd.perturb(
         images,
         grad,
@@ -123,6 +128,7 @@ def kl_divergence(logits: Tensor, perturbed_logits: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    check_dtypes("logits", logits, "perturbed_logits", perturbed_logits)
     return torch.ops.advrbd.kl_divergence(logits, perturbed_logits)
 
 
@@ -149,6 +155,9 @@ def score_step(
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    check_dtypes("logits", logits, "perturbed_logits", perturbed_logits)
+    check_dtypes("images", images, "grad", grad)
+    check_id_dtype(sample_ids)
     perturbed, divergence = torch.ops.advrbd.score_step(
         logits,
         perturbed_logits,

@@ -1,14 +1,15 @@
-// What every kernel here needs. Only c10's checks are included from PyTorch, so that a kernel compiles in seconds; and
-// kernels are launched by a function call and get their shared memory from one, so that a C++ compiler can build these
-// files to run on a CPU (tests/emulation).
+// What every kernel here needs. Nothing is included from PyTorch, so that a kernel compiles in seconds; and kernels are
+// launched by a function call and get their shared memory from one, so that a C++ compiler can build these files to run
+// on a CPU (tests/emulation).
 #pragma once
 
-#include <c10/cuda/CUDAException.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
+#include <string>
 
 #include "launch.h"
 
@@ -19,6 +20,12 @@ constexpr int kWarp = 32;
 
 inline int64_t divide_up(int64_t value, int64_t divisor) {
   return (value + divisor - 1) / divisor;
+}
+
+inline void check(cudaError_t error) {
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string("CUDA error: ") + cudaGetErrorString(error));
+  }
 }
 
 // Launches at most `blocks` blocks of kThreads; a kernel strides over the rest.
@@ -32,8 +39,8 @@ void launch_kernel(
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  check(cudaLaunchKernelEx(&config, kernel, arguments...));
+  check(cudaGetLastError());
 }
 
 // The block's shared memory, of the size that its launch asked for.

@@ -60,7 +60,8 @@ struct cudaLaunchConfig_t {
 };
 
 template <typename... Parameters, typename... Arguments>
-int cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), const Arguments&... arguments) {
+cudaError_t cudaLaunchKernelEx(
+    const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), const Arguments&... arguments) {
   const std::tuple<std::decay_t<Parameters>...> values(arguments...);
   emulator::run(config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, [&] { std::apply(kernel, values); });
   return 0;
