@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from torch import Tensor
 
 from advrbd_plugin.errors import StorageError
 from advrbd_plugin.files import atomic_file
+from advrbd_plugin.processes import Processes, current
 
+_PIECE_BYTES = 2**24
 _META_KEY = "advrbd"
 _CHECKSUM_KEY = "sha256"
 
@@ -29,11 +31,19 @@ def digest(*parts: Tensor | Any) -> str:
     for part in parts:
         if isinstance(part, Tensor):
             hasher.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            flat = part.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
-            hasher.update(flat.view(torch.uint8).numpy().data)
+            for rows in _in_pieces(part.detach()):
+                flat = rows.cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
+                hasher.update(flat.view(torch.uint8).numpy().data)
         else:
             hasher.update(json.dumps(part, sort_keys=True).encode())
     return hasher.hexdigest()
+
+
+def _in_pieces(tensor: Tensor) -> Iterable[Tensor]:
+    """The tensor in rows of some megabytes, so that a set larger than memory has a fingerprint, too."""
+    if not tensor.dim() or not tensor.numel():
+        return (tensor,)
+    return tensor.split(max(1, _PIECE_BYTES * len(tensor) // (tensor.numel() * tensor.element_size())))
 
 
 class StageStore:
@@ -117,6 +127,31 @@ class StageStore:
     def _path(self, stage: str, key: str) -> Path:
         assert self._root is not None
         return self._root / f"{stage}-{key[:16]}.safetensors"
+
+
+class SharedStageStore(StageStore):
+    """One folder for several processes: rank 0 alone reads and writes it, and the others get what it read.
+
+    Args:
+        root: as for :class:`StageStore`; that of rank 0 counts.
+        processes: those that take part, each of which must make the same calls in the same order.
+    """
+
+    def __init__(self, root: str | Path | None, processes: Processes) -> None:
+        super().__init__(root if processes.leads else None)
+        self._processes = processes
+
+    def load(self, stage: str, key: str) -> tuple[dict[str, Tensor], Any] | None:
+        found = super().load(stage, key)
+        known = self._processes.receive(lambda: None if found is None else [found[1]])
+        if known is None:
+            return None
+        return self._processes.receive_tensors(lambda: found[0] if found is not None else {}), known[0]
+
+
+def open_stages(root: str | Path | None) -> StageStore:
+    """The stages in a folder, for the processes that share the work at this moment."""
+    return StageStore(root) if current().count == 1 else SharedStageStore(root, current())
 
 
 def _checksum(stage: str, key: str, tensors: Mapping[str, Tensor], rest: str) -> str:

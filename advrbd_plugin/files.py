@@ -56,7 +56,7 @@ def atomic_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private; a result is an ordinary file
+        os.chmod(temporary, 0o666 & ~umask())  # mkstemp makes it private; a result is an ordinary file
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
@@ -133,7 +133,7 @@ def _remove_left_behind(parent: Path, prefix: str, suffix: str = "") -> None:
                     path.unlink()
 
 
-def _umask() -> int:
+def umask() -> int:
     """The process's file mode mask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)

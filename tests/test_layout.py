@@ -13,7 +13,17 @@ PACKAGE = ROOT / "advrbd_plugin"
 # Floors of the package: a part may import those on its own floor or below, never above.
 FLOORS = [
     {"errors", "limits"},
-    {"files", "progress", "plain", "settings", "environment", "table", "statistics"},
+    {
+        "files",
+        "progress",
+        "plain",
+        "settings",
+        "environment",
+        "table",
+        "statistics",
+        "processes",
+        "process_group",
+    },
     {"ops"},
     {"randomness"},
     {"data"},
@@ -36,6 +46,7 @@ STAGES = [
     "transplant",
     "misplacement",
     "evidence",
+    "findings",
     "posterior",
     "poison_samples",
     "transplant_detection",

@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
+            if not _may_run(arguments):
+                return 1
             return arguments.run(arguments) or 0
         except AdvrBDError as error:
             return _fail(str(error))
@@ -68,6 +70,15 @@ def build_parser() -> argparse.ArgumentParser:
     for module in (defend, repair, evaluate, demo, reproduce, doctor, backdoorbench, compare):
         module.add_commands(commands)
     return parser
+
+
+def _may_run(arguments: argparse.Namespace) -> bool:
+    """Refuse what torchrun started in several processes that would all do the same; rank 0 says it."""
+    if hasattr(arguments, "shares_work") or os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    if os.environ.get("RANK") == "0":
+        raise AdvrBDError("of advrbd's commands only `defend` shares its work among the processes that torchrun starts")
+    return False
 
 
 def _out_of_memory(error: Exception, arguments: argparse.Namespace) -> str | None:

@@ -19,11 +19,15 @@ from advrbd_plugin.cli.options import (
     no_detection,
     positive,
 )
+from advrbd_plugin.cli.pictures import add_store_option, read_pictures, remove_automatic_store
 
 if TYPE_CHECKING:
+    import torch
+
     from advrbd_plugin.cli.progress import BarProgress, PlainProgress
     from advrbd_plugin.data import ImageSet, LoadedImages
     from advrbd_plugin.defense.config import AdvrBDConfig
+    from advrbd_plugin.processes import Processes
     from advrbd_plugin.report.identity import RunIdentity
 
 LISTED = 10
@@ -42,30 +46,42 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_output_options(parser, required=True, help="a new or empty folder for the results")
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
     parser.add_argument("--samples", type=positive, help="use only so many images, each class in proportion")
+    add_store_option(parser)
     add_defense_options(parser)
-    parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
+    parser.set_defaults(run=run, interrupted="run the same command again to go on from here", shares_work=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read the images, defend them, write the results and print a summary."""
-    from advrbd_plugin.cli.progress import make_progress
-    from advrbd_plugin.data import load_folder, recognise
-    from advrbd_plugin.defense.pipeline import AdvrBD
-    from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
+    """Defend the images; in the processes of ``torchrun``, if it started this one."""
+    from advrbd_plugin.process_group import joined, launched
 
     config = make_config(arguments)
     check_model(arguments.model)
-    check_device(arguments.device)
+    if launched() == 1:
+        check_device(arguments.device)
+    with joined(arguments.device) as (processes, device):
+        if processes.leads:
+            _lead(arguments, config, processes, device)
+        else:
+            _assist(arguments, config, processes, device)
+    return 0
+
+
+def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Processes, device: torch.device) -> None:
+    """Read the images, defend them, write the results and print a summary."""
+    from advrbd_plugin.cli.progress import make_progress
+    from advrbd_plugin.data import load_folder, recognise
+    from advrbd_plugin.data.sharing import share_images
+    from advrbd_plugin.defense.pipeline import AdvrBD
+    from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
+
     out = OutputFolder(arguments.out, data=arguments.data, overwrite=arguments.overwrite)
     with out, make_progress() as progress:
         known = recognise(arguments.data)
         load = partial(load_folder, arguments.data) if known is None else partial(known.load, "train")
-        loaded = load(
-            image_size=arguments.image_size,
-            samples=arguments.samples,
-            seed=config.seed,
-            on_progress=reading(progress),
-        )
+        choices = {"image_size": arguments.image_size, "samples": arguments.samples, "seed": config.seed}
+        report = reading(progress)
+        loaded = read_pictures(arguments, out, lambda: load(**choices, on_progress=report), **choices)
         progress.finish()
         tell_about_reading(progress, loaded)
         images = loaded.image_set
@@ -73,17 +89,31 @@ def run(arguments: argparse.Namespace) -> int:
         for note in notes:
             progress.note(note)
         summary = out.begin(defense_identity("defend", arguments, arguments.data, config, images))
+        processes.receive(lambda: summary is None)
         if summary is not None:
             progress.note(FINISHED_BEFORE)
         else:
+            share_images(images, processes)
             tell_about_epochs(progress, config, len(images))
             model = ModelDescription.for_images(arguments.model, images)
-            defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
+            defense = AdvrBD(model.build, config, device=device, work_dir=out.work, progress=progress)
             result = defense.fit(images)
             notes = [*loaded.notes, *notes]
             summary = out.write(RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes)))
+        remove_automatic_store(out)
     _print_summary(summary, arguments.out)
-    return 0
+
+
+def _assist(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Processes, device: torch.device) -> None:
+    """Take a share of the work of :func:`_lead`, which has all files and the screen."""
+    from advrbd_plugin.data.sharing import share_images
+    from advrbd_plugin.defense.pipeline import AdvrBD
+    from advrbd_plugin.nn.description import ModelDescription
+
+    if processes.receive(lambda: None):
+        images = share_images(None, processes)
+        config, _ = fit_patch(config, arguments, images.image_size)
+        AdvrBD(ModelDescription.for_images(arguments.model, images).build, config, device=device).fit(images)
 
 
 def defense_identity(

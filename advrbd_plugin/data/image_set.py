@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advrbd_plugin.data.stored_images import StoredImages
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.plain import brief
 
@@ -17,7 +18,8 @@ class ImageSet:
     """Labelled images of one size. What is known about poison never stands here.
 
     Attributes:
-        images: (N, C, H, W) uint8, C is 1 (grey) or 3 (RGB).
+        images: (N, C, H, W) uint8, C is 1 (grey) or 3 (RGB); :class:`StoredImages` for a set larger than memory
+            (:mod:`advrbd_plugin.data.store`).
         labels: (N,) int64 in [0, num_classes).
         class_names: one distinct name for each label, in the order of the labels.
         sample_ids: (N,) int64, not negative and distinct. An image keeps its id in every subset and order,
@@ -76,8 +78,10 @@ class ImageSet:
                 raise ValueError(f"a mask must have shape ({len(self)},), got {tuple(indices.shape)}")
             indices = indices.nonzero().flatten()
         indices = indices.to(torch.int64)
+        if len(indices) == len(self) and torch.equal(indices, torch.arange(len(self))):
+            return self  # a copy would take as much memory again
         return ImageSet(
-            images=self.images[indices],
+            images=self.images.pick(indices) if isinstance(self.images, StoredImages) else self.images[indices],
             labels=self.labels[indices],
             class_names=self.class_names,
             sample_ids=self.sample_ids[indices],

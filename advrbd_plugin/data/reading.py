@@ -33,7 +33,8 @@ from advrbd_plugin.data.decoding import (
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import check_samples, draw, draw_stratified
 from advrbd_plugin.data.sources import Source
-from advrbd_plugin.errors import AdvrBDError, OutOfMemory, is_out_of_memory, out_of_memory
+from advrbd_plugin.data.store import release_room, room_for
+from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
 from advrbd_plugin.plain import one_reason
 
 Item = TypeVar("Item")
@@ -41,6 +42,7 @@ Done = TypeVar("Done")
 
 LARGEST_DEFAULT_SIDE = 64  # larger pictures are shrunk to this unless a size is asked for
 _SIZES_READ = 1000
+_RELEASED_EVERY = 1024
 _LARGE_FILE = 2**24  # bytes of a file that is read only if it begins as a picture does
 
 
@@ -224,11 +226,7 @@ def _decode_all(
 ) -> tuple[Tensor, Tensor, list[tuple[str, str]], list[DecodedImage]]:
     """(images, positions that were kept, what was left out, one record without pixels for each that was kept)."""
     total = len(listing.paths)
-    try:
-        images = torch.empty((total, 3, *size), dtype=torch.uint8)
-    except RuntimeError as error:
-        gigabytes = total * 3 * size[0] * size[1] / 1e9
-        raise OutOfMemory(f"{total} images of {size[0]}x{size[1]} need {gigabytes:.1f} GB: use --image-size") from error
+    images = room_for((total, 3, *size))
     kept: list[int] = []
     left_out: list[tuple[str, str]] = []
     seen: list[DecodedImage] = []
@@ -245,6 +243,8 @@ def _decode_all(
             kept.append(index)
             seen.append(replace(outcome, pixels=np.empty(0, np.uint8)))
         report(index + 1, total)
+        if index % _RELEASED_EVERY == 0:
+            release_room()
     if deep:
         low, high = deep_range(seen)
         for place, image in deep.items():

@@ -26,17 +26,19 @@ class Verdicts:
     suggested_label: (N,) int64: the label that a poisoned sample should have, as far as the clean model can tell; the
         label that it came with for every other sample.
     uncertain: (N,) bool: not called poisoned, yet not trusted enough to be trained on.
+    mislabelled: (N,) bool: in place under another label, without a trigger: an error, no attack.
     """
 
     poisoned: Tensor
     score: Tensor
     suggested_label: Tensor
     uncertain: Tensor
+    mislabelled: Tensor
 
     @property
     def trusted(self) -> Tensor:
-        """(N,) bool: neither poisoned nor uncertain."""
-        return ~self.poisoned & ~self.uncertain
+        """(N,) bool: neither poisoned nor uncertain nor mislabelled."""
+        return ~self.poisoned & ~self.uncertain & ~self.mislabelled
 
     def of(self, indices: Tensor) -> Verdicts:
         """Those of the samples at ``indices``."""
@@ -69,7 +71,7 @@ def identify(
     poisoned = suspected & (found >= _THRESHOLD)
     lifted = _NOT_SUSPECTED_SCALE + (1 - 2 * _NOT_SUSPECTED_SCALE) * found  # one half stays one half
     score = torch.where(suspected, lifted, _NOT_SUSPECTED_SCALE * scores.consistency)
-    return Verdicts(poisoned, score.float(), labels.clone(), uncertain & ~poisoned)
+    return Verdicts(poisoned, score.float(), labels.clone(), uncertain & ~poisoned, torch.zeros_like(poisoned))
 
 
 def identify_misclassified(enhanced_logits: Tensor, labels: Tensor) -> Verdicts:
@@ -86,7 +88,7 @@ def identify_misclassified(enhanced_logits: Tensor, labels: Tensor) -> Verdicts:
     poisoned = enhanced_logits.argmax(dim=1) == labels
     probability = enhanced_logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
     score = torch.where(poisoned, 0.5 + probability / 2, probability.clamp(max=1 - 1e-6) / 2)
-    return Verdicts(poisoned, score.float(), labels.clone(), torch.zeros_like(poisoned))
+    return Verdicts(poisoned, score.float(), labels.clone(), torch.zeros_like(poisoned), torch.zeros_like(poisoned))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,5 +125,6 @@ class Findings:
             score=torch.where(concerned, clean_score, self.verdicts.score),
             suggested_label=self.verdicts.suggested_label,
             uncertain=self.verdicts.uncertain & ~concerned,
+            mislabelled=self.verdicts.mislabelled,
         )
         return Findings(self.scores, self.detection.reject(classes), self.enhancement, verdicts)

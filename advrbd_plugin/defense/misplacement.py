@@ -41,8 +41,9 @@ def cross_fitted_probabilities(
         fitted, asked = (fold != number).nonzero().flatten(), (fold == number).nonzero().flatten()
         model = make_model().to(device)
         recipe = replace(options, seed=derive_seed(options.seed, "fold", number))
-        train(model, samples.images[fitted], samples.labels[fitted], samples.sample_ids[fitted], recipe)
-        logits = predict(model, samples.images[asked], mixed_precision=options.mixed_precision)
+        half = samples.subset(fitted)
+        train(model, half.images, half.labels, half.sample_ids, recipe)
+        logits = predict(model, samples.subset(asked).images, mixed_precision=options.mixed_precision)
         probabilities[asked] = logits.softmax(dim=1)
     return probabilities
 

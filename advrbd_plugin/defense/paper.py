@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import PaperConfig
-from advrbd_plugin.defense.scoring import consistency_ranks, consistency_scores, least_consistent_first
+from advrbd_plugin.defense.scoring import consistency_ranks, least_consistent_first, score_shared_out
 from advrbd_plugin.nn.augmentation import augment
 from advrbd_plugin.nn.batches import endless_batches
 from advrbd_plugin.nn.inference import as_input, autocast, log_odds, predict
@@ -89,16 +89,14 @@ def unlearn_rounds(
 
 
 def _score(model: nn.Module, suspects: ImageSet, config: PaperConfig, number: int, progress: Progress) -> Tensor:
-    return consistency_scores(
+    return score_shared_out(
         model,
-        suspects.images,
-        suspects.labels,
+        suspects,
         epsilon=config.epsilon,
         patch_size=config.patch_size,
         num_masks=config.num_masks,
         reduction=config.reduction,
         seed=derive_seed(config.seed, "patches", number),
-        sample_ids=suspects.sample_ids,
         mixed_precision=config.mixed_precision,
         on_batch=progress.advance,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,11 @@ from advrbd_plugin.defense.config import (
 )
 from advrbd_plugin.defense.detection import Detection, Detector, detect_targets
 from advrbd_plugin.defense.enhancement import Enhancement, enhance
+from advrbd_plugin.defense.findings import ClassFinding
 from advrbd_plugin.defense.identification import Findings, Verdicts, identify, identify_misclassified
 from advrbd_plugin.defense.paper import unlearn_rounds
 from advrbd_plugin.defense.planning import STAGES, check_set, planned_work
-from advrbd_plugin.defense.result import AdvrBDResult, BackdooredModel, Rows
+from advrbd_plugin.defense.result import AdvrBDResult, AdvrBDScan, BackdooredModel, Rows
 from advrbd_plugin.defense.retraining import (
     abstain_on_disagreement,
     relabel,
@@ -34,11 +36,12 @@ from advrbd_plugin.defense.retraining import (
     unconfirmed_classes,
 )
 from advrbd_plugin.defense.scoring import Scores, score_samples
-from advrbd_plugin.defense.stage_runner import StageRunner
+from advrbd_plugin.defense.stage_runner import StageRunner, Trained, shared
 from advrbd_plugin.defense.version import ALGORITHM_VERSION
 from advrbd_plugin.nn.checkpoints import StoredTraining
 from advrbd_plugin.nn.inference import predict
 from advrbd_plugin.nn.training import TRAINING_WORK
+from advrbd_plugin.processes import current
 from advrbd_plugin.progress import Progress, ScaledProgress, SilentProgress
 from advrbd_plugin.randomness import derive_seed
 
@@ -84,11 +87,7 @@ class AdvrBD:
         check_set(train_set, self.config)
         self._progress.plan(planned_work(len(train_set), self.config))
         samples, run = train_set.by_id(), self._new_run()
-
-        backdoored, rows = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
-        key = digest(_data_key(samples), *backdoored.state_dict().values())
-        find = self._find if self.config.detect_targets else self._find_as_paper
-        findings = find(run, samples, backdoored, key)
+        backdoored, rows, findings, key = self._examine(run, samples)
         findings, retrained, retraining_rows = self._retrain(run, samples, findings, key)
         curves = {"training": rows, **findings.curves()}
         if retrained is None:  # nothing was found: another training on the same samples would give the same model
@@ -96,18 +95,64 @@ class AdvrBD:
         else:
             model, verdicts, relearning_rows = self._relearn(run, samples, findings, retrained, key)
             curves |= {"retraining": retraining_rows, "relearning": relearning_rows}
-
-        back = torch.argsort(torch.argsort(train_set.sample_ids))
         return AdvrBDResult(
             model=model.eval(),
-            backdoored_model=backdoored.eval(),
-            verdicts=verdicts.of(back),
-            suspected_classes=findings.detection.suspected_classes,
-            evidence=findings.detection.evidence,
-            curves={stage: curves[stage] for stage in STAGES if curves.get(stage)},
-            seconds=run.seconds,
-            config=self.config.for_samples(len(train_set)),
+            is_retrained=retrained is not None,
+            rounds=1,
+            remark="",
+            **self._scanned(train_set, backdoored, findings, verdicts, curves, run),
         )
+
+    def scan(self, train_set: ImageSet) -> AdvrBDScan:
+        """The verdicts of :meth:`fit` without the clean model, as far as they can be had without one.
+
+        :meth:`fit` with the same ``work_dir``, data and settings goes on from here.
+
+        Raises:
+            AdvrBDError: as :meth:`fit`.
+        """
+        check_set(train_set, self.config)
+        plan = planned_work(len(train_set), self.config)
+        self._progress.plan({stage: work for stage, work in plan.items() if stage not in ("retraining", "relearning")})
+        samples, run = train_set.by_id(), self._new_run()
+        backdoored, rows, findings, _ = self._examine(run, samples)
+        curves = {"training": rows, **findings.curves()}
+        return AdvrBDScan(**self._scanned(train_set, backdoored, findings, findings.verdicts, curves, run))
+
+    def _examine(self, run: StageRunner, samples: ImageSet) -> tuple[nn.Module, Rows, Findings, str]:
+        """Train on everything and find what is poisoned; the key names all that the findings depend on."""
+        data_key = _data_key(samples)
+        backdoored, rows, _ = self._train(run, "training", samples, torch.arange(len(samples)), data_key)
+        key = digest(data_key, *backdoored.state_dict().values())
+        find = self._find if self.config.detect_targets else self._find_as_paper
+        return backdoored, rows, find(run, samples, backdoored, key), key
+
+    def _scanned(
+        self,
+        train_set: ImageSet,
+        backdoored: nn.Module,
+        findings: Findings,
+        verdicts: Verdicts,
+        curves: dict[str, Rows],
+        run: StageRunner,
+    ) -> dict[str, Any]:
+        """The fields of :class:`AdvrBDScan`, samples in the order of ``train_set``."""
+        back = torch.argsort(torch.argsort(train_set.sample_ids))
+        detection = findings.detection
+        return {
+            "backdoored_model": backdoored.eval(),
+            "verdicts": verdicts.of(back),
+            "suspected_classes": detection.suspected_classes,
+            "findings": tuple(
+                ClassFinding(each.label, each.suspected, float(each.suspected), "") for each in detection.evidence
+            ),
+            "evidence": detection.evidence,
+            "fit": curves["training"][-1]["accuracy"],
+            "trained_enough": True,
+            "curves": {stage: curves[stage] for stage in STAGES if curves.get(stage)},
+            "seconds": run.seconds,
+            "config": self.config.for_samples(len(train_set)),
+        }
 
     def train_backdoored(self, train_set: ImageSet) -> BackdooredModel:
         """The first stage of :meth:`fit` alone: train on everything, poison and all.
@@ -123,7 +168,7 @@ class AdvrBD:
         """
         check_set(train_set, self.config)
         samples, run = train_set.by_id(), self._new_run()
-        model, rows = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
+        model, rows, _ = self._train(run, "training", samples, torch.arange(len(samples)), _data_key(samples))
         return BackdooredModel(model.eval(), rows, run.seconds)
 
     def _new_run(self) -> StageRunner:
@@ -176,7 +221,7 @@ class AdvrBD:
         while findings.verdicts.poisoned.any():
             weak = tuple(sorted({*findings.detection.weak_beside_strong(config.strong_evidence)} - confirmed))
             trusted = trusted_samples(findings.reject(samples.labels, weak).verdicts)
-            model, rows = self._train(run, "retraining", samples, trusted, key)
+            model, rows, _ = self._train(run, "retraining", samples, trusted, key)
             if weak:
                 again = self._detect_again(run, samples, findings, model, weak)
                 confirmed |= {*again}
@@ -205,7 +250,7 @@ class AdvrBD:
         asked = torch.isin(samples.labels, torch.tensor(classes, dtype=torch.int64))
         config, scores = self.config.part(DetectionConfig), findings.scores.of(asked)
         with run.timed("detection"):
-            again = self._detector(model, samples.subset(asked), scores, config, self._progress.advance)
+            again = shared(self._detector(model, samples.subset(asked), scores, config, self._progress.advance))
         return again.suspected_classes
 
     def _relearn(
@@ -227,11 +272,17 @@ class AdvrBD:
 
         return model, verdicts, run.train_on("relearning", model, options, key, work)
 
-    def _train(self, run: StageRunner, stage: str, samples: ImageSet, used: Tensor, key: str) -> tuple[nn.Module, Rows]:
-        """A new network, trained on the samples at ``used`` with the epochs of the whole set."""
+    def _train(self, run: StageRunner, stage: str, samples: ImageSet, used: Tensor, key: str) -> Trained:
+        """A new network, trained on the samples at ``used`` with the epochs of the whole set.
+
+        What it says of each sample while it learns is recorded in the first training alone.
+        """
         options = self.config.for_samples(len(samples)).training(derive_seed(self.config.seed, stage))
-        return run.train(stage, samples.subset(used), options, self.config.seed, digest(key, used))
+        key, record = digest(key, used), stage == "training"
+        return run.train(stage, samples.subset(used), options, self.config.seed, key, record=record)
 
 
 def _data_key(samples: ImageSet) -> str:
-    return digest(samples.images, samples.labels, samples.sample_ids, samples.num_classes)
+    """Of the whole set, which is read for it once, by rank 0."""
+    parts = samples.images, samples.labels, samples.sample_ids, samples.num_classes
+    return str(current().receive(lambda: digest(*parts)))

@@ -60,7 +60,7 @@ def unconfirmed_classes(
     for label in classes:
         poisoned = (verdicts.poisoned & (samples.labels == label)).nonzero().flatten()
         if len(poisoned):
-            predicted = predict(model, samples.images[poisoned], mixed_precision=mixed_precision).argmax(1)
+            predicted = predict(model, samples.subset(poisoned).images, mixed_precision=mixed_precision).argmax(1)
             if (predicted == label).float().mean() >= _MAJORITY:
                 unconfirmed.append(label)
     return tuple(unconfirmed)
@@ -84,7 +84,7 @@ def abstain_on_disagreement(
     of_suspected = torch.isin(samples.labels, torch.tensor(list(suspected), dtype=torch.int64))
     asked = (of_suspected & verdicts.trusted).nonzero().flatten()
     if len(asked):
-        predicted = predict(model, samples.images[asked], mixed_precision=mixed_precision).argmax(1)
+        predicted = predict(model, samples.subset(asked).images, mixed_precision=mixed_precision).argmax(1)
         uncertain[asked] = predicted != samples.labels[asked]
     return replace(verdicts, uncertain=uncertain)
 
@@ -107,7 +107,7 @@ def relabel(model: nn.Module, samples: ImageSet, verdicts: Verdicts, *, mixed_pr
     poisoned = verdicts.poisoned.nonzero().flatten()
     suggested = verdicts.suggested_label.clone()
     if len(poisoned):
-        logits = predict(model, samples.images[poisoned], mixed_precision=mixed_precision)
+        logits = predict(model, samples.subset(poisoned).images, mixed_precision=mixed_precision)
         given = samples.labels[poisoned]
         for label in given.unique().tolist():
             members = given == label
@@ -142,11 +142,12 @@ def relearn(
         The rows of :func:`advrbd_plugin.nn.training.train`.
     """
     used = (~verdicts.uncertain).nonzero().flatten()
+    certain = samples.subset(used)
     return train(
         model,
-        samples.images[used],
+        certain.images,
         verdicts.suggested_label[used],
-        samples.sample_ids[used],
+        certain.sample_ids,
         options,
         stage="relearning",
         progress=progress,

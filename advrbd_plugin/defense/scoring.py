@@ -15,6 +15,7 @@ from advrbd_plugin import ops
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import ScoringConfig
 from advrbd_plugin.nn.inference import as_input, autocast, check_finite, frozen
+from advrbd_plugin.processes import current
 from advrbd_plugin.randomness import derive_seed
 
 _SMALLEST_DIVERGENCE = 1e-12
@@ -65,21 +66,51 @@ def score_samples(
         AdvrBDError: a logit is not finite.
     """
     height, width = samples.image_size
-    scores = consistency_scores(
+    scores = score_shared_out(
         model,
-        samples.images,
-        samples.labels,
+        samples,
         epsilon=config.epsilon,
         patch_size=patch_sizes(config),
         num_masks=config.num_masks,
         reduction=config.reduction,
         seed=derive_seed(config.seed, "patches"),
-        sample_ids=samples.sample_ids,
         batch_size=max(_SMALLEST_BATCH, min(_BATCH_SIZE, _BATCH_PIXELS // (height * width))),
         mixed_precision=config.mixed_precision,
         on_batch=None if on_batch is None else lambda done: on_batch(scoring_work(config) * done),
     )
     return Scores(torch.stack([consistency_ranks(each) for each in scores]))
+
+
+def score_shared_out(
+    model: nn.Module,
+    samples: ImageSet,
+    *,
+    batch_size: int = _BATCH_SIZE,
+    on_batch: Callable[[int], None] | None = None,
+    **arguments: Any,
+) -> Tensor:
+    """:func:`consistency_scores` of a set, which several processes share out (:mod:`advrbd_plugin.processes`).
+
+    All processes take the weights of rank 0 and get the scores of all samples. A batch holds the same samples however
+    many processes there are, so the same weights give the same scores, bit for bit on the same hardware.
+
+    Args:
+        arguments: of :func:`consistency_scores`, but for the images and what belongs to each.
+    """
+    current().equalise(model)
+    share = current().share(len(samples), batch_size)
+    own = torch.empty(0)
+    if share.own.start < share.own.stop or not len(samples):
+        own = consistency_scores(
+            model,
+            samples.images[share.own],
+            samples.labels[share.own],
+            sample_ids=samples.sample_ids[share.own],
+            batch_size=batch_size,
+            on_batch=share.scaled(on_batch),
+            **arguments,
+        )
+    return share.merge(own.movedim(-1, 0)).movedim(0, -1)
 
 
 def patch_sizes(config: ScoringConfig) -> list[int]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from advrbd_plugin.cache import StageStore, digest
+from advrbd_plugin.cache import digest, open_stages
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.result import Rows
 from advrbd_plugin.nn.checkpoints import StoredTraining, cached_training
 from advrbd_plugin.nn.inference import check_outputs
 from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.nn.training import TRAINING_WORK, TrainingOptions, describe_training, train
+from advrbd_plugin.nn.trajectory import Trajectory
+from advrbd_plugin.processes import current
 from advrbd_plugin.progress import Progress, ScaledProgress, timed_stage
 from advrbd_plugin.randomness import derive_seed
 
@@ -37,6 +39,26 @@ class Stored(Protocol):
 StoredT = TypeVar("StoredT", bound=Stored)
 
 
+def shared(result: StoredT) -> StoredT:
+    """That of rank 0 where several processes share the work, so that all of them decide alike."""
+    processes = current()
+    if processes.count == 1:
+        return result
+    tensors, rest = result.to_stored()
+    tensors = processes.receive_tensors(lambda: tensors)
+    again: StoredT = type(result).from_stored(tensors, processes.receive(lambda: rest))
+    return again
+
+
+class Trained(NamedTuple):
+    """What :meth:`StageRunner.train` gives."""
+
+    model: nn.Module
+    rows: Rows
+    # (N, num_classes) float32, see :class:`Trajectory`; None where it was not asked for or is too large.
+    mean_probabilities: Tensor | None
+
+
 class StageRunner:
     """What every stage of a run shares.
 
@@ -53,7 +75,7 @@ class StageRunner:
     def __init__(
         self, make_model: Callable[[], nn.Module], device: torch.device, work_dir: str | Path | None, progress: Progress
     ) -> None:
-        self._make_model, self._device, self._store = make_model, device, StageStore(work_dir)
+        self._make_model, self._device, self._store = make_model, device, open_stages(work_dir)
         self.progress = progress
         self.seconds: dict[str, float] = {}
 
@@ -70,21 +92,24 @@ class StageRunner:
         with self.timed(stage):
             result = work()
         self._store.save(stage, key, *result.to_stored())
-        return result
+        return shared(result)
 
     def train(
-        self, stage: str, samples: ImageSet, options: TrainingOptions, seed: int, key: str
-    ) -> tuple[nn.Module, Rows]:
+        self, stage: str, samples: ImageSet, options: TrainingOptions, seed: int, key: str, *, record: bool = False
+    ) -> Trained:
         """A network of the stage's own initialisation, trained on ``samples``.
 
         Args:
             seed: the run's, from which the initial weights derive.
             key: names all that the result depends on beside the recipe and the initial weights.
+            record: whether to note what the network says of each sample while it learns.
         """
         with repeatable(self._device, derive_seed(seed, "weights", stage)):
             model = self._make_model().to(self._device)
         check_outputs(model, samples.images, samples.num_classes)
         progress = ScaledProgress(self.progress, TRAINING_WORK)
+        size = len(samples), samples.num_classes, options.epochs
+        trajectory = Trajectory.recordable(*size) if record else None
 
         def work(checkpoint: StoredTraining) -> Rows:
             return train(
@@ -96,14 +121,22 @@ class StageRunner:
                 stage=stage,
                 progress=progress,
                 checkpoint=checkpoint,
+                trajectory=trajectory,
             )
 
-        return model, self.train_on(stage, model, options, key, work)
+        rows = self.train_on(stage, model, options, key, work, trajectory)
+        return Trained(model, rows, None if trajectory is None else trajectory.mean)
 
     def train_on(
-        self, stage: str, model: nn.Module, options: TrainingOptions, key: str, work: Callable[[StoredTraining], Rows]
+        self,
+        stage: str,
+        model: nn.Module,
+        options: TrainingOptions,
+        key: str,
+        work: Callable[[StoredTraining], Rows],
+        trajectory: Trajectory | None = None,
     ) -> Rows:
         """Run ``work``, which trains ``model`` in place by ``options``, or load what it gave before."""
         key = digest(key, describe_training(model, options), *model.state_dict().values())
         with self.timed(stage):
-            return cached_training(self._store, stage, key, model, work)
+            return cached_training(self._store, stage, key, model, work, trajectory)

@@ -12,7 +12,7 @@ from pathlib import Path
 ALGORITHM_VERSION = 7
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_NETWORK = ("training", "batches", "augmentation", "features", "inference", "repeatable")
+_NETWORK = ("training", "batches", "augmentation", "features", "inference", "repeatable", "trajectory")
 _DECIDING = ("defense/*.py", *(f"nn/{name}.py" for name in _NETWORK), "randomness.py")
 # What a reader needs and a run does not.
 _WORDING = {"annotation", "returns", "kind", "type_comment", "type_params", "type_ignores", "ctx"}

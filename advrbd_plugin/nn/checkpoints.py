@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.cache import StageStore
+from advrbd_plugin.nn.trajectory import Trajectory
 
 
 class TrainingCheckpoint:
@@ -66,22 +67,46 @@ def cached_training(
     key: str,
     model: nn.Module,
     work: Callable[[StoredTraining], list[dict[str, float]]],
+    trajectory: Trajectory | None = None,
 ) -> list[dict[str, float]]:
-    """Run ``work``, which trains ``model`` and gives its rows, or load what it gave before."""
+    """Run ``work``, which trains ``model``, fills ``trajectory`` and gives its rows, or load what it gave before.
+
+    The trajectory is a file of its own: a training that was stored without one serves whoever asks for none, and is
+    done again for whoever asks for it.
+    """
     cached = store.load(stage, key)
     if cached is not None and not _same_shapes(cached[0], model.state_dict()):
         store.report_damage(stage, key)
         cached = None
-    if cached is not None:
+    if cached is not None and _load_trajectory(store, stage, key, trajectory):
         tensors, rows = cached
         model.load_state_dict(tensors)
         model.to(memory_format=torch.channels_last).eval()
         return list(rows)
     checkpoint = StoredTraining(store, stage, key, model)
     rows = work(checkpoint)
+    if trajectory is not None:  # first, so that a finished training has it
+        store.save(_trajectory_stage(stage), key, trajectory.to_stored())
     store.save(stage, key, model.state_dict(), rows)
     checkpoint.remove()
     return rows
+
+
+def _load_trajectory(store: StageStore, stage: str, key: str, trajectory: Trajectory | None) -> bool:
+    """Whether all that is asked of a finished training's trajectory was found."""
+    if trajectory is None:
+        return True
+    stored = store.load(_trajectory_stage(stage), key)
+    if stored is None:
+        return False
+    if not trajectory.from_stored(stored[0]):
+        store.report_damage(_trajectory_stage(stage), key)
+        return False
+    return True
+
+
+def _trajectory_stage(stage: str) -> str:
+    return f"trajectory-{stage}"
 
 
 def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:

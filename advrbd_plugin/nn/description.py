@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.processes import current
+
+_COUNTED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class ModelDescription:
     @classmethod
     def for_images(cls, name: str, image_set: ImageSet) -> ModelDescription:
         """The model called ``name`` for these images, normalising with their own mean and standard deviation."""
-        mean, std = channel_statistics(image_set.images)
+        mean, std = map(tuple, current().receive(lambda: channel_statistics(image_set.images)))
         return cls(name, image_set.class_names, image_set.num_channels, image_set.image_size, mean, std)
 
     def build(self) -> nn.Module:
@@ -51,7 +54,9 @@ class ModelDescription:
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of (N, C, H, W) uint8 images, in pixel scale, to four digits."""
-    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(dim=1)])
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for some in images.split(_COUNTED_AT_ONCE):
+        counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in some.unbind(dim=1)])
     levels = torch.arange(256, dtype=torch.float64) / 255
     share = counts.double() / counts.sum(dim=1, keepdim=True)
     mean = share @ levels

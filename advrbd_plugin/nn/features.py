@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.errors import AdvrBDError
-from advrbd_plugin.nn.inference import predict
+from advrbd_plugin.nn.inference import EVALUATION_BATCH_SIZE, predict
+from advrbd_plugin.processes import current
 
 _EARLIER_MAPS = 2
 
@@ -29,6 +30,14 @@ def penultimate_features(
     Raises:
         AdvrBDError: the model has no linear layer, or a logit is not finite.
     """
+    features, logits = _own_penultimate_features(model, images, mixed_precision, on_batch)
+    return _merge(features, len(images)), logits
+
+
+def _own_penultimate_features(
+    model: nn.Module, images: Tensor, mixed_precision: bool, on_batch: Callable[[int], None] | None
+) -> tuple[Tensor, Tensor]:
+    """The features of this process's share of the images, and the logits of all."""
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise AdvrBDError("the model has no linear layer, so there are no features to compare; use another model")
@@ -73,12 +82,19 @@ def layered_features(
     hooks = [module.register_forward_hook(keep) for module in leaves]
     hooks.append(model.register_forward_hook(end_of_batch))
     try:
-        features, logits = penultimate_features(model, images, mixed_precision=mixed_precision, on_batch=on_batch)
+        features, logits = _own_penultimate_features(model, images, mixed_precision, on_batch)
     finally:
         for hook in hooks:
             hook.remove()
-    earlier = [torch.cat(pooled) for pooled in zip(*layers)]
-    return torch.cat([_unit_spread(layer) for layer in [*earlier, features]], dim=1), logits
+    own = [*(torch.cat(pooled) for pooled in zip(*layers)), features]
+    widths = current().receive(lambda: [layer.shape[1] for layer in own])
+    whole = _merge(torch.cat(own, dim=1), len(images))
+    return torch.cat([_unit_spread(layer) for layer in whole.split(widths, dim=1)], dim=1), logits
+
+
+def _merge(own: Tensor, count: int) -> Tensor:
+    """The features of all ``count`` images from those of each process's share."""
+    return current().share(count, EVALUATION_BATCH_SIZE).merge(own)
 
 
 def _unit_spread(layer: Tensor) -> Tensor:

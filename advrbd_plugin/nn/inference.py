@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.processes import current
 
 EVALUATION_BATCH_SIZE = 500
 
@@ -44,8 +45,10 @@ def predict(
 ) -> Tensor:
     """Logits of a whole set.
 
+    Several processes share the samples out (:mod:`advrbd_plugin.processes`), and all of them get all logits.
+
     Args:
-        model: as in :func:`train`; put into eval mode.
+        model: as in :func:`train`; put into eval mode. All processes take the weights of rank 0.
         images: (N, C, H, W) uint8.
         on_batch: called with the size of each batch that is done.
 
@@ -57,13 +60,17 @@ def predict(
     """
     device = next(model.parameters()).device
     model.eval()
+    current().equalise(model)
+    share = current().share(len(images), batch_size)
+    on_batch = share.scaled(on_batch)
     outputs = []
-    for batch in images.split(batch_size):
+    for start in range(share.own.start, share.own.stop, batch_size):
+        batch = images[start : min(start + batch_size, share.own.stop)]
         with autocast(device, mixed_precision):
             outputs.append(model(as_input(batch, device)).float().cpu())
         if on_batch is not None:
             on_batch(len(batch))
-    logits = torch.cat(outputs) if outputs else torch.empty(0, 0)
+    logits = share.merge(torch.cat(outputs) if outputs else torch.empty(0, 0))
     check_finite(logits)
     return logits
 

@@ -20,8 +20,10 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.augmentation import augment
 from advrbd_plugin.nn.batches import batches_of, count_batches
 from advrbd_plugin.nn.checkpoints import TrainingCheckpoint
+from advrbd_plugin.nn.distributed import Replica
 from advrbd_plugin.nn.inference import as_input, autocast, bfloat16_is_faster
 from advrbd_plugin.nn.repeatable import repeatable
+from advrbd_plugin.nn.trajectory import Trajectory
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed, shuffled
 
@@ -79,8 +81,11 @@ def train(
     progress: Progress | None = None,
     checkpoint: TrainingCheckpoint | None = None,
     mix: Mix | None = None,
+    trajectory: Trajectory | None = None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; it comes back in eval mode.
+
+    Where several processes share the work (:mod:`advrbd_plugin.processes`), each takes a part of every batch.
 
     Args:
         model: takes (N, C, H, W) float images in pixel scale [0, 1], gives (N, num_classes) logits.
@@ -92,6 +97,7 @@ def train(
         progress: told of every batch.
         checkpoint: asked for an earlier state first, and given one after each epoch.
         mix: what is made of each batch after its crops and flips.
+        trajectory: filled with what the network says of each sample while it learns; of N samples and these epochs.
 
     Returns:
         One row an epoch: ``epoch``, ``loss`` (mean cross entropy), ``accuracy`` on the batches as trained on.
@@ -110,20 +116,26 @@ def train(
         weight_decay=options.weight_decay,
         nesterov=options.momentum > 0,
     )
-    rows, start = _restore(model, optimizer, checkpoint)
+    rows, start = _restore(model, optimizer, checkpoint, trajectory)
+    replica = Replica(model)
     scheduler = _learning_rates(optimizer, options, len(images), start)
     progress.advance(start * len(images), epoch=start)
     for epoch in range(start, options.epochs):
-        row = _train_epoch(model, images, labels, sample_ids, options, epoch, optimizer, scheduler, progress, mix)
+        row = _train_epoch(
+            model, replica, images, labels, sample_ids, options, epoch, optimizer, scheduler, progress, mix, trajectory
+        )
         check_loss(row["loss"], f"{stage} (epoch {epoch + 1})", learning_rate=options.learning_rate)
         rows.append(row)
-        checkpoint.save(epoch + 1, _state(model, optimizer, rows))
+        checkpoint.save(epoch + 1, _state(model, optimizer, rows, trajectory))
     model.eval()
+    if trajectory is not None:
+        trajectory.finish()
     return rows
 
 
 def _train_epoch(
     model: nn.Module,
+    replica: Replica,
     images: Tensor,
     labels: Tensor,
     sample_ids: Tensor,
@@ -133,6 +145,7 @@ def _train_epoch(
     scheduler: LambdaLR,
     progress: Progress,
     mix: Mix | None,
+    trajectory: Trajectory | None,
 ) -> dict[str, float]:
     device = next(model.parameters()).device
     order = shuffled(sample_ids, derive_seed(options.seed, "order", epoch))
@@ -140,21 +153,29 @@ def _train_epoch(
     model.train()
     with repeatable(device, derive_seed(options.seed, "noise", epoch)):
         for batch in batches_of(order, options.batch_size):
-            inputs, targets = augment(images[batch], sample_ids[batch], options, epoch), labels[batch]
+            part = replica.part_of(batch)
+            inputs, targets = augment(images[part], sample_ids[part], options, epoch), labels[part]
             if mix is not None:
-                inputs, targets = mix(inputs, targets, sample_ids[batch], epoch)
-            with autocast(device, options.mixed_precision):
-                logits = model(as_input(inputs, device))
-            loss = functional.cross_entropy(logits.float(), targets.to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+                inputs, targets = mix(inputs, targets, sample_ids[part], epoch)
+            with replica.step(batch) as network:
+                with autocast(device, options.mixed_precision):
+                    logits = network(as_input(inputs, device))
+                loss = functional.cross_entropy(logits.float(), targets.to(device))
+                optimizer.zero_grad(set_to_none=True)
+                (loss * replica.share_of_loss(batch)).backward()
             optimizer.step()
             scheduler.step()
             value = float(loss.detach())
-            total_loss += value * len(batch)
-            total_right += int((logits.argmax(1).cpu() == labels[batch]).sum())
+            counted = len(part) if replica.counts(batch) else 0
+            if trajectory is not None:
+                trajectory.add(epoch, part[:counted].to(device), logits[:counted])
+            total_loss += value * counted
+            total_right += int((logits.argmax(1).cpu() == labels[part])[:counted].sum())
             progress.advance(len(batch), epoch=epoch + 1, loss=value)
-    return {"epoch": epoch + 1, "loss": total_loss / len(images), "accuracy": total_right / len(images)}
+    loss_of_all, right_of_all = replica.sums(total_loss, total_right)
+    if trajectory is not None:
+        trajectory.merge()
+    return {"epoch": epoch + 1, "loss": loss_of_all / len(images), "accuracy": right_of_all / len(images)}
 
 
 def check_loss(loss: Tensor | float, what: str, **learning_rate: float) -> float:
@@ -204,7 +225,12 @@ def _learning_rates(
     return LambdaLR(optimizer, share)
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]]) -> dict[str, Tensor]:
+def _state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rows: list[dict[str, float]],
+    trajectory: Trajectory | None,
+) -> dict[str, Tensor]:
     """All that a training goes on with, as tensors."""
     tensors = {f"model.{name}": value.detach().cpu() for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -213,17 +239,23 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer, rows: list[dict[s
     tensors["rows"] = torch.tensor(
         [[row["epoch"], row["loss"], row["accuracy"]] for row in rows], dtype=torch.float64
     ).view(-1, 3)
-    return tensors
+    return tensors if trajectory is None else tensors | trajectory.state()
 
 
 def _restore(
-    model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: TrainingCheckpoint
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    checkpoint: TrainingCheckpoint,
+    trajectory: Trajectory | None,
 ) -> tuple[list[dict[str, float]], int]:
     """Put back what :func:`_state` gave, and return its rows and the number of finished epochs."""
     saved = checkpoint.load()
     if saved is None:
         return [], 0
     epochs_done, tensors = saved
+    device = next(model.parameters()).device
+    if trajectory is not None and not trajectory.restore(epochs_done, tensors, device):
+        return [], 0
     model.load_state_dict(_named(tensors, "model."))
     momentum = {
         int(index): {"momentum_buffer": buffer.contiguous(memory_format=_layout(buffer))}

@@ -40,7 +40,11 @@ def test_only_suspected_classes_hold_poison():
 
 def test_a_rejected_class_is_left_clean():
     verdicts = Verdicts(
-        torch.tensor([True, True]), torch.tensor([0.9, 0.8]), torch.tensor([1, 2]), torch.zeros(2, dtype=torch.bool)
+        torch.tensor([True, True]),
+        torch.tensor([0.9, 0.8]),
+        torch.tensor([1, 2]),
+        uncertain=torch.zeros(2, dtype=torch.bool),
+        mislabelled=torch.zeros(2, dtype=torch.bool),
     )
     findings = Findings(Scores(torch.tensor([[0.5, 0.5]])), detection([0.9, 0.8], 1, 2), None, verdicts)
     left = findings.reject(torch.tensor([1, 2]), (1,))

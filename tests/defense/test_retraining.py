@@ -35,7 +35,7 @@ def coloured(*channels):
 
 def verdicts_for(poisoned, labels):
     poisoned = torch.tensor(poisoned)
-    return Verdicts(poisoned, poisoned.float(), labels.clone(), torch.zeros_like(poisoned))
+    return Verdicts(poisoned, poisoned.float(), labels.clone(), torch.zeros_like(poisoned), torch.zeros_like(poisoned))
 
 
 def shown(labels, *channels):

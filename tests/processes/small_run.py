@@ -1,0 +1,116 @@
+"""A defense of a small set from end to end, as each of several processes runs it: ``python small_run.py WORK_DIR OUT``.
+
+In float64, so that what differs between one process and several is rounding at the 16th digit, and nothing that a
+training of a few steps could grow into another verdict.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.defense.config import AdvrBDConfig
+from advrbd_plugin.defense.detection import Detection, LabelEvidence
+from advrbd_plugin.defense.pipeline import AdvrBD
+from advrbd_plugin.nn.features import layered_features
+from advrbd_plugin.process_group import joined
+from advrbd_plugin.processes import current
+
+# Of 16: the last batch of an epoch has 2, too few for each of two processes to take two.
+SAMPLES = 66
+
+
+class InFloat64(nn.Module):
+    """A network that calculates in float64 whatever it is given."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.double())
+
+
+def make_model() -> nn.Module:
+    return InFloat64(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 6, 3, stride=2, padding=1),
+            nn.BatchNorm2d(6, momentum=None),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.BatchNorm1d(6, affine=False),
+            nn.Linear(6, 3),
+        )
+    )
+
+
+def make_set() -> ImageSet:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(SAMPLES) % 3
+    images = torch.randint(0, 200, (SAMPLES, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    images += (20 * labels).to(torch.uint8)[:, None, None, None]
+    ids = torch.randperm(1000, generator=generator)[:SAMPLES]
+    return ImageSet(images, labels, ("a", "b", "c"), ids)
+
+
+def suspect(model, samples, scores, config, on_batch=None) -> Detection:
+    """Suspects class 1, and every third sample of it, so that all stages run; asks for the features as others do."""
+    features, logits = layered_features(model, samples.images, mixed_precision=False, on_batch=on_batch)
+    assert len(features) == len(logits) == len(samples) and features.isfinite().all()
+    probability = ((samples.labels == 1) & (samples.sample_ids % 3 == 0)).float()
+    evidence = [LabelEvidence(label, 22, 2.0, 2.0, 0.3, suspected=label == 1) for label in range(3)]
+    return Detection(probability, features[:, 0].contiguous(), tuple(evidence))
+
+
+def defend(work_dir: str | Path | None):
+    config = AdvrBDConfig(
+        epochs=3,
+        batch_size=16,
+        relearn_epochs=1,
+        enhancement_steps=3,
+        crop_padding=1,
+        patch_size=4,
+        num_masks=2,
+        mixed_precision=False,
+    )
+    return AdvrBD(make_model, config, device="cpu", work_dir=work_dir, detector=suspect).fit(make_set())
+
+
+def contents(result) -> dict[str, Tensor]:
+    """All that a run found, as tensors."""
+    weights = {f"model.{name}": value for name, value in result.model.state_dict().items()}
+    first = {f"first.{name}": value for name, value in result.backdoored_model.state_dict().items()}
+    verdicts = result.verdicts
+    return (
+        weights
+        | first
+        | {
+            "poisoned": verdicts.poisoned,
+            "score": verdicts.score,
+            "uncertain": verdicts.uncertain,
+            "suggested_label": verdicts.suggested_label,
+            "loss": torch.tensor([row["loss"] for row in result.curves["training"]], dtype=torch.float64),
+            "accuracy": torch.tensor([row["accuracy"] for row in result.curves["training"]], dtype=torch.float64),
+        }
+    )
+
+
+def main(work_dir: str, out: str) -> None:
+    from safetensors.torch import save_file
+
+    torch.set_num_threads(1)
+    with joined("cpu"):
+        found = contents(defend(work_dir))
+        save_file({name: tensor.contiguous() for name, tensor in found.items()}, f"{out}.{current().rank}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
