@@ -1,7 +1,8 @@
-"""Builds the ops from csrc/, libadvrbd_cpu and libadvrbd_cuda; the rest of the metadata is in pyproject.toml.
+"""Builds the ops from csrc/; the rest of the metadata is in pyproject.toml.
 
-Both use PyTorch's stable ABI and nothing of Python's, so that a wheel made here serves every Python and torch 2.10 and
-later. A build in place (`make`, `pip install -e .`) adds the small Python module _C (csrc/module.cpp).
+libadvrbd_cpu; libadvrbd_cuda, by nvcc; libadvrbd_nvrtc, which launches the same CUDA kernels compiled at run time. All
+use PyTorch's stable ABI and nothing of Python's: a wheel made here serves every Python, and torch 2.10 and later.
+A build in place (`make`, `pip install -e .`) adds the small Python module _C (csrc/module.cpp).
 
 Each is built by itself: what fails leaves the others, and plain PyTorch serves in its place. What was decided, and why,
 is printed and kept in advrbd_plugin/_build.json for `advrbd doctor`. ADVRBD_CUDA=0 leaves the CUDA kernels out;
@@ -42,6 +43,7 @@ CXX_FLAGS = [
     "-fno-math-errno",
     "-fno-trapping-math",
     "-Wno-psabi",
+    "-Wno-unknown-pragmas",
 ]
 NVCC_FLAGS = ["-O3"]
 
@@ -100,7 +102,12 @@ def choose_architectures() -> None:
     os.environ["TORCH_CUDA_ARCH_LIST"] = architectures or DEFAULT_CUDA_ARCHITECTURES
 
 
-missing = {"libadvrbd_cpu": cannot_compile(), "libadvrbd_cuda": "", "_C": ""}  # why a library is not built
+missing = {
+    "libadvrbd_cpu": cannot_compile(),
+    "libadvrbd_cuda": "",
+    "libadvrbd_nvrtc": "",
+    "_C": "",
+}  # why a library is not built
 cuda_home, why = find_cuda()
 if cuda_home is None:
     missing["libadvrbd_cuda"] = why
@@ -115,7 +122,7 @@ def make_extension(kind, name: str, *patterns: str, **options):
     return kind(
         name=f"advrbd_plugin.{name}",
         sources=sorted({str(path) for pattern in patterns for path in CSRC.glob(pattern)}),
-        depends=sorted(map(str, [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), "advrbd_plugin/ops/schemas.inc"])),
+        depends=sorted(map(str, [*CSRC.rglob("*.h"), *CSRC.rglob("*.cu*"), "advrbd_plugin/ops/schemas.inc"])),
         # Absolute, because ninja compiles in the build folder.
         include_dirs=[str(CSRC.resolve()), str(Path("advrbd_plugin/ops").resolve())],
         extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
@@ -140,6 +147,9 @@ def make_extensions() -> list:
         sources = ("checks.cpp", "prepare.cpp", "cuda/*.cpp", "cuda/*.cu")
         links = ("cudart", "torch_cuda", *torch_links)
         made.append(make_library(CUDAExtension, "libadvrbd_cuda", *sources, links=links, **macros))
+    sources = ("checks.cpp", "prepare.cpp", "nvrtc/*.cpp")
+    made.append(make_library(CppExtension, "libadvrbd_nvrtc", *sources, links=torch_links, ADVRBD_NVRTC="1"))
+    made[-1].include_dirs.insert(0, str((CSRC / "nvrtc" / "host").resolve()))
     return [*made, make_extension(CppExtension, "_C", "module.cpp")]
 
 

@@ -73,25 +73,33 @@ def _backends() -> list[Finding]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         from advrbd_plugin import ops
-        from advrbd_plugin.ops.library import MISSING_CUDA, MISSING_EXTENSION, fact, reference_requested
+        from advrbd_plugin.ops.library import (
+            MISSING_CUDA,
+            MISSING_EXTENSION,
+            MISSING_NVRTC,
+            fact,
+            reference_requested,
+        )
 
     serving = ops.backend(torch.empty(0))
     if MISSING_EXTENSION:
         advice = "unset ADVRBD_REFERENCE" if reference_requested() else f"install a C++ compiler, then {REINSTALL}"
         return [Finding("ops on CPU tensors", f"{serving} ({MISSING_EXTENSION})", "note", advice)]
     instructions = fact("libadvrbd_cpu", "advrbd_cpu_instruction_set")
-    return [Finding("ops on CPU tensors", f"{serving} ({instructions})"), _cuda_backend(MISSING_CUDA)]
+    return [Finding("ops on CPU tensors", f"{serving} ({instructions})"), _cuda_backend(MISSING_CUDA, MISSING_NVRTC)]
 
 
-def _cuda_backend(missing: str | None) -> Finding:
-    """The CUDA kernels, or ``missing``: why they are not there."""
+def _cuda_backend(missing: str | None, missing_nvrtc: str | None) -> Finding:
+    """The CUDA kernels, or why nvcc's are ``missing`` and NVRTC compiles none."""
     import torch
 
     if torch.version.cuda is None:
         return Finding("ops on CUDA tensors", "none: this PyTorch has no CUDA")
+    if missing and missing_nvrtc is None:
+        return Finding("ops on CUDA tensors", f"nvrtc: each is compiled when it is first used ({missing})")
     if missing:
-        advice = f"fix that, then ADVRBD_CUDA=1 {REINSTALL}"
-        return Finding("ops on CUDA tensors", f"reference ({missing})", "note", advice)
+        advice = f"fix one of the two; for the first, then ADVRBD_CUDA=1 {REINSTALL}"
+        return Finding("ops on CUDA tensors", f"reference (nvcc: {missing}; NVRTC: {missing_nvrtc})", "note", advice)
     from advrbd_plugin.ops.library import fact
 
     return _cuda_kernels(fact("libadvrbd_cuda", "advrbd_cuda_architectures"))

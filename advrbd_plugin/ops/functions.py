@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_dtypes, check_id_dtype
-from .library import NAMESPACE
+from .library import MISSING_CUDA, NAMESPACE
 
 PerChannel = float | Sequence[float] | Tensor
 
@@ -173,10 +173,14 @@ def score_step(
 
 
 def backend(tensor: Tensor, op: str = "perturb") -> str:
-    """Which implementation serves ``tensor``: "cuda", "cpu" (compiled kernels) or "reference" (plain PyTorch)."""
+    """Which implementation serves ``tensor``.
+
+    "cpu", "cuda" (compiled kernels), "nvrtc" (the kernels of "cuda", compiled when they are first used) or "reference"
+    (plain PyTorch).
+    """
     key = {"cuda": "CUDA", "cpu": "CPU"}.get(tensor.device.type)
     if key and torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", key):
-        return tensor.device.type
+        return "nvrtc" if key == "CUDA" and MISSING_CUDA else tensor.device.type
     return "reference"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from . import fake, reference
+from . import fake, nvrtc, reference
 from .autograd import autograd_kernel
 
 NAMESPACE = "advrbd"
@@ -43,6 +43,29 @@ def _load(library: str) -> str | None:
     return None
 
 
+def _nvrtc_requested() -> bool:
+    """True where ADVRBD_NVRTC=1 asks for kernels compiled at run time, though nvcc's may be there."""
+    return os.environ.get("ADVRBD_NVRTC", "") == "1"
+
+
+def _start_nvrtc() -> str | None:
+    """Let the kernels of CUDA tensors be compiled when they are first used; the reason where that is impossible."""
+    if os.environ.get("ADVRBD_NVRTC") == "0":
+        return "ADVRBD_NVRTC=0"
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    path = nvrtc.find_library()
+    if path is None:
+        return f"PyTorch's NVRTC (libnvrtc.so.{torch.version.cuda.split('.')[0]}) is not found"
+    missing = _load("libadvrbd_nvrtc")
+    if missing is None:
+        _compilers.append(nvrtc.Compiler(_file("libadvrbd_nvrtc"), path))
+    return missing
+
+
+_compilers: list[nvrtc.Compiler] = []  # kept: the library calls it
+
+
 def fact(library: str, name: str) -> str:
     """What a loaded library says of itself: ``advrbd_cpu_instruction_set``, ``advrbd_cuda_architectures``."""
     say = getattr(ctypes.CDLL(str(_file(library))), name)
@@ -69,7 +92,9 @@ OPS = (
 )
 
 MISSING_EXTENSION = _load("libadvrbd_cpu")  # the schemas and the CPU kernels
-MISSING_CUDA = MISSING_EXTENSION or _load("libadvrbd_cuda")
+MISSING_CUDA = MISSING_EXTENSION or ("ADVRBD_NVRTC is set" if _nvrtc_requested() else _load("libadvrbd_cuda"))
+# Why no kernels are compiled at run time; None where they serve CUDA tensors.
+MISSING_NVRTC = MISSING_EXTENSION or (_start_nvrtc() if MISSING_CUDA else "the kernels that nvcc compiled serve")
 # The libraries are kept: PyTorch drops what they registered when they are collected.
 _schemas = _define_schemas() if MISSING_EXTENSION else None
 _implementations = torch.library.Library(NAMESPACE, "IMPL")
