@@ -150,6 +150,15 @@ def percent(share: float | None, digits: int = 1, *, missing: str = NOT_MEASURED
     return missing if share is None else f"{100 * share:.{digits}f}"
 
 
+def percentage(share: float | None, *, missing: str = "-") -> str:
+    """A fraction for people: one decimal and the sign; what is not quite all or nothing is not rounded to it."""
+    if share is None or share != share:
+        return missing
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    return ">99.9%" if 0.9995 <= share < 1 else f"{100 * share:.1f}%"
+
+
 def _plain(entry: Entry) -> str:
     if isinstance(entry, str):
         return entry

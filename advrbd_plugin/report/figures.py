@@ -42,36 +42,10 @@ def overview_png(record: RunRecord) -> bytes:
     return encode(figure, "png")
 
 
-def scores_svg(record: RunRecord) -> bytes:
-    figure = make_figure(6, 3)
-    draw_scores(figure.subplots(), record)
-    return encode(figure, "svg")
-
-
-def classes_svg(record: RunRecord) -> bytes:
-    figure = make_figure(6, 3)
-    draw_classes(figure.subplots(), record)
-    return encode(figure, "svg")
-
-
 def curves_svg(record: RunRecord) -> bytes:
     figure = make_figure(12, 3)
     draw_curves(figure, record.result.curves)
     return encode(figure, "svg")
-
-
-def thumbnail_png(image: Tensor, side: int = 96) -> bytes:
-    """A (C, H, W) uint8 image enlarged or shrunk to about ``side`` pixels, its pixels kept visible when enlarged."""
-    from PIL import Image
-
-    pixels = as_rgb(image)
-    height, width = pixels.shape[:2]
-    scale = side / max(height, width)
-    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).resize(size, method).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
 
 
 def as_rgb(image: Tensor) -> np.ndarray:
@@ -82,8 +56,8 @@ def as_rgb(image: Tensor) -> np.ndarray:
 def draw_scores(axes: Axes, record: RunRecord) -> None:
     """Histogram of the scores of flagged samples and of the others."""
     verdicts = record.result.verdicts
-    draw_histogram(axes, verdicts.score, verdicts.poisoned, ("not flagged", "flagged as poisoned"))
-    axes.set_title("Scores of all samples", loc="left")
+    draw_histogram(axes, verdicts.score, verdicts.poisoned, ("others", "called poisoned"))
+    axes.set_title("Probabilities of all samples", loc="left")
 
 
 def draw_histogram(axes: Axes, score: Tensor, poisoned: Tensor, names: tuple[str, str]) -> None:
@@ -101,7 +75,7 @@ def draw_histogram(axes: Axes, score: Tensor, poisoned: Tensor, names: tuple[str
         tallest = max(tallest, float(np.max(heights)))
     if tallest > 50:  # else a few poisoned samples beside thousands of clean ones would not be seen
         axes.set_yscale("symlog", linthresh=10)
-    axes.set_xlabel("score (higher: more suspicious)")
+    axes.set_xlabel("probability that the sample is poisoned")
     axes.set_ylabel("samples")
     axes.legend(frameon=False)
 
@@ -115,13 +89,14 @@ def draw_classes(axes: Axes, record: RunRecord, limit: int = 20) -> None:
     names = [shorten(image_set.class_names[label]) for label in shown]
     places = np.arange(len(shown))
     axes.barh(places, [int(totals[label]) for label in shown], color="#c3d0d9", label="all")
-    axes.barh(places, [int(flagged[label]) for label in shown], color=POISONED_COLOUR, label="flagged as poisoned")
+    axes.barh(places, [int(flagged[label]) for label in shown], color=POISONED_COLOUR, label="called poisoned")
     axes.set_yticks(places, names, parse_math=False)
     axes.invert_yaxis()
     for tick, label in zip(axes.get_yticklabels(), shown, strict=True):
         if label in record.result.suspected_classes:
             tick.set_color(POISONED_COLOUR)
             tick.set_fontweight("bold")
+    axes.set_xlabel("samples")
     axes.set_title("Classes" + (" (suspected: red)" if record.result.suspected_classes else ""), loc="left")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, fontsize=8)
 
@@ -154,6 +129,10 @@ def draw_curves(figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float
         axes.set_title(stage.replace("_", " "), loc="left", parse_math=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel(counter)
+        if shares:
+            axes.set_ylabel("share")
+        if others:
+            other_axes.set_ylabel(shorten(", ".join(name.replace("_", " ") for name in others), 40))
         axes.legend(handles=lines, frameon=False, fontsize=7)
 
 

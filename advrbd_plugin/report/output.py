@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,14 +18,16 @@ from torch import nn
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import explain_os_error, finite, write_bytes, write_json, write_text
 from advrbd_plugin.nn.description import ModelDescription
+from advrbd_plugin.nn.model_file import BACKDOORED_WEIGHTS, MODEL_WEIGHTS, save_model
 from advrbd_plugin.plain import read_json
+from advrbd_plugin.report.before_after import before_and_after
 from advrbd_plugin.report.figures import overview_png
 from advrbd_plugin.report.identity import RunIdentity
-from advrbd_plugin.report.model_file import save_model
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.record import TOOL, RunRecord, summarise
 from advrbd_plugin.report.tables import curves_csv, verdicts_csv
 from advrbd_plugin.report.text import file_bytes, one_line
+from advrbd_plugin.report.trigger import pattern_files
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -36,6 +39,7 @@ _UNFINISHED = ".advrbd-unfinished-"
 _LOCK = "lock"
 _RUN = "run.json"
 _TRIES = 10
+_OWN_FILE = re.compile(r"(report|curves|verdicts|(backdoored_)?model|demo|neurons|trigger-\d+|config)\.(\w+)")
 
 
 class OutputFolder:
@@ -84,8 +88,8 @@ class OutputFolder:
         """Say which run is about to be made here.
 
         Returns:
-            The summary, where this very run was finished before and its results are whole; ``None`` where it is to be
-            made.
+            The summary, where this very run (or, for a scan, a defense that holds it) was finished before and its
+            results are whole; ``None`` where it is to be made.
 
         Raises:
             AdvrBDError: the folder holds the results of another run, results that were changed since, or the stages
@@ -93,14 +97,15 @@ class OutputFolder:
             StorageError: the disk is full or the folder cannot be written.
         """
         finished = _read_summary(self.path / SUMMARY)
-        if finished is not None and not self._overwrite:
-            if not run.is_of(finished):
+        if finished is not None and not self._overwrite and not run.goes_on_from(finished):
+            if not run.is_answered_by(finished):
                 raise AdvrBDError(
                     f"--out {self.path} holds the finished results of {run.difference(finished)}: "
                     "give another folder, or --overwrite to replace them"
                 )
             self._refuse_changed_results(finished)
-            if (_read_json(self.work / _RUN) or {}).get("fingerprint") == run.fingerprint:
+            begun = (_read_json(self.work / _RUN) or {}).get("fingerprint")
+            if begun == run.fingerprint and not run.is_followed:
                 self.discard()  # a kill after the results were moved in left the stages
             return finished
         self._settle_unfinished(run)
@@ -136,7 +141,7 @@ class OutputFolder:
         if begun is None:
             return
         same = begun.get("contents") == run.contents or begun.get("data") == self._place_of_data(run)
-        if begun.get("command") == run.command and same:
+        if run.shares_stages_with(begun.get("command")) and same:
             return
         if not self._overwrite and self._holds_stages():
             raise AdvrBDError(
@@ -179,7 +184,7 @@ class OutputFolder:
         comparison: Mapping[str, Any] | None = None,
         more: Mapping[str, bytes] | None = None,
     ) -> dict[str, Any]:
-        """Write all results, ``summary.json`` last, then remove the work folder.
+        """Write all results, ``summary.json`` last, then remove the work folder (not after a scan).
 
         Everything is first written whole beside its place: a full disk or a kill leaves the earlier results, or
         (while the files are being moved) a folder without ``summary.json``, never half a file.
@@ -192,33 +197,42 @@ class OutputFolder:
         Returns:
             The summary.
         """
-        summary: dict[str, Any] = summarise(record)
+        result, defended = record.result, record.defended
+        models = {BACKDOORED_WEIGHTS: result.backdoored_model}
+        summary: dict[str, Any] = summarise(record) | {"models": before_and_after(record)}
+        if defended is not None:
+            models[MODEL_WEIGHTS] = defended.model
         if truth is not None:
             summary["truth"] = finite(dict(truth))
         files = {
             "verdicts.csv": file_bytes(verdicts_csv(record)),
             "report.png": overview_png(record),
-            "report.html": report_html(record, summary, comparison).encode(),
-        }
-        return self.write_files(
-            record.result.model, record.model, record.result.curves, files | dict(more or {}), summary
-        )
+            "report.html": report_html(record, summary, self.path, comparison).encode(),
+        } | pattern_files(record)
+        return self.write_files(models, record.model, result.curves, files | dict(more or {}), summary)
 
     def write_files(
         self,
-        model: nn.Module,
+        models: Mapping[str, nn.Module],
         description: ModelDescription,
         curves: Mapping[str, Sequence[Mapping[str, float]]],
         files: Mapping[str, bytes],
         summary: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Write a model, its curves, ``files`` by name and ``summary.json``, as :meth:`write` does for the defense."""
+        """Write models, curves, ``files`` by name and ``summary.json``, as :meth:`write` does for the defense.
+
+        The stages of a run that another command goes on with stay.
+
+        Args:
+            models: by the name of the file of their weights; all are built from ``description``.
+        """
         try:
             unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.path))
         except OSError as error:
             raise explain_os_error(error, self.path) from error
         try:
-            save_model(unfinished, model, description)
+            for weights, model in models.items():
+                save_model(unfinished, model, description, weights)
             write_text(unfinished / "curves.csv", curves_csv(curves))
             write_json(unfinished / "curves.json", finite(curves))
             for name, content in files.items():
@@ -233,13 +247,17 @@ class OutputFolder:
             self._move_in(unfinished)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        self.discard()
+        if self._run is None or not self._run.is_followed:
+            self.discard()
         return complete
 
     def _move_in(self, unfinished: Path) -> None:
         try:
-            (self.path / SUMMARY).unlink(missing_ok=True)
             names = sorted(file.name for file in unfinished.iterdir())
+            earlier = _files_of(_read_summary(self.path / SUMMARY))
+            (self.path / SUMMARY).unlink(missing_ok=True)
+            for name in set(earlier) - set(names):
+                (self.path / name).unlink(missing_ok=True)
             for name in sorted(names, key=lambda name: name == SUMMARY):
                 os.replace(unfinished / name, self.path / name)
         except OSError as error:
@@ -274,6 +292,13 @@ def _read_summary(path: Path) -> dict[str, Any] | None:
     """A summary of ours; ``None`` for anything else."""
     content = _read_json(path)
     return content if content is not None and content.get("tool") == TOOL else None
+
+
+def _files_of(summary: Mapping[str, Any] | None) -> list[str]:
+    """Names of the files of an earlier run here, of those that such a run may write: a summary may be edited."""
+    run = (summary or {}).get("run")
+    files = run.get("files") if isinstance(run, dict) else None
+    return [name for name in files or () if _OWN_FILE.fullmatch(name)] if isinstance(files, dict) else []
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

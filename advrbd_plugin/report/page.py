@@ -2,55 +2,80 @@
 
 from __future__ import annotations
 
-import base64
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from advrbd_plugin.report import figures
-from advrbd_plugin.report.record import RunRecord
+from advrbd_plugin.report.histogram import histogram_svg
+from advrbd_plugin.report.links import Links
+from advrbd_plugin.report.pictures import data_uri, galleries
+from advrbd_plugin.report.record import VERDICTS, RunRecord, verdict_codes
 from advrbd_plugin.report.text import one_line, printable
+from advrbd_plugin.report.trigger import triggers
+from advrbd_plugin.report.verdict_rows import rows_json, script, script_hash
+from advrbd_plugin.report.wording import answer
+from advrbd_plugin.table import percentage
 
-_GALLERY = 48
-_EVIDENCE_ROWS = 50
-# The columns of LabelEvidence (advrbd_plugin/defense/detection.py) for a reader of the page.
-_EVIDENCE_MEANINGS = {
-    "samples": "samples that carry this label.",
-    "gain": "how much better two Gaussians explain these samples than one (difference of BIC per sample).",
-    "separation": "distance of the two clusters' means, in standard deviations.",
-    "share": "size of the suspicious cluster, as a share of the class.",
-    "predicted share": "share of the suspicious cluster that the backdoored model predicts as this class.",
-    "predicted share of rest": "the same of the other cluster.",
-    "entropy gap": "entropy (nats) of the model's runner-up classes in the suspicious cluster, less that in the other; "
-    "triggered samples come from many classes.",
-    "suspected": "1 where the class is taken for a target of the attack.",
-    "rejected": "1 where the class was suspected at first, and a retrained model did not confirm it.",
+_CLASS_ROWS = 50
+_METER = 5  # rem, of a class that is wholly poisoned
+# The stages (advrbd_plugin/defense/planning.py) for a reader of the page.
+STAGE_MEANINGS = {
+    "training": "trains a model on everything",
+    "scoring": "measures how steady its answer to each picture is",
+    "detection": "looks for classes that are the target of an attack",
+    "enhancement": "teaches a copy of the model to react to the trigger alone",
+    "retraining": "trains a model without the poisoned pictures",
+    "relearning": "trains it on, the poisoned pictures under their suggested labels",
 }
 
 
-def report_html(record: RunRecord, summary: Mapping[str, Any], comparison: Mapping[str, Any] | None = None) -> str:
-    """The page as text; images are data URIs and nothing is loaded from elsewhere.
+def report_html(
+    record: RunRecord,
+    summary: Mapping[str, Any],
+    place: str | os.PathLike[str],
+    comparison: Mapping[str, Any] | None = None,
+) -> str:
+    """The page as text; images are data URIs, and nothing is loaded from elsewhere.
 
     Args:
-        summary: what :func:`advrbd_plugin.report.record.summarise` gives.
+        summary: what :func:`advrbd_plugin.report.record.summarise` gives, with ``models`` of
+            :func:`advrbd_plugin.report.before_after.before_and_after`.
+        place: the folder that the page will lie in; links to the user's files start there.
         comparison: where the truth is known: ``attack``, ``columns`` and ``rows`` of a table of ready texts.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    evidence = _evidence(record)
+    links, verdicts = Links.of(record, place), record.result.verdicts
+    codes = verdict_codes(verdicts)
     environment = Environment(
         loader=PackageLoader("advrbd_plugin.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("report.html").render(
+    environment.filters["breakable"] = breakable
+    page = environment.get_template("report.html").render(
         summary=printable(summary),
+        answer=answer(record, summary, os.fspath(place)),
+        out=one_line(os.fspath(place)),
+        triggers=triggers(record, links),
+        galleries=galleries(record, links),
+        models=_models(summary),
+        classes=_classes(record, summary),
+        sentences=[one_line(each.sentence) for each in record.result.findings[:_CLASS_ROWS] if each.sentence],
         comparison=comparison,
-        gallery=_gallery(record),
-        evidence=evidence,
-        meanings=[(name, meaning) for name, meaning in _EVIDENCE_MEANINGS.items() if evidence and name in evidence[0]],
-        scores=data_uri(figures.scores_svg(record), "image/svg+xml"),
-        classes=data_uri(figures.classes_svg(record), "image/svg+xml"),
+        histogram=_markup(histogram_svg(verdicts.score, codes)),
         curves=data_uri(figures.curves_svg(record), "image/svg+xml"),
+        stages=[
+            (stage, STAGE_MEANINGS.get(stage, ""), duration(seconds)) for stage, seconds in summary["seconds"].items()
+        ],
         seconds_total=duration(sum(summary["seconds"].values())),
+        verdicts=VERDICTS,
+        percentage=percentage,
+        rows=rows_json(record, links),
+        script=script(),
+        script_hash=script_hash(),
     )
+    return page.lstrip()
 
 
 def duration(seconds: float) -> str:
@@ -63,35 +88,43 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _gallery(record: RunRecord) -> list[dict[str, str]]:
-    names, verdicts = record.image_set.class_names, record.result.verdicts
-    return [
+def breakable(text: str) -> Any:
+    """Escaped ``text`` that may go on in the next line after a slash or an underscore, so that no word is broken."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/_])", text))
+
+
+def _markup(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _models(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    figures = summary.get("models")
+    if figures is None:
+        return None
+    names = {"before": "trained on everything", "after": "trained without the poisoned pictures"}
+    return {
+        "trusted": figures["trusted_images"],
+        "poisoned": figures["poisoned_images"],
+        "rows": [(words, figures[name]) for name, words in names.items() if name in figures],
+    }
+
+
+def _classes(record: RunRecord, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the classes, the suspected and the most probable targets first."""
+    probabilities = {each.label: each.probability for each in record.result.findings}
+    rows = [
         {
-            "image": data_uri(figures.thumbnail_png(record.image_set.images[index]), "image/png"),
-            "label": one_line(names[int(record.image_set.labels[index])]),
-            "suggestion": one_line(names[int(verdicts.suggested_label[index])]),
-            "path": one_line(record.path(index)),
-            "score": f"score {float(verdicts.score[index]):.3g}",
+            "name": one_line(name),
+            "suspected": label in record.result.suspected_classes,
+            "order": probabilities.get(label, 0.0),
+            "probability": percentage(probabilities.get(label)),
+            "width": round(_METER * counts["poisoned"] / max(1, counts["images"]), 2),
+            **counts,
         }
-        for index in record.most_suspicious(_GALLERY)
+        for label, (name, counts) in enumerate(summary["classes"].items())
     ]
-
-
-def _evidence(record: RunRecord) -> list[dict[str, str]]:
-    """The evidence for each class as texts, the suspected classes first."""
-    names, suspected = record.image_set.class_names, record.result.suspected_classes
-    rows = [row for rows in record.result.curves.values() if rows and figures.is_by_label(rows) for row in rows]
-    rows = sorted(rows, key=lambda row: int(row["label"]) not in suspected)[:_EVIDENCE_ROWS]
-    return [
-        {
-            "class" if key == "label" else key.replace("_", " "): (
-                one_line(names[int(value)]) if key == "label" else f"{value:.4g}"
-            )
-            for key, value in row.items()
-        }
-        for row in rows
-    ]
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return sorted(rows, key=lambda row: (not row["suspected"], -row["order"], -row["poisoned"]))[:_CLASS_ROWS]

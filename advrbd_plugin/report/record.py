@@ -1,4 +1,4 @@
-"""One finished run of the defense, with all that its report shows."""
+"""One finished scan or defense, with all that its report shows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.environment import commit, hardware, versions
@@ -13,9 +14,13 @@ from advrbd_plugin.files import finite
 from advrbd_plugin.nn.description import ModelDescription
 
 if TYPE_CHECKING:
-    from advrbd_plugin.defense.result import AdvrBDResult
+    from advrbd_plugin.defense.findings import ClassFinding
+    from advrbd_plugin.defense.identification import Verdicts
+    from advrbd_plugin.defense.result import AdvrBDResult, AdvrBDScan
 
 TOOL = "advrbd"
+VERDICTS = ("clean", "uncertain", "mislabelled", "poisoned")
+"""What a sample may be called, in the order of :func:`verdict_codes`."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +28,15 @@ class RunRecord:
     """Attributes:
     data: what was defended, as the user named it.
     image_set: the images that were read.
-    result: what the defense found.
-    model: how the clean model is built.
+    result: what the scan or the defense found.
+    model: how the models are built.
     left_out: (path, reason) of files that could not be read.
     notes: sentences on what was done to the pictures.
     """
 
     data: str
     image_set: ImageSet
-    result: AdvrBDResult
+    result: AdvrBDScan
     model: ModelDescription
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
@@ -41,6 +46,13 @@ class RunRecord:
         paths = self.image_set.paths
         return paths[index] if paths is not None else f"sample {int(self.image_set.sample_ids[index])}"
 
+    @property
+    def defended(self) -> AdvrBDResult | None:
+        """The result with its final model; ``None`` for a scan, which has none."""
+        from advrbd_plugin.defense.result import AdvrBDResult
+
+        return self.result if isinstance(self.result, AdvrBDResult) else None
+
     def most_suspicious(self, count: int) -> list[int]:
         """Positions of the flagged images, the highest score first; at most ``count``."""
         verdicts = self.result.verdicts
@@ -49,25 +61,48 @@ class RunRecord:
         return flagged[order[:count]].tolist()
 
 
+def verdict_codes(verdicts: Verdicts) -> Tensor:
+    """(N,) int64: the place of each sample's verdict in :data:`VERDICTS`; the last that applies counts."""
+    codes = torch.zeros(len(verdicts.poisoned), dtype=torch.int64)
+    for code, flags in enumerate((verdicts.uncertain, verdicts.mislabelled, verdicts.poisoned), start=1):
+        codes[flags] = code
+    return codes
+
+
+def pattern_file(finding: ClassFinding) -> str | None:
+    """The name of a pattern's picture beside the page; ``None`` where there is no pattern."""
+    return f"trigger-{finding.label}.png" if finding.suspected and finding.pattern is not None else None
+
+
 def summarise(record: RunRecord) -> dict[str, Any]:
-    """``summary.json``: counts, suspected classes, settings, versions and hardware."""
+    """``summary.json``: counts, what was found about each class, settings, versions and hardware.
+
+    Shares and probabilities are fractions.
+    """
     image_set, result = record.image_set, record.result
-    poisoned = result.verdicts.poisoned
-    flagged = torch.bincount(image_set.labels[poisoned], minlength=image_set.num_classes).tolist()
-    names = image_set.class_names
+    codes, names = verdict_codes(result.verdicts), image_set.class_names
+    counts = torch.bincount(codes, minlength=len(VERDICTS)).tolist()
+    of_class = torch.bincount(codes + len(VERDICTS) * image_set.labels, minlength=len(VERDICTS) * len(names))
+    defended = record.defended
     return {
         "tool": TOOL,
         "data": record.data,
         "images": len(image_set),
-        "poisoned": int(poisoned.sum()),
-        "clean": int((~poisoned).sum()),
+        **{name: counts[code] for code, name in reversed(list(enumerate(VERDICTS)))},
         "suspected_classes": [names[label] for label in result.suspected_classes],
+        "fit": result.fit,
+        "trained_enough": result.trained_enough,
+        "findings": [
+            {"class": names[each.label], **each.to_json(), "pattern": pattern_file(each)} for each in result.findings
+        ],
         "classes": {
-            name: {"images": count, "poisoned": bad}
-            for name, count, bad in zip(names, image_set.class_counts().tolist(), flagged, strict=True)
+            name: {"images": sum(row), **{verdict: row[code] for code, verdict in list(enumerate(VERDICTS))[:0:-1]}}
+            for name, row in zip(names, of_class.view(-1, len(VERDICTS)).tolist(), strict=True)
         },
         "image_size": list(image_set.image_size),
         "model": record.model.name,
+        **({} if defended is None else {"rounds": defended.rounds, "is_retrained": defended.is_retrained}),
+        "remark": "" if defended is None else defended.remark,
         "seed": result.config.seed,
         "config": finite(dict(result.config.to_mapping())),
         "seconds": {stage: round(seconds, 3) for stage, seconds in result.seconds.items()},

@@ -16,7 +16,8 @@ from advrbd_plugin.environment import commit, hardware, versions
 from advrbd_plugin.files import finite
 from advrbd_plugin.nn.description import ModelDescription
 from advrbd_plugin.report.figures import CLEAN_COLOUR, POISONED_COLOUR, draw_curves, encode, make_figure, shorten
-from advrbd_plugin.report.page import data_uri, duration
+from advrbd_plugin.report.page import duration
+from advrbd_plugin.report.pictures import data_uri
 from advrbd_plugin.report.record import TOOL
 from advrbd_plugin.report.text import printable
 

@@ -6,41 +6,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advrbd_plugin.files import finite
-from advrbd_plugin.report.record import RunRecord
+from advrbd_plugin.report.record import VERDICTS, RunRecord, verdict_codes
 from advrbd_plugin.report.text import spreadsheet_cell
 from advrbd_plugin.table import Table
 
-VERDICT_COLUMNS = ("path", "label", "score", "verdict", "suggested_label")
+VERDICT_COLUMNS = ("path", "label", "verdict", "probability", "suggested_label")
+"""The first is ``id`` where the pictures came from no files."""
 
 
 def verdicts_csv(record: RunRecord) -> str:
-    """One row a sample in the order of the paths; a higher score is more suspicious.
+    """One row a sample in the order of the paths; ``probability`` is that of poison.
 
     Paths and class names (the labels) are those on the disk, character for character; see
-    :func:`advrbd_plugin.report.text.spreadsheet_cell` for the one exception. ``suggested_label`` is a guess that
-    training can use, never the truth.
+    :func:`advrbd_plugin.report.text.spreadsheet_cell` for the one exception. ``verdict`` is one of
+    :data:`advrbd_plugin.report.record.VERDICTS`. ``suggested_label`` is a guess that training can use, never the
+    truth.
     """
-    verdicts, labels = record.result.verdicts, record.image_set.labels
-    names = [spreadsheet_cell(name) for name in record.image_set.class_names]
-    rows = tuple(
-        (
-            spreadsheet_cell(record.path(index)),
-            names[label],
-            f"{score:.7g}",
-            "poisoned" if poisoned else "clean",
-            names[suggested],
-        )
-        for index, (label, score, poisoned, suggested) in enumerate(
-            zip(
-                labels.tolist(),
-                verdicts.score.tolist(),
-                verdicts.poisoned.tolist(),
-                verdicts.suggested_label.tolist(),
-                strict=True,
-            )
-        )
+    verdicts, images = record.result.verdicts, record.image_set
+    names = [spreadsheet_cell(name) for name in images.class_names]
+    identities = images.sample_ids.tolist() if images.paths is None else map(spreadsheet_cell, images.paths)
+    columns = (
+        map(str, identities),
+        (names[label] for label in images.labels.tolist()),
+        (VERDICTS[code] for code in verdict_codes(verdicts).tolist()),
+        (f"{score:.7g}" for score in verdicts.score.tolist()),
+        (names[label] for label in verdicts.suggested_label.tolist()),
     )
-    return Table(VERDICT_COLUMNS, rows).csv()
+    first = "id" if images.paths is None else "path"
+    return Table((first, *VERDICT_COLUMNS[1:]), tuple(zip(*columns, strict=True))).csv()
 
 
 def curves_csv(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
+DONE = (0, 3, 4)  # exit statuses: nothing found, something found, no verdict
 MEMORY = 2 * 2**30  # bytes beyond those of the process that has only imported
 SECONDS = 30.0
 
@@ -79,16 +79,16 @@ def _run(case: Case, place: Path) -> Outcome:
         outcome.faults.append(f"it took {seconds:.1f} s")
     elif os.WIFSIGNALED(status):
         outcome.faults.append(f"it was ended by {signal.Signals(os.WTERMSIG(status)).name}")
-    elif said["status"] not in (0, 1, 2):
+    elif said["status"] not in (*DONE, 2):
         outcome.faults.append(f"it ended with status {said['status']}: {said['err'][-500:]}")
-    elif said["status"] and (len(errors) != 1 or len(errors[0]) > 4000):
+    elif said["status"] not in DONE and (len(errors) != 1 or len(errors[0]) > 4000):
         outcome.faults.append(f"it did not end in one line: {said['err'][-500:]}")
     if "Traceback" in said["err"] + said["out"]:
         outcome.faults.append(f"it printed a traceback: {said['err'][-1500:]}")
     if outcome.memory > MEMORY:
         outcome.faults.append(f"it took {outcome.memory / 2**20:.0f} MiB")
     new = set(_listing(place)) - before
-    allowed = {path for path in new if path.split("/")[0] == "out"} if said["status"] == 0 else set()
+    allowed = {path for path in new if path.split("/")[0] == "out"} if said["status"] in DONE else set()
     if new - allowed:
         outcome.faults.append(f"it left {sorted(new - allowed)[:5]}")
     return outcome
@@ -121,9 +121,9 @@ def _work(command: tuple[str, ...], report: Path) -> None:
         with redirect_stdout(out), redirect_stderr(err):
             status = COMMANDS[command[0]](*command[1:])
     except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 3
+        status = error.code if isinstance(error.code, int) else 70
     except BaseException:
-        status = 3
+        status = 70
         err.write(traceback.format_exc())
     finally:
         text = json.dumps({"status": status, "out": out.getvalue()[-10_000:], "err": err.getvalue()[-10_000:]})
@@ -150,18 +150,26 @@ class InstantAdvrBD:
     def fit(self, train_set):
         import torch
 
+        from advrbd_plugin.defense.identification import Verdicts
+        from advrbd_plugin.defense.result import AdvrBDResult
+
         nothing = torch.zeros(len(train_set))
-        verdicts = SimpleNamespace(
-            poisoned=nothing.bool(), score=nothing, suggested_label=train_set.labels.clone(), uncertain=nothing.bool()
-        )
-        return SimpleNamespace(
+        flags = nothing.bool()
+        return AdvrBDResult(
             model=self.make_model().eval(),
-            verdicts=verdicts,
+            backdoored_model=self.make_model().eval(),
+            verdicts=Verdicts(flags, nothing, train_set.labels.clone(), uncertain=flags, mislabelled=flags),
             suspected_classes=(),
+            findings=(),
+            evidence=(),
+            fit=1.0,
+            trained_enough=True,
             curves={},
             seconds={},
             config=self.config,
-            backdoored_model=None,
+            is_retrained=False,
+            rounds=1,
+            remark="",
         )
 
 
@@ -186,7 +194,7 @@ def prepare() -> None:
     Image.init()
     advrbd_plugin.defense.pipeline.AdvrBD = InstantAdvrBD
     output.overview_png = lambda record: b"picture"
-    output.report_html = lambda record, summary, comparison: "page"
+    output.report_html = lambda *_: "page"
 
 
 def _command_line(*arguments: str) -> int:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from advrbd_plugin.data import ImageSet
+from advrbd_plugin.defense.config import AdvrBDConfig
+from advrbd_plugin.defense.findings import ClassFinding, Window
+from advrbd_plugin.defense.identification import Verdicts
+from advrbd_plugin.defense.result import AdvrBDResult, AdvrBDScan
 from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
-
-
-class FakeConfig(SimpleNamespace):
-    def to_mapping(self):
-        return dict(vars(self))
 
 
 @pytest.fixture
@@ -35,6 +34,7 @@ def written(tmp_path_factory) -> Path:
 
 
 def make_record() -> RunRecord:
+    """120 pictures in four classes with hostile names; ten of the second class are poisoned, one is mislabelled."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(120) % 4
     images = ImageSet(
@@ -44,18 +44,35 @@ def make_record() -> RunRecord:
         paths=tuple(f"c{int(label)}/<i>{index}</i>.png" for index, label in enumerate(labels)),
     )
     poisoned = (labels == 1) & (torch.arange(120) % 3 == 0)
-    score = torch.rand(120, generator=generator) + 2 * poisoned
-    verdicts = SimpleNamespace(poisoned=poisoned, score=score, suggested_label=torch.where(poisoned, 2, labels))
+    uncertain, mislabelled = torch.zeros_like(poisoned), torch.zeros_like(poisoned)
+    uncertain[5] = mislabelled[2] = True
+    score = 0.01 * torch.rand(120, generator=generator) + 0.9 * poisoned
+    score[5] = 0.45
+    suggested = torch.where(poisoned, 2, labels)
+    suggested[2] = 0
+    pattern = torch.zeros(3, 16, 16)
+    pattern[:, 1:4, 2:5] = 0.4
     rows = [{"epoch": float(step), "loss": 2 / (step + 1), "accuracy": 1 - 1 / (step + 2)} for step in range(8)]
-    evidence = [{"label": 0, "gain": 0.25}, {"label": 1, "gain": 0.75}]
-    result = SimpleNamespace(
+    result = AdvrBDResult(
         model=nn.Sequential(nn.Flatten(), nn.Linear(768, 4)),
         backdoored_model=nn.Sequential(nn.Flatten(), nn.Linear(768, 4)),
-        verdicts=verdicts,
+        verdicts=Verdicts(poisoned, score, suggested, uncertain=uncertain, mislabelled=mislabelled),
         suspected_classes=(1,),
-        curves={"train": rows, "enhance": [{"loss": float("nan"), "kept": 0.4}], "nothing": [], "detection": evidence},
+        findings=(
+            ClassFinding(0, False, 0.02, "=cmd(): nothing"),
+            ClassFinding(1, True, 0.996, "<b>bee</b>: they share a square", "goes", 0.9, 1, pattern, Window(1, 2, 3)),
+            ClassFinding(2, False, 0.01, "cat: nothing"),
+            ClassFinding(3, False, 0.01, "dog: nothing"),
+        ),
+        evidence=(),
+        fit=0.93,
+        trained_enough=True,
+        curves={"train": rows, "enhance": [{"loss": float("nan"), "kept": 0.4}], "nothing": []},
         seconds={"train": 61.5, "enhance": 3.25},
-        config=FakeConfig(preset="robust", seed=7, epsilon=32 / 255),
+        config=AdvrBDConfig(seed=7),
+        is_retrained=True,
+        rounds=2,
+        remark="The model of round 2 is returned: nothing more was found in it.",
     )
     return RunRecord(
         data="my <images>",
@@ -65,3 +82,9 @@ def make_record() -> RunRecord:
         left_out=(("c1/broken\n.png", "not an image"),),
         notes=("1 of 120 images were resized to 16x16 pixels.",),
     )
+
+
+def as_scan(record: RunRecord) -> RunRecord:
+    """The same as far as a scan knows it."""
+    known = {each.name: getattr(record.result, each.name) for each in fields(AdvrBDScan)}
+    return replace(record, result=AdvrBDScan(**known))

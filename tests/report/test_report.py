@@ -7,29 +7,29 @@ import errno
 import io
 import json
 import os
-import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
 from advrbd_plugin.attacks import make_attack
+from advrbd_plugin.defense.identification import Verdicts
 from advrbd_plugin.errors import AdvrBDError, StorageError
 from advrbd_plugin.evaluation.metrics import Detection, Performance
 from advrbd_plugin.nn.description import channel_statistics
-from advrbd_plugin.report import OutputFolder, output
+from advrbd_plugin.report import OutputFolder, load_model, output
 from advrbd_plugin.report.demonstration import Demonstration, demonstration_png, outcome_table
 from advrbd_plugin.report.figures import draw_curves, make_figure
-from advrbd_plugin.report.page import report_html
-from advrbd_plugin.report.record import summarise
-from advrbd_plugin.report.tables import curves_csv
+from advrbd_plugin.report.tables import curves_csv, verdicts_csv
 from advrbd_plugin.report.text import file_bytes, one_line, spreadsheet_cell
+
+from .conftest import as_scan
 
 
 def test_everything_is_written_and_nothing_else(written):
     assert sorted(os.listdir(written)) == [
+        "backdoored_model.safetensors",
         "curves.csv",
         "curves.json",
         "model.json",
@@ -38,6 +38,7 @@ def test_everything_is_written_and_nothing_else(written):
         "report.html",
         "report.png",
         "summary.json",
+        "trigger-1.png",
         "verdicts.csv",
     ]
     assert Image.open(written / "report.png").size[0] > 800
@@ -45,8 +46,13 @@ def test_everything_is_written_and_nothing_else(written):
 
 def test_the_summary_tells_how_it_was_made(written):
     summary = json.loads((written / "summary.json").read_text())
-    assert (summary["images"], summary["poisoned"], summary["clean"], summary["seed"]) == (120, 10, 110, 7)
-    assert summary["classes"]["cat"] == {"images": 30, "poisoned": 0}
+    assert (summary["images"], summary["poisoned"], summary["clean"], summary["seed"]) == (120, 10, 108, 7)
+    assert (summary["uncertain"], summary["mislabelled"], summary["rounds"]) == (1, 1, 2)
+    assert summary["classes"]["cat"] == {"images": 30, "poisoned": 0, "mislabelled": 1, "uncertain": 0}
+    assert summary["findings"][1]["class"] == "<b>bee</b>" and summary["findings"][1]["window"] == [1, 2, 3]
+    assert [each["pattern"] for each in summary["findings"]] == [None, "trigger-1.png", None, None]
+    assert summary["models"]["poisoned_images"] == 10 and 0 <= summary["models"]["after"]["trusted_accuracy"] <= 1
+    assert (summary["fit"], summary["trained_enough"]) == (0.93, True)
     assert summary["seconds"] == {"train": 61.5, "enhance": 3.25}
     assert {"torch", "python", "advrbd_plugin"} <= set(summary["versions"])
     assert summary["hardware"]["cores"] >= 1 and "commit" in summary
@@ -58,21 +64,54 @@ def test_verdicts_have_one_row_a_sample(written, record):
     rows = list(csv.DictReader((written / "verdicts.csv").open()))
     assert len(rows) == 120
     assert [row["verdict"] for row in rows].count("poisoned") == 10
-    assert rows[9] | {"score": ""} == {
+    assert (rows[2]["verdict"], rows[5]["verdict"], rows[0]["verdict"]) == ("mislabelled", "uncertain", "clean")
+    assert rows[9] | {"probability": ""} == {
         "path": "c1/<i>9</i>.png",
         "label": "<b>bee</b>",
-        "score": "",
         "verdict": "poisoned",
+        "probability": "",
         "suggested_label": "cat",
     }
-    assert float(rows[9]["score"]) == pytest.approx(float(record.result.verdicts.score[9]), rel=1e-5)
+    assert float(rows[9]["probability"]) == pytest.approx(float(record.result.verdicts.score[9]), rel=1e-5)
     assert rows[0]["label"] == "'=cmd()"  # a spreadsheet shows it and does not run it
+
+
+def test_samples_of_no_files_have_their_ids(record):
+    images = replace(record.image_set, paths=None, sample_ids=torch.arange(120) + 1000)
+    assert verdicts_csv(replace(record, image_set=images)).splitlines()[:2] == [
+        "id,label,verdict,probability,suggested_label",
+        f"1000,'=cmd(),clean,{float(record.result.verdicts.score[0]):.7g},'=cmd()",
+    ]
+
+
+def test_a_scan_is_written_without_a_clean_model(record, tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "overview_png", lambda record: b"picture")
+    out = OutputFolder(tmp_path / "out")
+    summary = out.write(as_scan(record))
+    assert not (out.path / "model.safetensors").exists() and "rounds" not in summary
+    with pytest.raises(AdvrBDError, match="`advrbd scan`, which wrote this one"):
+        load_model(out.path)
+
+
+def test_what_an_earlier_run_left_is_removed(record, tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "overview_png", lambda record: b"picture")
+    out = OutputFolder(tmp_path / "out")
+    summary = {
+        "tool": "advrbd",
+        "run": {"files": {"trigger-1.png": "", "../mine": "", "mine.csv": "", "trigger-0.png": ""}},
+    }
+    (out.path / "summary.json").write_text(json.dumps(summary))
+    for name in ("trigger-9.png", "mine.csv", "../mine", "trigger-0.png"):
+        (out.path / name).write_bytes(b"")
+    out.write(record)
+    assert (out.path / "trigger-9.png").exists() and (out.path / "mine.csv").exists() and (tmp_path / "mine").exists()
+    assert not (out.path / "trigger-0.png").exists()
 
 
 def test_curves_keep_gaps_as_gaps(written):
     rows = list(csv.DictReader((written / "curves.csv").open()))
-    gaps = {"epoch": "", "loss": "", "accuracy": "", "label": "", "gain": ""}
-    assert len(rows) == 11 and rows[8] == {"stage": "enhance", "row": "0", "kept": "0.4"} | gaps
+    gaps = {"epoch": "", "loss": "", "accuracy": ""}
+    assert len(rows) == 9 and rows[8] == {"stage": "enhance", "row": "0", "kept": "0.4"} | gaps
     assert json.loads((written / "curves.json").read_text())["enhance"] == [{"loss": None, "kept": 0.4}]
 
 
@@ -87,28 +126,6 @@ def test_curves_are_numbered_as_their_rows_are():
     training, other = figure.axes
     assert training.get_xlabel() == "epoch" and training.lines[0].get_xdata().tolist() == [1, 2]
     assert other.get_xlabel() == "row" and other.lines[0].get_xdata().tolist() == [0]
-
-
-def test_the_page_stands_alone_and_runs_nothing(written):
-    page = (written / "report.html").read_text()
-    assert "<b>bee</b>" not in page and "&lt;b&gt;bee&lt;/b&gt;" in page and "<i>9</i>" not in page
-    assert "<script" not in page and "\x1b" not in page
-    assert not re.search(r"(src|href)\s*=\s*\"(?!data:)", page) and "url(" not in page
-    assert page.count("data:image/png;base64,") == 10 and page.count("data:image/svg+xml;base64,") == 3
-
-
-def test_evidence_is_a_table_and_not_a_curve(written):
-    page = (written / "report.html").read_text()
-    table = page[page.index("Evidence for each class") :]
-    assert table.index("&lt;b&gt;bee&lt;/b&gt;") < table.index("=cmd()")  # the suspected label comes first
-    assert ">0.75<" in table and ">0.25<" in table
-    assert "<b>gain</b>: how much better two Gaussians" in table and "<b>entropy gap</b>" not in table
-
-
-def test_nothing_poisoned_is_said_plainly(record):
-    record.result.verdicts.poisoned[:] = False
-    record.result.suspected_classes = ()
-    assert "No poison found" in report_html(record, summarise(record))
 
 
 def test_the_demonstration_shows_truth_and_figures(record):
@@ -238,12 +255,11 @@ def test_the_csv_and_the_summary_hold_names_as_the_disk_does(record, tmp_path):
         class_names=ODD_NAMES,
         paths=tuple(f"{name}/{name}" for name in ODD_NAMES),
     )
-    verdicts = SimpleNamespace(
-        poisoned=torch.zeros(len(labels), dtype=torch.bool), score=torch.zeros(len(labels)), suggested_label=labels
-    )
-    record.result.verdicts = verdicts
+    nothing = torch.zeros(len(labels), dtype=torch.bool)
+    verdicts = Verdicts(nothing, nothing.float(), labels, uncertain=nothing, mislabelled=nothing)
+    result = replace(record.result, verdicts=verdicts, suspected_classes=(), findings=())
     out = OutputFolder(tmp_path / "out")
-    summary = out.write(replace(record, image_set=image_set))
+    summary = out.write(replace(record, image_set=image_set, result=result))
     with (out.path / "verdicts.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert [row["path"].removeprefix("'") if row["path"].startswith("'") else row["path"] for row in rows] == [

@@ -16,7 +16,7 @@ from advrbd_plugin.report.evaluation.pictures import ablation_svg, curves_svg
 from advrbd_plugin.report.evaluation.summary_tables import all_cells_tables, means_table
 from advrbd_plugin.report.evaluation.targets import Target, targets_note, targets_of, targets_table
 from advrbd_plugin.report.evaluation.values import dagger_note
-from advrbd_plugin.report.page import data_uri
+from advrbd_plugin.report.pictures import data_uri
 from advrbd_plugin.table import Table
 
 ABLATION = "figure7"

@@ -1,9 +1,12 @@
-"""A trained model as two files that can be opened without trust: ``model.safetensors`` and ``model.json``."""
+"""Trained models as files that can be opened without trust: ``model.safetensors`` and ``model.json``.
+
+``backdoored_model.safetensors``, of the model before the defense, has the same description.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,12 @@ from torch import nn
 
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
 from advrbd_plugin.files import write_bytes, write_json
+from advrbd_plugin.nn.classifier import ImageClassifier
 from advrbd_plugin.nn.description import ModelDescription
 from advrbd_plugin.plain import brief, one_reason, read_json
 
 MODEL_WEIGHTS = "model.safetensors"
+BACKDOORED_WEIGHTS = "backdoored_model.safetensors"
 MODEL_DESCRIPTION = "model.json"
 _FORMAT = "advrbd-model"
 _VERSION = 1
@@ -23,8 +28,10 @@ _LONGEST_NAME = 1000
 _MOST_CLASSES = 65_536  # a model is built before its weights are read: its size must not come from a short list
 
 
-def save_model(folder: str | os.PathLike[str], model: nn.Module, description: ModelDescription) -> None:
-    """Write ``model.safetensors`` and ``model.json`` into ``folder``.
+def save_model(
+    folder: str | os.PathLike[str], model: nn.Module, description: ModelDescription, weights: str = MODEL_WEIGHTS
+) -> None:
+    """Write ``weights`` and ``model.json`` into ``folder``.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written.
@@ -32,15 +39,25 @@ def save_model(folder: str | os.PathLike[str], model: nn.Module, description: Mo
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(Path(folder) / MODEL_WEIGHTS, save(tensors))
+    write_bytes(Path(folder) / weights, save(tensors))
     about = {"format": _FORMAT, "version": _VERSION, "input": "float (N, C, H, W) in [0, 1]"}
     write_json(Path(folder) / MODEL_DESCRIPTION, about | asdict(description))
 
 
-def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelDescription]:
-    """The model that :func:`save_model` wrote, in eval mode on the CPU, and its description.
+def load_model(
+    folder: str | os.PathLike[str], weights: str = MODEL_WEIGHTS, *, make_model: Callable[[], nn.Module] | None = None
+) -> ImageClassifier:
+    """The model that ``advrbd defend``, :meth:`ImageClassifier.save` or :func:`save_model` wrote.
 
     Nothing in the two files is executed: JSON and safetensors hold data only.
+
+    Args:
+        folder: holds ``weights`` and ``model.json``.
+        weights: :data:`BACKDOORED_WEIGHTS` for the model before the defense.
+        make_model: builds the network, where it is your own.
+
+    Returns:
+        The model in eval mode on the CPU.
 
     Raises:
         AdvrBDError: a file is missing, damaged, or does not fit the other.
@@ -49,24 +66,26 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[nn.Module, ModelDescript
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    for name in (MODEL_DESCRIPTION, MODEL_WEIGHTS):
+    for name in (MODEL_DESCRIPTION, weights):
         if not (folder / name).is_file():
-            raise AdvrBDError(f"{folder} holds no {name}: give a folder that `advrbd defend` wrote")
+            scanned = (folder / BACKDOORED_WEIGHTS).is_file()
+            why = " (`advrbd scan`, which wrote this one, trains no clean model)" if scanned else ""
+            raise AdvrBDError(f"{folder} holds no {name}: give a folder that `advrbd defend` wrote{why}")
     description = _read_description(folder / MODEL_DESCRIPTION)
     try:
-        tensors = load_file(folder / MODEL_WEIGHTS)
+        tensors = load_file(folder / weights)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise out_of_memory(f"reading {folder / MODEL_WEIGHTS}") from error
-        raise AdvrBDError(f"{folder / MODEL_WEIGHTS} is damaged: {one_reason(error)}") from error
-    model = description.build()
+            raise out_of_memory(f"reading {folder / weights}") from error
+        raise AdvrBDError(f"{folder / weights} is damaged: {one_reason(error)}") from error
+    model = description.build() if make_model is None else make_model()
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise out_of_memory(f"reading {folder / MODEL_WEIGHTS}") from error
-        raise AdvrBDError(f"{folder / MODEL_WEIGHTS} does not fit {MODEL_DESCRIPTION} ({description.name})") from error
-    return model.eval(), description
+            raise out_of_memory(f"reading {folder / weights}") from error
+        raise AdvrBDError(f"{folder / weights} does not fit {MODEL_DESCRIPTION} ({description.name})") from error
+    return ImageClassifier(model.eval(), description)
 
 
 def _read_description(path: Path) -> ModelDescription:
