@@ -1,7 +1,7 @@
 """Checks what tests/ops leaves out, on the GPU against the CPU kernels: layouts, offsets, large sets, graphs, streams.
 
-Beside it, at the same time, run compute-sanitizer, tests/ops and a few launches of kernels that NVRTC compiles. Without a
-GPU the same cases are checked against contiguous tensors on the CPU, which tries this file alone.
+Beside it, at the same time, run compute-sanitizer, tests/ops and a few launches of kernels that NVRTC compiles. Without
+a GPU the same cases are checked against contiguous tensors on the CPU, which tries this file alone.
 """
 
 from __future__ import annotations
