@@ -82,9 +82,10 @@ def _table(
 
 def _mean_rows(rows: list[Row], cells: dict[str, Cells], methods: list[str]) -> list[list[str]]:
     """Mean TPR of learned sets and mean FPR of all, over the sets that the method has; and over those that all have."""
-    common = [row for row in rows if all(_has(cells, row, method) for method in methods)]
+    measured = [method for method in methods if any(_has(cells, row, method) for row in rows)]
+    common = [row for row in rows if all(_has(cells, row, method) for method in measured)]
     lines = []
-    for title, some in (("mean", rows), (f"mean of the {len(common)} sets that all have", common)):
+    for title, some in (("mean", rows), (f"mean of {len(common)} sets that all measured ones have", common)):
         line = [f"**{title}**", ""]
         for method in methods:
             own = [row for row in some if _has(cells, row, method)]
@@ -102,24 +103,30 @@ def _mean_auroc(rows: list[Row], cells: dict[str, Cells], methods: list[str]) ->
 
 
 def _ahead(rows: list[Row], cells: dict[str, Cells]) -> list[str]:
-    """A line for each set and method that has no lower TPR and no higher FPR than AdvrBD, and one of them better."""
-    lines, compared = [], 0
-    for row in rows:
-        ours = cells[row["name"]].get(OURS)
-        if ours is None or _kind(row) == 1:
-            continue
-        compared += 1
-        for method in TITLES:
-            other = cells[row["name"]].get(method)
-            if other is None or other["fpr"] is None:
-                continue
-            tprs = (other["tpr"] or 0.0, ours["tpr"] or 0.0)
-            if tprs[0] > tprs[1] or (tprs[0] == tprs[1] and other["fpr"] < ours["fpr"]):
-                note = "" if other["fpr"] <= ours["fpr"] else ", at a higher FPR"
-                lines.append(
-                    f"- {TITLES[method]} on `{row['name']}`: {_flagged(other)} against {_flagged(ours)} of AdvrBD{note}"
-                )
-    head = f"Ahead of AdvrBD in TPR, or in FPR at the same TPR, on the {compared} clean or learned sets that it judged"
+    """Where a method is better than AdvrBD: in TPR, in FPR at the same TPR, or in FPR alone with half of the poison."""
+    better: list[str] = []
+    surer: list[str] = []
+    compared = [row for row in rows if OURS in cells[row["name"]] and _kind(row) != 1]
+    for row in compared:
+        own = cells[row["name"]]
+        ours, known = own[OURS], [method for method in TITLES if method in own and own[method]["fpr"] is not None]
+        for method in known:
+            tpr, our_tpr = own[method]["tpr"] or 0.0, ours["tpr"] or 0.0
+            less = own[method]["fpr"] < ours["fpr"]
+            line = f"- {TITLES[method]} on `{row['name']}`: {_flagged(own[method])} against {_flagged(ours)}"
+            if tpr > our_tpr or (tpr == our_tpr and less):
+                better.append(line)
+            elif less and tpr >= 0.5:
+                surer.append(line)
+    head = f"Ahead of AdvrBD in TPR, or in FPR at its TPR, on the {len(compared)} clean or learned sets that it judged"
+    return [
+        *_listed(head, better),
+        "",
+        *_listed("Lower FPR than AdvrBD at a lower TPR of at least 50%", surer),
+    ]
+
+
+def _listed(head: str, lines: list[str]) -> list[str]:
     return [f"{head}:", "", *lines] if lines else [f"{head}: none."]
 
 

@@ -41,14 +41,14 @@ def features(shares, seed=0):
 
 def test_activation_clustering_flags_a_small_distinct_cluster_alone(rules):
     points, labels, poisoned = features([0.0, 0.2, 0.0])
-    flagged = rules.activation_clustering(points, labels)
+    flagged = rules.activation_clustering(points, labels, components=3)
     assert torch.equal(flagged.poisoned & (labels == 1), poisoned)
     assert flagged.score[poisoned].min() > flagged.score[(labels == 1) & ~poisoned].max()
 
 
 def test_activation_clustering_takes_half_of_a_label_for_clean(rules):
     points, labels, _ = features([0.5])
-    assert not rules.activation_clustering(points, labels).poisoned.any()
+    assert not rules.activation_clustering(points, labels, components=3).poisoned.any()
 
 
 def test_spectral_signatures_flag_one_and_a_half_times_the_bound_of_every_label(rules):
@@ -104,7 +104,15 @@ def test_the_table_names_who_is_ahead_and_leaves_other_models_out(rival_tables):
     text = rival_tables.tables(rows, judged)
     assert "| `wave-s2` | 90%, 10% | 75.0 / 1.00 | 100.0 / 10.00 |" in text
     assert "| `wave-s3` | 90%, 10% |  | 50.0 / 0.00 |" in text
-    assert "on the 2 sets" in text
-    assert "- FLARE on `wave-s2`: 100.0 / 10.00 against 75.0 / 1.00 of AdvrBD, at a higher FPR" in text
-    assert "SCAn on" not in text and "on `clean-s1`" not in text
+    assert "at its TPR, on the 2 clean or learned sets that it judged:\n\n- FLARE on `wave-s2`: 100.0 / 10.00" in text
+    assert "SCAn on" not in text and "on `clean-s1`" not in text and "on `wave-s3`" not in text
     assert "| **mean** |  | 75.0 / 0.5 (2) | 75.0 / 3.3 (3) |" in text
+
+
+def test_a_lower_fpr_is_named_where_half_of_the_poison_was_found(rival_tables):
+    learned = [{"name": "wave", "asr": 0.9, "samples": 10}]
+    rows = [row("wave-s2", learned, scan=(0.6, 0.0), strip=(0.4, 0.0))]
+    judged = {"wave-s2": judgement("wave-s2", 0.01, [{"name": "wave", "tpr": 1.0}])}
+    text = rival_tables.tables(rows, judged)
+    assert "at least 50%:\n\n- SCAn on `wave-s2`: 60.0 / 0.00 against 100.0 / 1.00" in text and "STRIP on" not in text
+    assert "judged: none." in text
