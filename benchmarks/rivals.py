@@ -171,12 +171,9 @@ def measure(name: str, data: str, work: Path, out: Path, methods: list[str]) -> 
     if not path.exists():
         raise AdvrBDError(f"no model of {name} in {path.parent}: run benchmarks/detection.py --jobs train first")
     stress = detection.load_set(name, data, work)
-    tensors, figures = _read(path)
-    if figures["set"] != detection.fingerprint(stress):
-        raise AdvrBDError(f"{name} is another set than {path} was trained on: remove that file")
-    state = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
-    row = _row_of(name, out, stress, figures, model_fingerprint(state))
-    kept = _kept(name, stress, state, tensors["features"])
+    trained, tensors, figures = detection._kept(name, stress, work)
+    row = _row_of(name, out, stress, figures, model_fingerprint(trained.model.state_dict()))
+    kept = _kept(name, stress, trained.model, tensors["features"])
     for method, (verdicts, settings, seconds) in _results(kept, row, methods, figures, work):
         row["methods"][method] = {"settings": settings, "seconds": seconds} | judged(
             stress, figures["asr"], verdicts, ranks_only=method in RANKS_ONLY
@@ -193,10 +190,10 @@ def _results(
     for method in ELSEWHERE:
         path = work / method / f"{kept.name}.safetensors"
         if path.exists():
-            tensors, rest = _read(path, "verdicts")
+            poisoned, rest = _verdicts(path)
             if rest["set"] != figures["set"]:
                 raise AdvrBDError(f"{path} is of another set {kept.name} than the kept model: remove that file")
-            yield method, (rules.Flagged(tensors["poisoned"], None), rest["settings"], rest["cpu_seconds"])
+            yield method, (rules.Flagged(poisoned, None), rest["settings"], rest["cpu_seconds"])
     for method in methods:
         if method not in row["methods"]:
             began = time.process_time()
@@ -238,10 +235,7 @@ def _row_of(name: str, out: Path, stress: StressSet, figures: dict[str, Any], mo
     return about | whole | {"methods": {}}
 
 
-def _kept(name: str, stress: StressSet, state: dict[str, Tensor], features: Tensor) -> Kept:
-    model = detection.make_network(name, stress.train)
-    model.load_state_dict(state)
-    model.to(memory_format=torch.channels_last).eval()
+def _kept(name: str, stress: StressSet, model: nn.Module, features: Tensor) -> Kept:
     width = [module for module in model.modules() if isinstance(module, nn.Linear)][-1].in_features
     _, seed = detection.split_name(name)
     benign = (~(stress.poisoned | stress.covers | stress.mislabelled)).nonzero().flatten()
@@ -259,12 +253,12 @@ def model_fingerprint(state: dict[str, Tensor]) -> str:
     return hasher.hexdigest()[:16]
 
 
-def _read(path: Path, header: str = "figures") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _verdicts(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    """What a method that was run elsewhere said."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as handle:
-        tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-        return tensors, json.loads(handle.metadata()[header])
+        return handle.get_tensor("poisoned"), json.loads(handle.metadata()["verdicts"])
 
 
 def report(work: Path, out: Path, page: Path) -> None:
