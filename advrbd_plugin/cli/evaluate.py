@@ -24,7 +24,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "evaluate",
         help="measure a cleaned model on labelled images",
         description="Clean accuracy on --clean; with --triggered (images that carry the trigger, in folders of their "
-        "true class) also the attack success rate and the robust accuracy. All figures are fractions. FOLDER may be a "
+        "true class) also the attack success rate and the robust accuracy. The figures are percentages, with --json fractions. FOLDER may be a "
         "zip, or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked, whose test part is read.",
     )
     parser.add_argument("model", metavar="DIR", help="a folder that `advrbd defend` or `repair` wrote")
@@ -127,11 +127,13 @@ def _print_table(figures: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from advrbd_plugin.table import percentage
+
     table = Table("figure", "value", "images")
-    table.add_row("clean accuracy (ACC)", f"{figures['acc']:.4f}", f"{figures['clean_images']:,}")
+    table.add_row("clean accuracy (ACC)", percentage(figures["acc"]), f"{figures['clean_images']:,}")
     if figures["asr"] is not None:
-        table.add_row("attack success rate (ASR)", f"{figures['asr']:.4f}", f"{figures['triggered_images']:,}")
-        table.add_row("robust accuracy (RA)", f"{figures['ra']:.4f}", f"{figures['triggered_images']:,}")
+        table.add_row("attack success rate (ASR)", percentage(figures["asr"]), f"{figures['triggered_images']:,}")
+        table.add_row("robust accuracy (RA)", percentage(figures["ra"]), f"{figures['triggered_images']:,}")
     console = Console(file=sys.stdout)
     console.print(table)
     if figures["left_out"]:
