@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from advrbd_plugin.errors import StorageError
 from advrbd_plugin.files import atomic_file
 from advrbd_plugin.processes import Processes, current
 
+_LOG = logging.getLogger(__name__)
 _PIECE_BYTES = 2**24
 _META_KEY = "advrbd"
 _CHECKSUM_KEY = "sha256"
@@ -77,6 +79,7 @@ class StageStore:
                 metadata = handle.metadata() or {}
             rest = json.loads(metadata[_META_KEY])
             if metadata[_CHECKSUM_KEY] == _checksum(stage, key, tensors, metadata[_META_KEY]):
+                _LOG.info("%s: found in %s, not computed again.", stage.replace("-", " "), self._root)
                 return tensors, rest
         except FileNotFoundError:
             return None

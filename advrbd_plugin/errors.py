@@ -25,7 +25,7 @@ _OUT_OF_MEMORY_WORDS = (
 class AdvrBDError(Exception):
     """One clear line for the user: what is wrong, where, and what to do about it.
 
-    The command line prints it after ``advrbd: error:`` and exits with status 1, without a traceback.
+    The command line prints it after ``advrbd: error:`` and exits with status 2, without a traceback.
     Programming mistakes (a wrong shape handed to a function) stay ``ValueError`` and ``TypeError``.
     """
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
+
+_LOG = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -41,6 +44,29 @@ class SilentProgress:
 
     def finish(self) -> None:
         pass
+
+
+class LoggedProgress:
+    """Each stage's beginning and end, as a record of the logger ``advrbd_plugin``.
+
+    ``logging.basicConfig(level=logging.INFO)`` shows them.
+    """
+
+    def __init__(self) -> None:
+        self._stage, self._began = "", 0.0
+
+    def plan(self, work: Mapping[str, float]) -> None:
+        pass
+
+    def start(self, stage: str) -> None:
+        self._stage, self._began = stage.replace("_", " "), time.perf_counter()
+        _LOG.info("%s ...", self._stage)
+
+    def advance(self, work: float, **figures: float) -> None:
+        pass
+
+    def finish(self) -> None:
+        _LOG.info("%s done in %.1f s", self._stage, time.perf_counter() - self._began)
 
 
 class ScaledProgress:

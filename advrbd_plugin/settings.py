@@ -76,6 +76,23 @@ class Settings:
         return base.replace(**{key: value for key, value in values.items() if key != "preset"})
 
     @classmethod
+    def require(cls, value: Self | None) -> Self:
+        """``value`` if it is of this class, the default for ``None``.
+
+        Raises:
+            AdvrBDError: it is anything else; the line says how to make settings of it.
+        """
+        if value is None:
+            return cls()
+        if not isinstance(value, cls):
+            ways = {dict: "from_mapping(...)", str: "preset(NAME) or from_yaml(FILE)", Path: "from_yaml(FILE)"}
+            way = next((way for kind, way in ways.items() if isinstance(value, kind)), "preset(NAME)")
+            raise AdvrBDError(
+                f"config must be of the class {cls.__name__}, got {brief(value)}: make it by {cls.__name__}.{way}"
+            )
+        return value
+
+    @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
         """Settings from a YAML file of ``key: value`` lines.
 

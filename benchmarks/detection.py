@@ -28,8 +28,14 @@ from torch import nn
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.defense import posterior
 from advrbd_plugin.defense.config import AdvrBDConfig
+from advrbd_plugin.defense.detection import Detector, combine
 from advrbd_plugin.defense.evidence import EVIDENCE, ClusterEvidence
-from advrbd_plugin.defense.posterior import DEFAULT_NULL, discovered, fit_null, label_probabilities
+from advrbd_plugin.defense.identification import Verdicts
+from advrbd_plugin.defense.posterior import DEFAULT_NULL, Null, discovered, fit_null, label_probabilities
+from advrbd_plugin.defense.search import find
+from advrbd_plugin.defense.splits import split_classes
+from advrbd_plugin.defense.stage_runner import StageRunner, Trained
+from advrbd_plugin.defense.transplant_detection import TransplantDetection, detect_by_transplant
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation.stress_sets import StressSet
 from advrbd_plugin.evaluation.stress_suite import CHOOSING, HELD_OUT, make_stress_set, split_name
@@ -38,6 +44,8 @@ from advrbd_plugin.nn.features import layered_features
 from advrbd_plugin.nn.inference import predict
 from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.nn.training import train
+from advrbd_plugin.nn.trajectory import Trajectory
+from advrbd_plugin.progress import SilentProgress
 from advrbd_plugin.randomness import derive_seed
 
 MODEL = "resnet_narrow"
@@ -103,7 +111,8 @@ def train_once(name: str, data: str, work: Path, epochs: int) -> None:
     model = make_network(name, stress.train)
     options = AdvrBDConfig(seed=seed, epochs=epochs).training(derive_seed(seed, "training"))
     began = time.perf_counter()
-    train(model, stress.train.images, stress.train.labels, stress.train.sample_ids, options)
+    samples, trajectory = stress.train, Trajectory(len(stress.train), stress.train.num_classes, epochs)
+    train(model, samples.images, samples.labels, samples.sample_ids, options, trajectory=trajectory)
     features, logits = layered_features(model, stress.train.images)
     right = logits.argmax(1) == stress.train.labels
     figures = {
@@ -118,6 +127,7 @@ def train_once(name: str, data: str, work: Path, epochs: int) -> None:
     }
     tensors = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
     tensors |= {"features": features.contiguous(), "logits": logits.contiguous()}
+    tensors["mean_probabilities"] = trajectory.mean.contiguous()
     with atomic_file(_trained(work, name)) as handle:
         handle.write(save(tensors, metadata={"figures": json.dumps(figures)}))
     print(json.dumps(figures), flush=True)
@@ -131,12 +141,63 @@ def fingerprint(stress: StressSet) -> str:
 
 
 def judge(name: str, data: str, work: Path) -> None:
-    """Run the detection on a kept model and write what it found beside the truth."""
+    """Run the search of AdvrBD on a kept model and write what it found beside the truth."""
+    stress = load_set(name, data, work)
+    trained, tensors, figures = _kept(name, stress, work)
+    seen: dict[str, TransplantDetection] = {}
+    _, seed = split_name(name)
+    config = AdvrBDConfig(seed=seed, epochs=figures["epochs"])
+    run = StageRunner(lambda: make_network(name, stress.train), torch.device("cpu"), work / "stages", SilentProgress())
+    found = find(run, stress.train, trained, figures["set"], config, _detector(tensors, seen))
+    verdicts, truth = found.verdicts, stress.poisoned
+    clusters = [
+        dataclasses.asdict(evidence)
+        | {"poison": _share(truth, each.members), "mislabelled": _share(stress.mislabelled, each.members)}
+        | {"compared": dataclasses.asdict(compared)}
+        for each, evidence, compared in zip(
+            seen["found"].candidates, seen["found"].evidence, seen["found"].compared, strict=True
+        )
+    ]
+    row = figures | {
+        "choosing": name in CHOOSING,
+        "samples": len(truth),
+        "poison": int(truth.sum()),
+        "suspected": list(found.detection.suspected_classes),
+        "triggers": [
+            {
+                "name": each.name,
+                "asr": asr,
+                "labels": _labels_of(stress, each.poisoned),
+                "tpr": float(verdicts.poisoned[each.poisoned].double().mean()),
+            }
+            for each, asr in zip(stress.triggers, figures["asr"], strict=True)
+        ],
+        "probabilities": [each.probability for each in seen["found"].findings],
+        "findings": [each.to_json() for each in found.detection.findings],
+        "splits": [each.to_row() for each in found.detection.evidence],
+        "sentences": [each.sentence for each in found.detection.findings if each.suspected],
+        "tpr": float(verdicts.poisoned[truth].double().mean()) if truth.any() else None,
+        "fpr": float(verdicts.poisoned[~truth].double().mean()),
+        "uncertain": int(verdicts.uncertain.sum()),
+        "missed_uncertain": int((verdicts.uncertain & truth).sum()),
+        "clean_flagged_by_label": torch.bincount(
+            stress.train.labels[verdicts.poisoned & ~truth], minlength=stress.train.num_classes
+        ).tolist(),
+        "mislabelled": _judged_mislabels(verdicts, stress),
+        "detection_seconds": sum(run.seconds.values()),
+        "stages": run.seconds,
+        "trained_enough": found.detection.trained_enough,
+        "clusters": clusters,
+    }
+    with atomic_file(_judged(work, name)) as handle:
+        handle.write(json.dumps(row).encode())
+    _say(row)
+
+
+def _kept(name: str, stress: StressSet, work: Path) -> tuple[Trained, dict[str, torch.Tensor], dict[str, Any]]:
+    """The model of a set, its features and figures."""
     from safetensors import safe_open
 
-    from advrbd_plugin.defense.transplant_detection import detect_by_transplant
-
-    stress = load_set(name, data, work)
     with safe_open(_trained(work, name), framework="pt") as handle:
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
         figures = json.loads(handle.metadata()["figures"])
@@ -145,45 +206,28 @@ def judge(name: str, data: str, work: Path) -> None:
     model = make_network(name, stress.train)
     model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")})
     model.to(memory_format=torch.channels_last).eval()
-    began = time.process_time()
-    found = detect_by_transplant(model, stress.train, tensors["features"], tensors["logits"])
-    seconds = time.process_time() - began
-    flagged, truth = found.poison_probability > 0.5, stress.poisoned
-    clusters = [
-        dataclasses.asdict(evidence)
-        | {"poison": _share(truth, each.members), "mislabelled": _share(stress.mislabelled, each.members)}
-        for each, evidence in zip(found.candidates, found.evidence, strict=True)
-    ]
-    row = figures | {
-        "choosing": name in CHOOSING,
-        "samples": len(truth),
-        "poison": int(truth.sum()),
-        "suspected": list(found.suspected_classes),
-        "triggers": [
-            {
-                "name": each.name,
-                "asr": asr,
-                "labels": _labels_of(stress, each.poisoned),
-                "tpr": float(flagged[each.poisoned].double().mean()),
-            }
-            for each, asr in zip(stress.triggers, figures["asr"], strict=True)
-        ],
-        "probabilities": [each.probability for each in found.findings],
-        "sentences": [each.sentence for each in found.findings if each.suspected],
-        "tpr": float(flagged[truth].double().mean()) if truth.any() else None,
-        "fpr": float(flagged[~truth].double().mean()),
-        "uncertain": int(((found.poison_probability > 0.1) & ~flagged).sum()),
-        "missed_uncertain": int(((found.poison_probability > 0.1) & ~flagged & truth).sum()),
-        "clean_flagged_by_label": torch.bincount(
-            stress.train.labels[flagged & ~truth], minlength=stress.train.num_classes
-        ).tolist(),
-        "detection_seconds": seconds,
-        "trained_enough": found.trained_enough,
-        "clusters": clusters,
-    }
-    with atomic_file(_judged(work, name)) as handle:
-        handle.write(json.dumps(row).encode())
-    _say(row)
+    return Trained(model, [], tensors.get("mean_probabilities")), tensors, figures
+
+
+def _detector(tensors: dict[str, torch.Tensor], seen: dict[str, TransplantDetection]) -> Detector:
+    """What :func:`detect_targets` does, with the kept features, and what the transplants saw in ``seen``."""
+
+    def kept_features(model, samples, scores, config, on_batch=None):
+        logits, labels = tensors["logits"], samples.labels
+        splits = split_classes(tensors["features"], logits, labels, scores.ranks, gain=config.detection_gain)
+        seen["found"] = detect_by_transplant(
+            model, samples, tensors["features"], logits, splits=splits.suspicious, seed=config.seed
+        )
+        fit = float((logits.argmax(1) == labels).double().mean())
+        return combine(labels, splits, seen["found"], fit, config.strong_separation)
+
+    return kept_features
+
+
+def _judged_mislabels(verdicts: Verdicts, stress: StressSet) -> dict[str, int]:
+    """Mislabelled samples: found, found among those that are, and what their suggested labels are worth."""
+    found, truth = verdicts.mislabelled, stress.mislabelled
+    return {"true": int(truth.sum()), "found": int(found.sum()), "right": int((found & truth).sum())}
 
 
 def _share(mask: torch.Tensor, members: torch.Tensor) -> float:
@@ -210,6 +254,17 @@ def evidence_of(row: dict[str, Any]) -> list[ClusterEvidence]:
     return [ClusterEvidence(**{name: cluster[name] for name in names}) for cluster in row["clusters"]]
 
 
+def compared_of(row: dict[str, Any]) -> list[ClusterEvidence]:
+    """The evidence less that of the rest of each label."""
+    return [ClusterEvidence(**cluster["compared"]) for cluster in row["clusters"]]
+
+
+def probabilities_of(row: dict[str, Any], null: Null) -> dict[int, float]:
+    """Label -> probability, with the null given."""
+    own = null.of_set(evidence_of(row))
+    return label_probabilities(compared_of(row), len(row["probabilities"]), null=own)
+
+
 def _innocent(rows: list[dict[str, Any]]) -> list[ClusterEvidence]:
     return [
         evidence
@@ -233,7 +288,7 @@ def _null_without(judged: list[dict[str, Any]], row: dict[str, Any]):
 def _row(row: dict[str, Any], null) -> dict[str, Any]:
     """A set's line: what was judged with the default null, and again with a null that never saw this kind of set."""
     targets, poisoned = _targets(row), _poisoned_labels(row)
-    left_out = label_probabilities(evidence_of(row), len(row["probabilities"]), null=null)
+    left_out = probabilities_of(row, null)
     default = dict(enumerate(row["probabilities"]))
     line = {key: value for key, value in row.items() if key not in ("clusters", "probabilities")}
     for name, probabilities in (("", default), ("left_out_", left_out)):
@@ -334,7 +389,7 @@ def _reliability(rows: list[dict[str, Any]]) -> str:
 def _constants(judged: list[dict[str, Any]]) -> str:
     """What half and double of each constant of the decision would do: labels missed and falsely suspected."""
     lines = ["| constant | value | half: missed / false labels | as it is | double |", "|" + " --- |" * 5]
-    for name in ("_CAUTION", "FALSE_DISCOVERY", "_POISONED_LABELS", "_MOST_TIMES_DEFAULT", "_LEAST_SCALE"):
+    for name in ("_CAUTION", "FALSE_DISCOVERY", "_POISONED_LABELS", "_LEAST_SCALE"):
         value = getattr(posterior, name)
         cells = []
         for changed in (value / 2, value, 2 * value):
@@ -342,7 +397,7 @@ def _constants(judged: list[dict[str, Any]]) -> str:
             missed = false = 0
             for row in judged:
                 null = DEFAULT_NULL if name != "_LEAST_SCALE" else fit_null(_innocent(judged))
-                probabilities = label_probabilities(evidence_of(row), len(row["probabilities"]), null=null)
+                probabilities = probabilities_of(row, null)
                 suspected = set(discovered(probabilities, rate=posterior.FALSE_DISCOVERY))
                 missed += len(_targets(row) - suspected)
                 false += len(suspected - _poisoned_labels(row))

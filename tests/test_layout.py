@@ -42,6 +42,7 @@ STAGES = [
     "scoring",
     "paper",
     "clusters",
+    "splits",
     "candidates",
     "transplant",
     "misplacement",
@@ -51,13 +52,20 @@ STAGES = [
     "poison_samples",
     "transplant_detection",
     "detection",
+    "confirmation",
     "enhancement",
+    "mislabels",
     "identification",
+    "result_files",
     "result",
     "planning",
+    "forecast",
     "retraining",
     "stage_runner",
+    "search",
+    "cleaning",
     "pipeline",
+    "detector",
 ]
 # BackdoorBench's own top-level modules, which only its adapter may import.
 BACKDOORBENCH_MODULES = {"analysis", "attack", "bd_dataset", "defense", "detection_pretrain", "utils"}
@@ -137,6 +145,13 @@ def test_only_the_adapter_imports_backdoorbench():
     for name, path in module_files().items():
         if part(name) != "backdoorbench":
             assert not {target.split(".")[0] for target in imports_of(name, path)} & BACKDOORBENCH_MODULES, path
+
+
+@pytest.mark.parametrize("first", ["import advrbd_plugin, torch", "import torch, advrbd_plugin"])
+def test_the_ops_are_there_after_both_imports(first):
+    code = f"{first}; print(torch.ops.advrbd.philox_uniform)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "advrbd.philox_uniform", done.stderr
 
 
 def test_importing_the_package_needs_only_torch_and_numpy():

@@ -130,7 +130,7 @@ def prepare_process() -> None:
 
 
 def main(attack_class: Any) -> None:
-    """Run one of the thin scripts in the order of the toolbox's own; a user's error is one line and exit status 1."""
+    """Run one of the thin scripts in the order of the toolbox's own; a user's error is one line and exit status 2."""
     attack = attack_class()
     parser = argparse.ArgumentParser(description=attack_class.__doc__)
     args = attack.set_bd_args(attack.set_args(parser)).parse_args()
@@ -150,4 +150,4 @@ def main(attack_class: Any) -> None:
         attack.stage2_training()
     except AdvrBDError as error:
         print(f"advrbd: error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(2) from None

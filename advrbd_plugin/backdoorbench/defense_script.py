@@ -307,7 +307,7 @@ class DefenseScript(Generic[ConfigT]):
 def main(method: type[DefenseScript[Any]], action: str) -> None:
     """Run one of the thin scripts: parse the command line, then ``method(args).defense`` or ``.detection``.
 
-    A user's error is one line on stderr and exit status 1.
+    A user's error is one line on stderr and exit status 2.
     """
     parser = argparse.ArgumentParser(description=method.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     method.add_arguments(parser)
@@ -318,4 +318,4 @@ def main(method: type[DefenseScript[Any]], action: str) -> None:
         getattr(method(args), action)(args.result_file)
     except AdvrBDError as error:
         print(f"advrbd: error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(2) from None

@@ -139,12 +139,8 @@ def scanft(
         samples = clean_set if config.fine_tune_on == "clean" else train_set.subset(~found.poisoned)
         with timed_stage(progress, "fine-tuning", seconds):
             curves["fine-tuning"] = _fine_tune(model, samples, config, progress)
-    verdicts = Verdicts(
-        found.poisoned,
-        found.score,
-        train_set.labels.clone(),
-        torch.zeros_like(found.poisoned),
-        torch.zeros_like(found.poisoned),
+    verdicts = Verdicts.without_errors(
+        found.poisoned, found.score, train_set.labels.clone(), torch.zeros_like(found.poisoned)
     )
     return SCAnFTResult(model, found, verdicts, curves, seconds, config)
 

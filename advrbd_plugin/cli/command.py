@@ -7,13 +7,29 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from advrbd_plugin import __version__
-from advrbd_plugin.cli import backdoorbench, compare, defend, demo, doctor, evaluate, repair, reproduce, stopping
+from advrbd_plugin.cli import (
+    backdoorbench,
+    clean,
+    compare,
+    defend,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    messages,
+    option_file,
+    repair,
+    reproduce,
+    scan,
+    stopping,
+)
+from advrbd_plugin.cli.status import BAD_INPUT, EXPLAINED
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory
 
-_WRONG_USAGE = 2  # argparse's status
 _TO_NEED_LESS = {
     "settings": "--set batch_size=... with a smaller number",
     "samples": "--samples for fewer images",
@@ -22,23 +38,22 @@ _TO_NEED_LESS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status.
-
-    0: done. 1: an error that one line explains. 2: wrong usage, no command included. 130 and 143: ended by Ctrl-C and
-    by SIGTERM.
-    """
+    """Run one command and return its exit status (see :mod:`advrbd_plugin.cli.status`)."""
     parser = build_parser()
-    words = sys.argv[1:] if argv is None else argv
+    words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         parser.print_help()
-        return _WRONG_USAGE
-    arguments = parser.parse_args(words)
+        return BAD_INPUT
+    try:
+        arguments = _parse(parser, words)
+    except AdvrBDError as error:  # in the file of --config
+        return _fail(str(error))
     stopping.advise(getattr(arguments, "interrupted", ""))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), messages.shown(getattr(arguments, "quiet", False)):
         warnings.showwarning = _show_warning
         try:
             if not _may_run(arguments):
-                return 1
+                return BAD_INPUT
             return arguments.run(arguments) or 0
         except AdvrBDError as error:
             return _fail(str(error))
@@ -63,13 +78,63 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="advrbd",
         description="Find the poisoned samples in a set of images and train a clean model, from that set alone.",
-        epilog="Exit status: 0 done, 1 an error that is explained, 2 wrong usage, 130 ended by Ctrl-C, 143 by SIGTERM.",
+        epilog=EXPLAINED,
     )
     parser.add_argument("--version", action="version", version=f"advrbd {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        action=_Completion,
+        help="print what makes bash, zsh or tcsh complete commands and options (needs shtab)",
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (defend, repair, evaluate, demo, reproduce, doctor, backdoorbench, compare):
+    for module in (scan, defend, clean, repair, evaluate, export, demo, reproduce, doctor, backdoorbench, compare):
         module.add_commands(commands)
+    for each in _commands_below(parser):
+        if not any(action.nargs == argparse.REMAINDER for action in each._actions):
+            option_file.add_option(each)
+        each.set_defaults(parser=each)
     return parser
+
+
+class _Completion(argparse.Action):
+    """Prints a shell's completions and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _: argparse.Namespace, shell: Any, __: Any = None) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.exit(_fail("--print-completion needs the package shtab: pip install shtab"))
+        if shell not in shtab.SUPPORTED_SHELLS:
+            parser.exit(_fail(f"--print-completion must be one of {', '.join(shtab.SUPPORTED_SHELLS)}, got {shell!r}"))
+        print(shtab.complete(parser, shell))
+        parser.exit()
+
+
+def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """The arguments; what is wrong with those of a command ends the process with the usage of that command."""
+    command, rest = parser, list(words)
+    while rest and (below := _choices(command)):
+        if rest[0] not in below:
+            break
+        command, rest = below[rest[0]], rest[1:]
+    if any(action.dest == "config" for action in command._actions):
+        option_file.apply(command, rest)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
+
+
+def _choices(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found[0].choices) if found else {}
+
+
+def _commands_below(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers that carry out a command, at whatever depth."""
+    for each in _choices(parser).values():
+        yield from _commands_below(each) if _choices(each) else (each,)
 
 
 def _may_run(arguments: argparse.Namespace) -> bool:
@@ -77,7 +142,7 @@ def _may_run(arguments: argparse.Namespace) -> bool:
     if hasattr(arguments, "shares_work") or os.environ.get("WORLD_SIZE", "1") == "1":
         return True
     if os.environ.get("RANK") == "0":
-        raise AdvrBDError("of advrbd's commands only `defend` shares its work among the processes that torchrun starts")
+        raise AdvrBDError("of advrbd's commands only `defend` and `scan` share their work among torchrun's processes")
     return False
 
 
@@ -94,7 +159,7 @@ def _out_of_memory(error: Exception, arguments: argparse.Namespace) -> str | Non
     return f"the {'GPU' if on_gpu else 'computer'}'s memory is used up: {advice}"
 
 
-def _fail(message: str, status: int = 1) -> int:
+def _fail(message: str, status: int = BAD_INPUT) -> int:
     from advrbd_plugin.report.text import one_line
 
     print(f"advrbd: error: {one_line(message)}", file=sys.stderr)

@@ -1,16 +1,19 @@
-"""``advrbd defend``: a folder of images in, a clean model and a verdict on every sample out."""
+"""``advrbd defend``: a folder of images in, a clean model and a verdict on every sample out. ``advrbd scan``, too."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from advrbd_plugin.cli import messages, option_file, status
 from advrbd_plugin.cli.options import (
     add_defense_options,
     add_output_options,
+    add_telling_options,
     check_device,
     check_model,
     fit_patch,
@@ -20,6 +23,7 @@ from advrbd_plugin.cli.options import (
     positive,
 )
 from advrbd_plugin.cli.pictures import add_store_option, read_pictures, remove_automatic_store
+from advrbd_plugin.cli.status import EXPLAINED
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +34,10 @@ if TYPE_CHECKING:
     from advrbd_plugin.processes import Processes
     from advrbd_plugin.report.identity import RunIdentity
 
+DATA = (
+    "DATA is a folder with one sub-folder of images for each class, or a zip of one; or CIFAR, Tiny ImageNet, "
+    "Imagenette or GTSRB as they are unpacked, whose training part is read."
+)
 LISTED = 10
 FINISHED_BEFORE = "This run was finished before, so nothing is computed again (--overwrite makes it again)."
 
@@ -38,21 +46,29 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "defend",
         help="find the poisoned samples of a data set and train a clean model",
-        description="DATA is a folder with one sub-folder of images for each class, or a zip of one; or CIFAR, Tiny "
-        "ImageNet, Imagenette or GTSRB as they are unpacked, whose training part is read. "
-        "The same command goes on with a run that was stopped, and shows one that is finished.",
+        description=f"{DATA} The same command goes on with a run that was stopped, or from a scan in the same --out, "
+        "and shows one that is finished.",
+        epilog=EXPLAINED,
     )
+    add_defend_options(parser)
+    parser.set_defaults(command="defend")
+
+
+def add_defend_options(parser: argparse.ArgumentParser) -> None:
+    """What ``defend`` and ``scan`` take."""
     parser.add_argument("data", metavar="DATA", help="an image folder or a zip of one")
     add_output_options(parser, required=True, help="a new or empty folder for the results")
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
     parser.add_argument("--samples", type=positive, help="use only so many images, each class in proportion")
     add_store_option(parser)
     add_defense_options(parser)
+    add_telling_options(parser)
+    parser.add_argument("--tensorboard", metavar="FOLDER", help="write the figures of every stage for TensorBoard")
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here", shares_work=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Defend the images; in the processes of ``torchrun``, if it started this one."""
+    """Scan or defend the images; in the processes of ``torchrun``, if it started this one."""
     from advrbd_plugin.process_group import joined, launched
 
     config = make_config(arguments)
@@ -61,15 +77,17 @@ def run(arguments: argparse.Namespace) -> int:
         check_device(arguments.device)
     with joined(arguments.device) as (processes, device):
         if processes.leads:
-            _lead(arguments, config, processes, device)
+            found = _lead(arguments, config, processes, device)
         else:
-            _assist(arguments, config, processes, device)
-    return 0
+            found = _assist(arguments, config, processes, device)
+    return found if launched() == 1 else 0  # torchrun takes any other status for a failure
 
 
-def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Processes, device: torch.device) -> None:
-    """Read the images, defend them, write the results and print a summary."""
+def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Processes, device: torch.device) -> int:
+    """Read the images, defend them, write the results and print a summary; the exit status."""
+    from advrbd_plugin.cli.foretelling import tell_cost
     from advrbd_plugin.cli.progress import make_progress
+    from advrbd_plugin.cli.tensorboard import watched
     from advrbd_plugin.data import load_folder, recognise
     from advrbd_plugin.data.sharing import share_images
     from advrbd_plugin.defense.pipeline import AdvrBD
@@ -88,7 +106,7 @@ def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Proces
         config, notes = fit_patch(config, arguments, images.image_size)
         for note in notes:
             progress.note(note)
-        summary = out.begin(defense_identity("defend", arguments, arguments.data, config, images))
+        summary = out.begin(defense_identity(arguments.command, arguments, arguments.data, config, images))
         processes.receive(lambda: summary is None)
         if summary is not None:
             progress.note(FINISHED_BEFORE)
@@ -96,24 +114,54 @@ def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Proces
             share_images(images, processes)
             tell_about_epochs(progress, config, len(images))
             model = ModelDescription.for_images(arguments.model, images)
-            defense = AdvrBD(model.build, config, device=device, work_dir=out.work, progress=progress)
-            result = defense.fit(images)
+            tell_cost(progress, arguments, model.build, images, config)
+            with watched(progress, arguments.tensorboard) as told:
+                defense = AdvrBD(model.build, config, device=device, work_dir=out.work, progress=told)
+                result = defense.scan(images) if arguments.command == "scan" else defense.fit(images)
             notes = [*loaded.notes, *notes]
-            summary = out.write(RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes)))
+            record = RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes))
+            summary = out.write(record, more=effective_options(arguments, config))
         remove_automatic_store(out)
-    _print_summary(summary, arguments.out)
+    show_summary(arguments, summary, _summary_rows, "AdvrBD")
+    return status.of_summary(summary)
 
 
-def _assist(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Processes, device: torch.device) -> None:
+def _assist(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Processes, device: torch.device) -> int:
     """Take a share of the work of :func:`_lead`, which has all files and the screen."""
     from advrbd_plugin.data.sharing import share_images
     from advrbd_plugin.defense.pipeline import AdvrBD
     from advrbd_plugin.nn.description import ModelDescription
 
+    messages.hush()
     if processes.receive(lambda: None):
         images = share_images(None, processes)
         config, _ = fit_patch(config, arguments, images.image_size)
-        AdvrBD(ModelDescription.for_images(arguments.model, images).build, config, device=device).fit(images)
+        defense = AdvrBD(ModelDescription.for_images(arguments.model, images).build, config, device=device)
+        if arguments.command == "scan":
+            defense.scan(images)
+        else:
+            defense.fit(images)
+    return 0
+
+
+def effective_options(arguments: argparse.Namespace, config: AdvrBDConfig) -> dict[str, bytes]:
+    """``config.yaml``: with ``--config`` it makes the same run again."""
+    from advrbd_plugin.report.text import file_bytes
+
+    return {"config.yaml": file_bytes(option_file.effective(arguments, config.to_mapping()))}
+
+
+def show_summary(
+    arguments: argparse.Namespace,
+    summary: Mapping[str, Any],
+    rows: Callable[[Mapping[str, Any], str], Iterable[tuple[str, str]]],
+    title: str,
+) -> None:
+    """Print a summary as a table, as one JSON object with ``--json``, not at all with ``--quiet``."""
+    if arguments.json:
+        print(json.dumps({"out": arguments.out, **summary}, allow_nan=False))
+    elif not arguments.quiet:
+        print_rows(title, rows(summary, arguments.out))
 
 
 def defense_identity(
@@ -172,16 +220,15 @@ def tell_about_epochs(progress: BarProgress | PlainProgress, config: AdvrBDConfi
         progress.note(f"Each training takes {epochs} epochs in place of {usual}, to see enough batches (--epochs).")
 
 
-def _print_summary(summary: Mapping[str, Any], out: str) -> None:
+def _summary_rows(summary: Mapping[str, Any], out: str) -> Iterable[tuple[str, str]]:
     suspected = ", ".join(summary["suspected_classes"]) or no_detection(summary["config"]["detect_targets"])
-    rows = (
+    return (
         ("images", f"{summary['images']:,}"),
         ("flagged as poisoned", f"{summary['poisoned']:,} ({summary['poisoned'] / summary['images']:.1%})"),
         ("suspected target classes", suspected),
         ("left out (unreadable)", f"{len(summary['left_out']):,}"),
         ("results", f"{out} (open report.html)"),
     )
-    print_rows("AdvrBD", rows)
 
 
 def print_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:

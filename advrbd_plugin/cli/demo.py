@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from advrbd_plugin.cli.defend import (
     FINISHED_BEFORE,
     defense_identity,
+    effective_options,
     reading,
     tell_about_epochs,
     tell_about_reading,
@@ -19,6 +21,7 @@ from advrbd_plugin.cli.defend import (
 from advrbd_plugin.cli.options import (
     add_defense_options,
     add_output_options,
+    add_telling_options,
     check_device,
     check_model,
     image_size,
@@ -64,6 +67,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
     add_output_options(parser, help="folder for the results (default: out/demo-DATA-ATTACK)")
     add_defense_options(parser)
+    add_telling_options(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
 
 
@@ -103,9 +107,12 @@ def run(arguments: argparse.Namespace) -> int:
                 record,
                 truth=demonstration.to_mapping(),
                 comparison=outcome_table(demonstration.to_mapping()),
-                more={"demo.png": demonstration_png(record, demonstration)},
+                more={"demo.png": demonstration_png(record, demonstration), **effective_options(arguments, config)},
             )
-    _print_outcome(summary, place)
+    if arguments.json:
+        print(json.dumps({"out": place, **summary}, allow_nan=False))
+    elif not arguments.quiet:
+        _print_outcome(summary, place)
     return 0
 
 

@@ -33,18 +33,20 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--target", metavar="CLASS", help="the target class of the attack")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     add_device_option(parser)
-    parser.set_defaults(run=run, usage_error=parser.error)
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors and the figures")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Load the model and the images, measure, print."""
     if (arguments.triggered is None) != (arguments.target is None):
-        arguments.usage_error("--triggered and --target belong together")
+        arguments.parser.error("--triggered and --target belong together")
     from advrbd_plugin.evaluation.metrics import evaluate
     from advrbd_plugin.report import load_model
 
     check_device(arguments.device)
-    model, description = load_model(model_folder(arguments.model))
+    model = load_model(model_folder(arguments.model))
+    description = model.description
     target = _target_label(description, arguments.target)
     loaded = load_for_model(arguments.clean, "test", description)
     clean, left_out = loaded.image_set, len(loaded.left_out)
@@ -85,7 +87,7 @@ def model_folder(place: str) -> Path:
     Raises:
         AdvrBDError: another file, which would not be the one that is loaded.
     """
-    from advrbd_plugin.report.model_file import MODEL_WEIGHTS
+    from advrbd_plugin.nn.model_file import MODEL_WEIGHTS
 
     path = Path(place)
     if not path.is_file():

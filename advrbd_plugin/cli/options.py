@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from advrbd_plugin.errors import AdvrBDError
 
 if TYPE_CHECKING:
     from advrbd_plugin.defense.config import AdvrBDConfig
+    from advrbd_plugin.settings import Settings
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
 
 PRESETS = ("robust", "paper")
 
 
 def add_defense_options(parser: argparse.ArgumentParser) -> None:
     """The configuration, what overrides it, and the network to train."""
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--preset", choices=PRESETS, help="a built-in configuration (default: robust)")
-    source.add_argument("--config", metavar="YAML", help="a configuration file; its keys are those of configs/*.yaml")
+    parser.add_argument("--preset", choices=PRESETS, help="a built-in configuration (default: robust)")
     parser.add_argument("--epochs", type=int, help="epochs of each training (default: 20, and more for a small set)")
     parser.add_argument("--seed", type=int, help="same seed, same result (default: the configuration's)")
     parser.add_argument(
@@ -42,6 +43,12 @@ def add_output_options(parser: argparse.ArgumentParser, **out: Any) -> None:
         action="store_true",
         help="replace the results of another run in --out, or make those of the same run again",
     )
+
+
+def add_telling_options(parser: argparse.ArgumentParser) -> None:
+    """How a command tells what it does and what came of it."""
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object and nothing else")
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors; see the exit status")
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
@@ -77,20 +84,30 @@ def positive(text: str) -> int:
 
 
 def make_config(arguments: argparse.Namespace, **defaults: Any) -> AdvrBDConfig:
-    """The configuration: a file or a preset, then ``defaults``, then what the command line says.
+    """The configuration: a preset, then ``defaults``, then the file of ``--config``, then the command line.
 
     Raises:
         AdvrBDError: an unknown key, or a value out of its range; the line names the key.
     """
     from advrbd_plugin.defense.config import AdvrBDConfig
 
-    if arguments.config is not None:
-        config, defaults = AdvrBDConfig.from_yaml(arguments.config), {}
-    else:
-        config = AdvrBDConfig.preset(arguments.preset or PRESETS[0])
+    config = AdvrBDConfig.preset(arguments.preset or PRESETS[0])
+    config = with_file_settings(config.replace(**defaults), arguments)
     given = {"epochs": arguments.epochs, "seed": arguments.seed}
-    changes = defaults | {key: value for key, value in given.items() if value is not None} | dict(arguments.settings)
+    changes = {key: value for key, value in given.items() if value is not None} | dict(arguments.settings)
     return config.replace(**changes) if changes else config
+
+
+def with_file_settings(config: SettingsT, arguments: argparse.Namespace) -> SettingsT:
+    """``config`` with the settings in the file of ``--config``.
+
+    Raises:
+        AdvrBDError: an unknown key, or a value out of its range; the line names the file and the key.
+    """
+    try:
+        return config.replace(**arguments.file_settings)
+    except AdvrBDError as error:
+        raise AdvrBDError(f"{arguments.config}: {error}") from error
 
 
 def fit_patch(
@@ -101,7 +118,8 @@ def fit_patch(
     Half the image's side, as the presets' patch is of 32x32 images. A patch that the user asked for stays.
     """
     side = min(image_size)
-    if config.patch_size <= side or arguments.config is not None or "patch_size" in dict(arguments.settings):
+    asked_for = {**arguments.file_settings, **dict(arguments.settings)}
+    if config.patch_size <= side or "patch_size" in asked_for:
         return config, []
     fitting = max(1, side // 2)
     note = f"The images are smaller than the patch of {config.patch_size} pixels; it is {fitting} (--set patch_size=N)."

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
+
+from advrbd_plugin.cli import messages
 
 if TYPE_CHECKING:
     from typing import Self
@@ -95,13 +98,18 @@ class _Display:
 
 
 class PlainProgress(_Display):
-    """A line when a stage starts, when it ends, and every 15 seconds between: for logs and pipes."""
+    """A line when a stage starts, when it ends, and every 15 seconds between: for logs and pipes.
+
+    Args:
+        stream: where the lines go; by default they are records of the logger ``advrbd_plugin``.
+        now: a clock, in seconds.
+    """
 
     def __init__(self, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> None:
         from rich.progress import Progress
 
         super().__init__(Progress(get_time=now, speed_estimate_period=_SPEED_PERIOD, disable=True))
-        self._stream, self._now = stream or sys.stderr, now
+        self._stream, self._now = stream, now
         self._last_line = now()
 
     def start(self, stage: str) -> None:
@@ -125,7 +133,10 @@ class PlainProgress(_Display):
 
     def note(self, text: str) -> None:
         """A sentence between the progress lines."""
-        print(f"advrbd: {text}", file=self._stream, flush=True)
+        if self._stream is None:
+            messages.LOGGER.info("%s", text)
+        else:
+            print(f"advrbd: {text}", file=self._stream, flush=True)
 
     def _rest(self) -> str:
         run = self.run_task
@@ -155,12 +166,15 @@ class BarProgress(_Display):
             speed_estimate_period=_SPEED_PERIOD,
         )
         super().__init__(bars)
+        self._shown = ExitStack()
 
     def __enter__(self) -> Self:
         self._bars.start()
+        self._shown.enter_context(messages.above_bars(self.note))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._shown.close()
         self._bars.stop()
 
     def finish(self) -> None:
@@ -175,8 +189,8 @@ class BarProgress(_Display):
 
 
 def make_progress() -> BarProgress | PlainProgress:
-    """Bars where a person watches, lines where a file or a pipe does."""
-    return BarProgress() if sys.stderr.isatty() else PlainProgress()
+    """Bars where a person watches, lines where a file or a pipe does, nothing where the command is to be quiet."""
+    return BarProgress() if sys.stderr.isatty() and not messages.is_quiet() else PlainProgress()
 
 
 def clock_time(seconds: float) -> str:

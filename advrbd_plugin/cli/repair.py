@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advrbd_plugin.cli.defend import FINISHED_BEFORE, print_rows, reading, tell_about_reading
+from advrbd_plugin.cli import option_file
+from advrbd_plugin.cli.defend import FINISHED_BEFORE, reading, show_summary, tell_about_reading
 from advrbd_plugin.cli.evaluate import load_for_model, model_folder
-from advrbd_plugin.cli.options import PRESETS, add_device_option, add_output_options, check_device, positive, setting
+from advrbd_plugin.cli.options import (
+    PRESETS,
+    add_device_option,
+    add_output_options,
+    add_telling_options,
+    check_device,
+    positive,
+    setting,
+    with_file_settings,
+)
 from advrbd_plugin.errors import AdvrBDError
 
 if TYPE_CHECKING:
@@ -39,9 +49,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=positive,
         help="use so many clean samples (default: all of --data, a fifth of --clean-from-poisoned)",
     )
-    configuration = parser.add_mutually_exclusive_group()
-    configuration.add_argument("--preset", choices=PRESETS, help="a built-in configuration (default: robust)")
-    configuration.add_argument("--config", metavar="YAML", help="a file with the keys of configs/ulrl-*.yaml")
+    parser.add_argument("--preset", choices=PRESETS, help="a built-in configuration (default: robust)")
     parser.add_argument("--seed", type=int, help="same seed, same result (default: the configuration's)")
     parser.add_argument(
         "--set",
@@ -53,16 +61,18 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="override any configuration key; may be given several times",
     )
     add_device_option(parser)
+    add_telling_options(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read model and samples, repair the model, write the results and print a summary."""
     from advrbd_plugin.cli.progress import make_progress
+    from advrbd_plugin.nn.model_file import MODEL_WEIGHTS
     from advrbd_plugin.report import OutputFolder, load_model
     from advrbd_plugin.report.identity import RunIdentity, contents_of
-    from advrbd_plugin.report.model_file import MODEL_WEIGHTS
     from advrbd_plugin.report.repair_page import RepairRecord, repair_files, summarise_repair
+    from advrbd_plugin.report.text import file_bytes
     from advrbd_plugin.ulrl import ULRL, clean_from_poisoned
 
     config = _make_config(arguments)
@@ -73,7 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     _refuse_models_folder(arguments.out, source)
     out = OutputFolder(arguments.out, data=data, overwrite=arguments.overwrite)
     with out, make_progress() as progress:
-        model, description = load_model(source)
+        found = load_model(source)
+        model, description = found.network, found.description
         loaded = load_for_model(
             data,
             "train",
@@ -104,19 +115,17 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.model, data, from_poisoned, clean_set, result, description, loaded.left_out, notes
             )
             summary = summarise_repair(record)
-            files = repair_files(record, summary)
+            used = option_file.effective(arguments, config.to_mapping())
+            files = {**repair_files(record, summary), "config.yaml": file_bytes(used)}
             summary = out.write_files({MODEL_WEIGHTS: result.model}, description, result.curves, files, summary)
-    _print_summary(summary, arguments.out)
+    show_summary(arguments, summary, _summary_rows, "ULRL")
     return 0
 
 
 def _make_config(arguments: argparse.Namespace) -> ULRLConfig:
     from advrbd_plugin.ulrl import ULRLConfig
 
-    if arguments.config is not None:
-        config = ULRLConfig.from_yaml(arguments.config)
-    else:
-        config = ULRLConfig.preset(arguments.preset or PRESETS[0])
+    config = with_file_settings(ULRLConfig.preset(arguments.preset or PRESETS[0]), arguments)
     seed = {} if arguments.seed is None else {"seed": arguments.seed}
     return config.replace(**(seed | dict(arguments.settings)))
 
@@ -126,12 +135,11 @@ def _refuse_models_folder(out: str, model: Path) -> None:
         raise AdvrBDError(f"--out {out} is the folder of MODEL, which would be replaced: give a new or empty folder")
 
 
-def _print_summary(summary: Mapping[str, Any], out: str) -> None:
-    rows = (
+def _summary_rows(summary: Mapping[str, Any], out: str) -> Iterable[tuple[str, str]]:
+    return (
         ("clean samples", f"{summary['clean_samples']:,}"),
         ("verdict", summary["verdict"]),
         ("suspected target classes", ", ".join(summary["suspected_classes"]) or "none"),
         ("suspicious neurons", f"{summary['suspicious_neurons']:,}"),
         ("results", f"{out} (open report.html)"),
     )
-    print_rows("ULRL", rows)

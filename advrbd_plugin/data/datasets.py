@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from advrbd_plugin.data.cifar import CIFAR10, CIFAR10_NAMES, CIFAR100, load_cifar
+from advrbd_plugin.data.fitting import DEFAULT_FIT
 from advrbd_plugin.data.folder import class_folders, is_picture, load_folder
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.listings import GTSRB_CLASSES, LISTINGS, TINY_IMAGENET, gtsrb_names, imagenette_names
@@ -103,8 +104,9 @@ def load_dataset(
             f"{name} is not in {root}: put there {DATASETS[name].layout}, or image folders (or zips) train and test"
         )
     size = image_size or DATASETS[name].image_size
-    train = found.load("train", samples=samples, seed=seed, image_size=size)
-    return train, found.load("test", image_size=size, class_names=train.image_set.class_names)
+    # Squeezed, as BackdoorBench and the papers resize.
+    train = found.load("train", samples=samples, seed=seed, image_size=size, fit="squeeze")
+    return train, found.load("test", image_size=size, fit="squeeze", class_names=train.image_set.class_names)
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,7 @@ def _load_original(
     samples: int | None = None,
     seed: int = 0,
     image_size: tuple[int, int] | None = None,
+    fit: str = DEFAULT_FIT,
     class_names: tuple[str, ...] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LoadedImages:
@@ -256,6 +259,7 @@ def _load_original(
             source,
             replace(_with_classes(own, class_names, home), notes=notes + own.notes),
             image_size=image_size,
+            fit=fit,
             samples=samples,
             seed=seed,
             on_progress=on_progress,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from advrbd_plugin import limits
+from advrbd_plugin.data.fitting import DEFAULT_FIT, filled_up, placement
 from advrbd_plugin.data.quiet import quiet_pillow
 from advrbd_plugin.errors import is_out_of_memory, out_of_memory
 
@@ -120,8 +121,10 @@ def memory_needed(content: bytes) -> int:
         return (16 if deep else 12) * image.width * image.height + 2**20
 
 
-def decode(content: bytes, image_size: tuple[int, int]) -> DecodedImage:
-    """Decode, turn upright by EXIF, convert to RGB and resize to (height, width) ``image_size``.
+def decode(content: bytes, image_size: tuple[int, int], fit: str = DEFAULT_FIT) -> DecodedImage:
+    """Decode, turn upright by EXIF, convert to RGB and bring to (height, width) ``image_size``.
+
+    ``fit`` is one of :data:`advrbd_plugin.data.fitting.FITS`.
 
     Transparency is dropped and grey is repeated, as torchvision's loader does. Pictures of 16 and 32 bits keep their
     values (see :class:`DecodedImage`). EXIF that is damaged is passed over: the picture is read as it lies.
@@ -140,14 +143,16 @@ def decode(content: bytes, image_size: tuple[int, int]) -> DecodedImage:
         image.load()  # before its EXIF is looked at: Pillow tells of damage to the pixels once only
         orientation = _orientation(image, content)
         if deep is not None or image.mode.startswith("I"):
-            pixels, depth = _decode_deep(image, _low_bytes(content, deep), orientation, image_size)
+            pixels, depth = _decode_deep(image, _low_bytes(content, deep), orientation, image_size, fit)
             return DecodedImage(pixels, mode, full_size, depth)
         if image.mode == "F":
             raise UnreadableImage("floating-point pixels have no fixed range")
         rgb = _upright(image, orientation).convert("RGB")
         if rgb.size != (width, height):
-            rgb = rgb.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-        return DecodedImage(np.asarray(rgb, dtype=np.uint8), mode, full_size)
+            place = placement((rgb.height, rgb.width), image_size, fit)
+            size = (place.size[1], place.size[0])
+            rgb = rgb.resize(size, Image.Resampling.BILINEAR, box=place.box, reducing_gap=3.0)
+        return DecodedImage(filled_up(np.asarray(rgb, dtype=np.uint8), image_size), mode, full_size)
 
 
 def to_8_bits(pixels: np.ndarray, low: int, high: int) -> np.ndarray:
@@ -302,7 +307,7 @@ def _with_raw_mode(tile: Any, raw_mode: str) -> Any:
 
 
 def _decode_deep(
-    image: Image.Image, low_bytes: Image.Image | None, orientation: int, image_size: tuple[int, int]
+    image: Image.Image, low_bytes: Image.Image | None, orientation: int, image_size: tuple[int, int], fit: str
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """A picture of 16 or 32 bits a value at another size, in its own scale, and its lowest and highest value.
 
@@ -314,8 +319,10 @@ def _decode_deep(
     grey = low_bytes is not None and low_bytes.info["grey"]
     upright = _upright(image, orientation)
     lower = None if low_bytes is None else _upright(low_bytes, orientation)
-    height, width = image_size
-    across, down = (max(1, int(side / wanted / 3)) for side, wanted in zip(upright.size, (width, height), strict=True))
+    place = placement((upright.height, upright.width), image_size, fit)
+    left, top_edge, right, bottom = place.box
+    down = max(1, int((bottom - top_edge) / place.size[0] / 3))
+    across = max(1, int((right - left) / place.size[1] / 3))
     bands, lowest, highest = [], [], []
     rows = max(1, _BAND // upright.width // down) * down
     for top in range(0, upright.height, rows):
@@ -325,11 +332,12 @@ def _decode_deep(
         bands.append(_reduced(values, across, down))
     reduced = np.concatenate(bands)
     channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(reduced, 2, 0)]
-    if channels[0].size != (width, height):
-        box = (0, 0, upright.width / across, upright.height / down)  # the last block may be smaller than the others
-        channels = [each.resize((width, height), Image.Resampling.BILINEAR, box=box) for each in channels]
+    if upright.size != (image_size[1], image_size[0]):
+        box = (left / across, top_edge / down, right / across, bottom / down)  # the last block may be a smaller one
+        size = (place.size[1], place.size[0])
+        channels = [each.resize(size, Image.Resampling.BILINEAR, box=box) for each in channels]
     pixels = np.stack([np.asarray(each, dtype=np.float32) for each in channels], axis=2)
-    return pixels, (min(lowest), max(highest))
+    return filled_up(pixels, image_size), (min(lowest), max(highest))
 
 
 def _deep_band(

@@ -1,4 +1,4 @@
-"""An ImageFolder (one sub-folder a class), as a directory or a zip of one, to an :class:`ImageSet`."""
+"""An ImageFolder (one sub-folder a class), as a directory or a zip or tar of one, to an :class:`ImageSet`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from advrbd_plugin.data.decoding import EXTENSIONS
+from advrbd_plugin.data.fitting import DEFAULT_FIT
 from advrbd_plugin.data.listings import imagenette_names
 from advrbd_plugin.data.reading import Listing, LoadedImages, path_ids, read_listing
 from advrbd_plugin.data.sources import Source, open_source
@@ -29,6 +30,7 @@ def load_folder(
     path: str | os.PathLike[str],
     *,
     image_size: tuple[int, int] | None = None,
+    fit: str = DEFAULT_FIT,
     class_names: Sequence[str] | None = None,
     samples: int | None = None,
     seed: int = 0,
@@ -40,8 +42,11 @@ def load_folder(
     every other picture's random draws (subset, patch positions, poison) as they were.
 
     Args:
-        path: a directory or a zip. Wrapping folders around the class folders (``train/cat/1.png``) are looked through.
+        path: a directory, a zip or a tar. Wrapping folders around the class folders (``train/cat/1.png``) are looked
+            through.
         image_size: (height, width) for all. By default the most common size, or a 64x64 square if that is larger.
+        fit: how pictures of another shape come to it: ``pad``, ``crop`` or ``squeeze``
+            (:data:`advrbd_plugin.data.fitting.FITS`).
         class_names: the classes of a model that is to be judged; folders are matched by name (Imagenette's also by
             their WordNet ids), some may be missing.
         samples: how many images to take, each class in proportion, drawn by (seed, sample id); all if there are fewer.
@@ -56,6 +61,7 @@ def load_folder(
             source,
             _list_classes(source, class_names),
             image_size=image_size,
+            fit=fit,
             samples=samples,
             seed=seed,
             on_progress=on_progress,

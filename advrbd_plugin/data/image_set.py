@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,8 +39,11 @@ class ImageSet:
     paths: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.sample_ids is None:
+        if self.sample_ids is None and isinstance(self.images, Tensor) and self.images.ndim:
             object.__setattr__(self, "sample_ids", torch.arange(len(self.images)))
+        self._check_types()
+        if isinstance(self.class_names, (str, bytes)) or not isinstance(self.class_names, Iterable):
+            raise AdvrBDError(f"class_names must be names, one for each label, got {brief(self.class_names)}")
         object.__setattr__(self, "class_names", tuple(self.class_names))
         if self.paths is not None:
             object.__setattr__(self, "paths", tuple(self.paths))
@@ -47,6 +52,74 @@ class ImageSet:
         self._check_sample_ids()
         if self.paths is not None and len(self.paths) != len(self):
             raise AdvrBDError(f"paths must name all {len(self)} images, got {len(self.paths)}")
+
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike[str], **options: Any) -> ImageSet:
+        """The set in a folder with one sub-folder a class, or in a zip or tar of one.
+
+        Args:
+            path: the folder, zip or tar.
+            options: ``image_size``, ``fit``, ``samples`` and the others of
+                :func:`advrbd_plugin.data.folder.load_folder`, which also tells what could not be read.
+
+        Raises:
+            AdvrBDError: it cannot be read; one line says what to do.
+        """
+        from advrbd_plugin.data.folder import load_folder
+
+        return load_folder(path, **options).image_set
+
+    @classmethod
+    def from_numpy(
+        cls,
+        images: Any,
+        labels: Any,
+        class_names: Sequence[str] | None = None,
+        *,
+        image_size: tuple[int, int] | None = None,
+        fit: str = "pad",
+    ) -> ImageSet:
+        """The set of an array of pictures with their labels.
+
+        Args:
+            images: an array or tensor of shape (N, H, W), (N, H, W, 1 or 3) or (N, 1 or 3, H, W): uint8, other whole
+                numbers in [0, 255], or fractions in [0, 1].
+            labels: (N,) whole numbers, not negative, or names.
+            class_names: of the labels 0, 1, ...; by default the numbers themselves.
+            image_size: (height, width) to bring the pictures to; by default they stay as they are.
+            fit: how, where that has another shape: ``pad``, ``crop`` or ``squeeze``.
+
+        Raises:
+            AdvrBDError: a wrong shape, type or value; the line names it.
+        """
+        from advrbd_plugin.data.arrays import from_arrays
+
+        return from_arrays(images, labels, class_names, image_size=image_size, fit=fit)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        class_names: Sequence[str] | None = None,
+        *,
+        image_size: tuple[int, int] | None = None,
+        fit: str = "pad",
+    ) -> ImageSet:
+        """The set of any PyTorch data set of (picture, label), or a list of such pairs; ids are the places in it.
+
+        Args:
+            dataset: pictures of PIL, or arrays or tensors as :meth:`from_numpy` takes (one picture each), of any sizes;
+                without normalisation and random augmentation.
+            class_names: of the labels 0, 1, ...; by default the data set's ``classes``, else the numbers themselves.
+            image_size: (height, width) of all; by default the most common size, or a 64x64 square if that is larger.
+            fit: how pictures of another shape come to it: ``pad``, ``crop`` or ``squeeze``.
+
+        Raises:
+            AdvrBDError: an item is no such pair, or a value is out of range; the line names the item.
+        """
+        from advrbd_plugin.data.wrapped import load_dataset_object
+
+        return load_dataset_object(dataset, names=class_names, image_size=image_size, fit=fit).image_set
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -92,6 +165,14 @@ class ImageSet:
         """The same images in the order of their ids, for results that do not depend on the order they came in."""
         return self.subset(torch.argsort(self.sample_ids))
 
+    def _check_types(self) -> None:
+        wanted = "torch tensors: images (N, 1 or 3, H, W) uint8 and labels (N,) int64"
+        for name, value in (("images", self.images), ("labels", self.labels), ("sample_ids", self.sample_ids)):
+            if not isinstance(value, Tensor):
+                raise AdvrBDError(
+                    f"{name} must be a tensor, got {brief(value)}: ImageSet takes {wanted}; {_way_to_make(value)}"
+                )
+
     def _check_images(self) -> None:
         images = self.images
         tensors = {"images": images, "labels": self.labels, "sample_ids": self.sample_ids}
@@ -99,12 +180,18 @@ class ImageSet:
             if tensor.device.type != "cpu":
                 raise AdvrBDError(f"{name} must be on the CPU, got {tensor.device}: batches go to the model's device")
         if images.dtype != torch.uint8:
-            raise AdvrBDError(f"images must be torch.uint8, got {images.dtype}")
+            raise AdvrBDError(
+                f"images must be torch.uint8, got {images.dtype}: ImageSet.from_numpy(images, labels) also takes "
+                "fractions in [0, 1]"
+            )
         if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
             raise AdvrBDError(f"images must have shape (N, 1 or 3, H, W), got {tuple(images.shape)}")
 
     def _check_labels(self) -> None:
         labels = self.labels
+        not_names = next((name for name in self.class_names if not isinstance(name, str)), None)
+        if not_names is not None:
+            raise AdvrBDError(f"class_names must be texts, got {brief(not_names)}")
         if labels.dtype != torch.int64 or labels.shape != (len(self),):
             raise AdvrBDError(
                 f"labels must be int64 of shape ({len(self)},), got {labels.dtype} of shape {tuple(labels.shape)}"
@@ -130,3 +217,20 @@ class ImageSet:
             raise AdvrBDError(f"sample_ids must not be negative, got {int(sample_ids.min())}")
         if len(sample_ids.unique()) != len(self):
             raise AdvrBDError(f"sample_ids must be distinct, got {len(sample_ids.unique())} for {len(self)} images")
+
+
+def require_image_set(value: object) -> None:
+    """Raise AdvrBDError, with the way to make one of it, unless ``value`` is an :class:`ImageSet`."""
+    if not isinstance(value, ImageSet):
+        raise AdvrBDError(f"the training set must be an ImageSet, got {brief(value)}: {_way_to_make(value)}")
+
+
+def _way_to_make(value: object) -> str:
+    """Which classmethod makes a set of such a thing."""
+    if isinstance(value, (str, bytes, os.PathLike)):
+        return "ImageSet.from_folder(PATH) makes one from a folder, zip or tar"
+    if hasattr(value, "__array__") or isinstance(value, (Tensor, list)):
+        return "ImageSet.from_numpy(images, labels) makes one from arrays"
+    if hasattr(value, "dataset"):
+        return "ImageSet.from_dataset(loader.dataset) makes one from a loader's data set"
+    return "ImageSet.from_dataset(DATASET) makes one from a data set of (picture, label)"

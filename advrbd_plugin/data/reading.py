@@ -30,6 +30,7 @@ from advrbd_plugin.data.decoding import (
     read_size,
     to_8_bits,
 )
+from advrbd_plugin.data.fitting import DEFAULT_FIT, check_fit, placement
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import check_samples, draw, draw_stratified
 from advrbd_plugin.data.sources import Source
@@ -85,6 +86,7 @@ def read_listing(
     listing: Listing,
     *,
     image_size: tuple[int, int] | None = None,
+    fit: str = DEFAULT_FIT,
     samples: int | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -94,6 +96,7 @@ def read_listing(
 
     Args:
         image_size: (height, width) for all. By default the most common size, or a 64x64 square if that is larger.
+        fit: how pictures of another shape come to it, one of :data:`advrbd_plugin.data.fitting.FITS`.
         samples: how many images to take, each class in proportion, drawn by (seed, sample id); all if there are fewer.
         seed: for that draw.
         on_progress: called with (files done, files in all).
@@ -102,6 +105,7 @@ def read_listing(
     Raises:
         AdvrBDError: a wrong size, too few samples, nothing readable, or a class with no readable image.
     """
+    check_fit(fit)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # a word on each odd file would drown all else
         if samples is not None:
@@ -110,7 +114,7 @@ def read_listing(
         gate = _Gate()
         with _threads() as pool:
             size, notes = _choose_size(source, listing, image_size, pool, gate)
-            images, kept, left_out, seen = _decode_all(source, listing, size, pool, gate, report)
+            images, kept, left_out, seen = _decode_all(source, listing, size, fit, pool, gate, report)
     _check_readable(source, listing, kept, left_out, must_be_complete=must_be_complete)
     image_set = ImageSet(
         images=images,
@@ -119,7 +123,7 @@ def read_listing(
         sample_ids=listing.sample_ids[kept],
         paths=tuple(listing.paths[index] for index in kept.tolist()),
     )
-    all_notes = (*listing.notes, *source.notes, *notes, *_describe(seen, size))
+    all_notes = (*listing.notes, *source.notes, *notes, *_describe(seen, size, fit))
     return LoadedImages(image_set, tuple(left_out), all_notes)
 
 
@@ -190,6 +194,14 @@ def _choose_size(
     for size in pool.map(lambda index: _size_or_none(source, gate, listing.paths[index]), looked_at.tolist()):
         if size is not None:
             sizes[size] += 1
+    return common_size(sizes)
+
+
+def common_size(sizes: Counter[tuple[int, int]]) -> tuple[tuple[int, int], list[str]]:
+    """The size for pictures of these (height, width), and a sentence if it is not simply theirs.
+
+    The most common one, or a 64x64 square if that is larger.
+    """
     if not sizes:
         return (LARGEST_DEFAULT_SIDE, LARGEST_DEFAULT_SIDE), []
     height, width = min(sizes, key=lambda size: (-sizes[size], size))
@@ -220,6 +232,7 @@ def _decode_all(
     source: Source,
     listing: Listing,
     size: tuple[int, int],
+    fit: str,
     pool: ThreadPoolExecutor,
     gate: _Gate,
     report: Callable[[int, int], None],
@@ -231,7 +244,7 @@ def _decode_all(
     left_out: list[tuple[str, str]] = []
     seen: list[DecodedImage] = []
     deep: dict[int, DecodedImage] = {}
-    tasks = _in_order(pool, lambda path: _decode_or_reason(source, gate, path, size), listing.paths)
+    tasks = _in_order(pool, lambda path: _decode_or_reason(source, gate, path, size, fit), listing.paths)
     for index, outcome in enumerate(tasks):
         if isinstance(outcome, str):
             left_out.append((listing.paths[index], outcome))
@@ -262,7 +275,7 @@ def deep_range(seen: Sequence[DecodedImage]) -> tuple[int, int]:
     return min(low for low, _ in depths), max(high for _, high in depths)
 
 
-def _decode_or_reason(source: Source, gate: _Gate, path: str, size: tuple[int, int]) -> DecodedImage | str:
+def _decode_or_reason(source: Source, gate: _Gate, path: str, size: tuple[int, int], fit: str) -> DecodedImage | str:
     try:
         size_in_file = source.size(path)
         if size_in_file > _LARGE_FILE and not may_be_picture(source.head(path)):
@@ -270,7 +283,7 @@ def _decode_or_reason(source: Source, gate: _Gate, path: str, size: tuple[int, i
         with gate.hold_file(size_in_file):
             content = source.read(path)
             with gate.hold_picture(memory_needed(content)):
-                return decode(content, size)
+                return decode(content, size, fit)
     except Exception as error:  # damage inside an archive: zlib.error, BadZipFile and their like
         if is_out_of_memory(error):
             raise out_of_memory("reading pictures", "give fewer or smaller images, or end other programs") from error
@@ -344,12 +357,28 @@ def _check_readable(
         raise AdvrBDError(f"{source.root} holds a class with no readable image: {name!r}")
 
 
-def _describe(seen: list[DecodedImage], size: tuple[int, int]) -> list[str]:
-    """One sentence on sizes and one on modes, where anything was changed."""
+_FITTED = {
+    "pad": "keep their shape and are filled up with their mirror image",
+    "crop": "keep their shape and lose their edges",
+    "squeeze": "are stretched",
+}
+
+
+def describe_sizes(sizes: Sequence[tuple[int, int]], size: tuple[int, int], fit: str) -> list[str]:
+    """Sentences on pictures of other (height, width) than the set's ``size``."""
     notes = []
-    others = sum(image.size != size for image in seen)
+    others = sum(each != size for each in sizes)
     if others:
-        notes.append(f"{others} of {len(seen)} images were resized to {size[0]}x{size[1]} pixels.")
+        notes.append(f"{others} of {len(sizes)} images were resized to {size[0]}x{size[1]} pixels.")
+    shapes = sum(placement(each, size, "pad").size != size for each in sizes)
+    if shapes:
+        notes.append(f"{shapes} of {len(sizes)} images have another shape; they {_FITTED[fit]} (--fit changes that).")
+    return notes
+
+
+def _describe(seen: list[DecodedImage], size: tuple[int, int], fit: str) -> list[str]:
+    """One sentence on sizes and one on modes, where anything was changed."""
+    notes = describe_sizes([image.size for image in seen], size, fit)
     deep = sum(image.depth is not None for image in seen)
     if deep:
         low, high = deep_range(seen)

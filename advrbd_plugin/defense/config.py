@@ -93,11 +93,14 @@ class DetectionConfig(StageConfig):
     """Which classes are targets of an attack.
 
     Attributes:
-        detection_gain: a class is suspected where two Gaussians explain its samples better than one by this much (BIC
-            per sample, in nats times two) and 30 in all, which few samples can reach by chance.
+        detection_gain: the clusters of a class stand apart where two Gaussians explain its samples better than one by
+            this much (BIC per sample, in nats times two) and 30 in all, which few samples can reach by chance.
+        strong_separation: a class of which nothing acts in other pictures is put to the confirmation where its clusters
+            are this far apart, in standard deviations. Kinds of innocent content are nearer.
     """
 
     detection_gain: float = between(0.0, 100.0, 0.15)
+    strong_separation: float = between(0.0, 1000.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -142,19 +145,34 @@ class IdentificationConfig(StageConfig):
 
 
 @dataclass(frozen=True)
+class ConfirmationConfig(TrainingConfig):
+    """Attributes:
+    confirmation_share: epochs of the training that confirms a class whose clusters stand apart, as a share of
+        ``epochs``.
+    """
+
+    confirmation_share: float = between(0.01, 1.0, 0.4)
+
+    @property
+    def confirming_epochs(self) -> int:
+        """Of a training of ``epochs``."""
+        return max(1, round(self.confirmation_share * self.epochs))
+
+
+@dataclass(frozen=True)
 class RetrainingConfig(TrainingConfig):
     """Attributes:
-    strong_evidence: a class suspected with a lower gain than this is examined once more, by a retrained model.
+    examinations: how often a clean model is examined like the first one, and trained again without what was found.
     relearn_epochs, relearn_learning_rate: training on everything after relabelling; 0 epochs leaves it out.
     """
 
-    strong_evidence: float = between(0.0, 100.0, 1.0)
+    examinations: int = between(0, 10, 2)
     relearn_epochs: int = between(0, 10_000, 6)
     relearn_learning_rate: float = between(1e-8, 100.0, 0.05)
 
 
 @dataclass(frozen=True)
-class AdvrBDConfig(PaperConfig, RetrainingConfig, IdentificationConfig, DetectionConfig):
+class AdvrBDConfig(PaperConfig, RetrainingConfig, ConfirmationConfig, IdentificationConfig, DetectionConfig):
     """The settings of one run; the defaults are the preset ``robust``. docs/choices.md gives the reason of each.
 
     Attributes:
@@ -164,8 +182,8 @@ class AdvrBDConfig(PaperConfig, RetrainingConfig, IdentificationConfig, Detectio
             ``unlearn`` is Algorithm 2; ``none`` leaves it out.
 
     The attributes of the stages are documented there: :class:`TrainingConfig`, :class:`ScoringConfig`,
-    :class:`DetectionConfig`, :class:`EnhancementConfig`, :class:`PaperConfig`, :class:`IdentificationConfig` and
-    :class:`RetrainingConfig`.
+    :class:`DetectionConfig`, :class:`ConfirmationConfig`, :class:`EnhancementConfig`, :class:`PaperConfig`,
+    :class:`IdentificationConfig` and :class:`RetrainingConfig`.
     """
 
     detect_targets: bool = True
@@ -175,7 +193,6 @@ class AdvrBDConfig(PaperConfig, RetrainingConfig, IdentificationConfig, Detectio
     renamed: ClassVar[Mapping[str, str]] = {
         "accuse_labels": "detect_targets",
         "accusation_gain": "detection_gain",
-        "conviction_gain": "strong_evidence",
         "doubt": "abstain_threshold",
     }
 

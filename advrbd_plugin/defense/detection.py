@@ -1,15 +1,15 @@
-"""Which classes are targets of an attack, and which of their samples carry the trigger. (Ours: the paper judges all
-samples at once.)
+"""Which classes are targets of an attack, and which of their samples carry the trigger. (Ours.)
 
-The consistency ranks name a few likely clean and a few likely poisoned samples of each class. A linear discriminant of
-the backdoored model's features is fitted to those, then to its own projection, and so reaches the other samples. In a
-target class it finds two separate clusters; in a class that is simply easy, one cluster cut in the middle. The patch
-size whose ranks begin best differs from attack to attack, so each size begins a split, and the best split counts.
+Two witnesses. The transplants (:mod:`.transplant_detection`) ask whether what a cluster's pictures have in common acts
+in other pictures; they decide by themselves. The discriminant's split (:mod:`.splits`) finds clusters that stand apart,
+also where a trigger leaves nothing that can be transplanted. Innocent classes of two kinds of content fall apart, too,
+but less far. So a class without transplants is suspected only where its clusters stand far apart and
+:mod:`.confirmation` has shown that the suspicious one belongs elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,78 +17,38 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.defense.clusters import Shares, Split, discriminate, held_out_gain, sharpen, swapped, whiten
 from advrbd_plugin.defense.config import DetectionConfig
+from advrbd_plugin.defense.findings import ClassFinding
 from advrbd_plugin.defense.scoring import Scores
+from advrbd_plugin.defense.splits import ClassSplits, LabelEvidence, split_classes
+from advrbd_plugin.defense.transplant_detection import TransplantDetection, detect_by_transplant, is_trained_enough
 from advrbd_plugin.nn.features import layered_features
-from advrbd_plugin.nn.inference import runner_up_classes
 
-_MIN_SAMPLES = 40
-_SHARES = Shares(first=(0.30, 0.15), later=(0.40, 0.20))
-# For poison that is a small part of its class. The outermost samples of any class stand a little apart, so this asks
-# for more: twice the gain, and a small cluster (tails of clean classes make a quarter and more).
-_SMALL_SHARES = Shares(first=(0.30, 0.05), later=(0.50, 0.07))
-_SMALL_GAIN = 2.0
-_SMALL = 0.2
-# Where the runner-up classes of the cluster that is not suspicious have this much more entropy (nats), the two clusters
-# were swapped. Poison that comes from one class has less entropy than the rest, but not by so much.
-_SWAPPED_ENTROPY_GAP = 0.7
-# A cluster to which the model itself gives another label than to the rest is wrongly labelled, if it stands apart at
-# all: it needs a tenth of the gain. Clusters of clean classes that the model hardly knows do not stand apart.
-_MOSTLY_NOT_PREDICTED = 0.5
-_NOT_PREDICTED_GAIN = 0.1
-# Two Gaussians explain a class's samples better by chance, too: by so much in all (difference of BIC), many or few.
-_CHANCE = 30.0
-
-
-@dataclass(frozen=True)
-class LabelEvidence:
-    """What speaks for an attack on one class.
-
-    Attributes:
-        label: the class.
-        samples: how many samples carry its label.
-        gain: how much better two Gaussians explain them than one (difference of BIC per sample), along directions
-            fitted to other samples of the class.
-        separation: distance of the two means in standard deviations (root mean square of the two).
-        share: weight of the suspicious Gaussian.
-        predicted_share: share of the suspicious cluster that the model predicts as the class.
-        predicted_share_of_rest: the same of the other cluster.
-        entropy_gap: entropy (nats) of the model's runner-up classes in the suspicious cluster less that in the other.
-            Samples that a trigger brings to a class come from many classes.
-        suspected: whether the class is taken for a target.
-        rejected: whether it was suspected at first, and a model retrained without its poisoned samples did not confirm
-            it.
-    """
-
-    label: int
-    samples: int
-    gain: float
-    separation: float
-    share: float
-    predicted_share: float = 1.0
-    predicted_share_of_rest: float = 1.0
-    entropy_gap: float = 0.0
-    suspected: bool = False
-    rejected: bool = False
-
-    def to_row(self) -> dict[str, float]:
-        """Numbers alone, for tables and curves."""
-        return {name: int(value) if isinstance(value, bool) else value for name, value in asdict(self).items()}
+CANDIDATE_WORK = 400
+"""What a candidate costs, in pictures looked at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detection:
     """Attributes:
-    poison_probability: (N,) float32 in [0, 1]: probability of belonging to the suspicious cluster of a suspected class;
-        0 for every sample of the other classes.
-    projection: (N,) float32: the discriminant, higher is more suspicious; comparable within a class only.
+    poison_probability: (N,) float32 in [0, 1]: probability of carrying the trigger of a suspected class, or of
+        belonging to the suspicious cluster of an unconfirmed one; 0 for every sample of the other classes.
+    projection: (N,) float32: higher is more suspicious; comparable within a class only.
     evidence: one entry for each class; none where classes were not examined.
+    findings: the same, in words.
+    fit: share of the samples that the model gives their labels.
+    trained_enough: whether that is far enough from chance for a verdict; if not, nothing is suspected.
+    unconfirmed_classes: those whose clusters stand far apart although nothing of theirs acts in other pictures; they
+        are to be settled by :mod:`.confirmation`.
     """
 
     poison_probability: Tensor
     projection: Tensor
     evidence: tuple[LabelEvidence, ...]
+    findings: tuple[ClassFinding, ...] = ()
+    fit: float = 1.0
+    trained_enough: bool = True
+    unconfirmed_classes: tuple[int, ...] = ()
 
     @classmethod
     def none(cls, count: int) -> Detection:
@@ -100,32 +60,64 @@ class Detection:
         """Classes taken for targets, in ascending order."""
         return tuple(each.label for each in self.evidence if each.suspected)
 
-    def weak_classes(self, strong_evidence: float) -> tuple[int, ...]:
-        """Suspected classes whose gain is below ``strong_evidence``."""
-        return tuple(each.label for each in self.evidence if each.suspected and each.gain < strong_evidence)
+    @property
+    def teachable(self) -> Detection:
+        """The same with those classes suspected alone whose trigger brings pictures to the class.
 
-    def weak_beside_strong(self, strong_evidence: float) -> tuple[int, ...]:
-        """The weak classes, if there is a strong one: what spreads from a strong trigger looks like a weak one."""
-        weak = self.weak_classes(strong_evidence)
-        return weak if len(weak) < len(self.suspected_classes) else ()
+        A trigger that merely drives pictures away (untargeted poison) says nothing of the label beside it.
+        """
+        untargeted = {each.label for each in self.findings if each.kind == "leaves"}
+        evidence = (replace(each, suspected=each.suspected and each.label not in untargeted) for each in self.evidence)
+        return replace(self, evidence=tuple(evidence))
 
-    def reject(self, classes: tuple[int, ...]) -> Detection:
-        """The same with ``classes`` no longer suspected."""
+    def of(self, indices: Tensor) -> Detection:
+        """The same of the samples at ``indices``."""
+        return replace(self, poison_probability=self.poison_probability[indices], projection=self.projection[indices])
+
+    def settle(self, labels: Tensor, findings: Mapping[int, ClassFinding]) -> Detection:
+        """The same with the classes of ``findings`` suspected or rejected, as their findings say.
+
+        Args:
+            labels: (N,) int64.
+            findings: class -> what was found in the end.
+        """
+        if not findings:
+            return self
+        rejected = [label for label, each in findings.items() if not each.suspected]
+        cleared = torch.isin(labels, torch.tensor(rejected, dtype=torch.int64))
         return replace(
             self,
+            poison_probability=self.poison_probability.masked_fill(cleared, 0.0),
             evidence=tuple(
-                replace(each, suspected=False, rejected=True) if each.label in classes else each
+                replace(each, suspected=findings[each.label].suspected, rejected=not findings[each.label].suspected)
+                if each.label in findings
+                else each
                 for each in self.evidence
             ),
+            findings=tuple(findings.get(each.label, each) for each in self.findings),
+            unconfirmed_classes=tuple(label for label in self.unconfirmed_classes if label not in findings),
         )
 
     def to_stored(self) -> tuple[dict[str, Tensor], Any]:
         tensors = {"poison_probability": self.poison_probability, "projection": self.projection}
-        return tensors, [asdict(each) for each in self.evidence]
+        return tensors, {
+            "evidence": [asdict(each) for each in self.evidence],
+            "findings": [each.to_json() for each in self.findings],
+            "fit": self.fit,
+            "trained_enough": self.trained_enough,
+            "unconfirmed_classes": list(self.unconfirmed_classes),
+        }
 
     @classmethod
     def from_stored(cls, tensors: dict[str, Tensor], rest: Any) -> Detection:
-        return cls(**tensors, evidence=tuple(LabelEvidence(**each) for each in rest))
+        return cls(
+            **tensors,
+            evidence=tuple(LabelEvidence(**each) for each in rest["evidence"]),
+            findings=tuple(ClassFinding.from_json(each) for each in rest["findings"]),
+            fit=rest["fit"],
+            trained_enough=rest["trained_enough"],
+            unconfirmed_classes=tuple(rest["unconfirmed_classes"]),
+        )
 
 
 Detector = Callable[[nn.Module, ImageSet, Scores, DetectionConfig, Callable[[int], None] | None], Detection]
@@ -139,14 +131,14 @@ def detect_targets(
     config: DetectionConfig,
     on_batch: Callable[[int], None] | None = None,
 ) -> Detection:
-    """Find the target classes by the model's features and the samples' consistency.
+    """Find the target classes by transplants, and the classes to be confirmed by the discriminant's splits.
 
     Args:
         model: takes images in pixel scale [0, 1].
-        samples: the whole training set, or all samples of some of its classes.
+        samples: the whole training set.
         scores: theirs.
         config: the settings.
-        on_batch: called with the size of each batch that is done.
+        on_batch: called with the size of each batch that is done, and with :data:`CANDIDATE_WORK` for each candidate.
 
     Raises:
         AdvrBDError: the model has no linear layer, or a logit is not finite.
@@ -154,94 +146,91 @@ def detect_targets(
     features, logits = layered_features(
         model, samples.images, mixed_precision=config.mixed_precision, on_batch=on_batch
     )
-    return detect(features, logits, samples.labels, scores.ranks, gain=config.detection_gain)
+    fit = float((logits.argmax(dim=1) == samples.labels).double().mean())
+    if not is_trained_enough(fit, samples.class_counts()):
+        return _untrained(samples, fit)
+    splits = split_classes(features, logits, samples.labels, scores.ranks, gain=config.detection_gain)
+    found = detect_by_transplant(
+        model,
+        samples,
+        features,
+        logits,
+        splits=splits.suspicious,
+        seed=config.seed,
+        mixed_precision=config.mixed_precision,
+        on_candidate=None if on_batch is None else lambda done, of: on_batch(CANDIDATE_WORK),
+    )
+    return combine(samples.labels, splits, found, fit, config.strong_separation)
 
 
-def detect(features: Tensor, logits: Tensor, labels: Tensor, consistency: Tensor, *, gain: float) -> Detection:
-    """Split each class's samples in two clusters and suspect the classes whose clusters are separate.
+def examine(
+    model: nn.Module,
+    samples: ImageSet,
+    *,
+    seed: int,
+    mixed_precision: bool = True,
+    on_batch: Callable[[int], None] | None = None,
+) -> Detection:
+    """Put a clean model to the transplants alone, without consistency scores.
 
     Args:
-        features: (N, num_features) float32, see :mod:`advrbd_plugin.nn.features`.
-        logits: (N, num_classes) float32, the model's own.
-        labels: (N,) int64.
-        consistency: (N,) or (K, N) float32, higher is more suspicious (:class:`advrbd_plugin.defense.scoring.Scores`).
-            Each of the K gives a candidate split, and the one that separates a class best counts.
-        gain: a class of many samples is suspected from this :attr:`LabelEvidence.gain` on; one of few needs more.
+        model: takes images in pixel scale [0, 1].
+        samples: what it was trained on, with those labels.
+        seed: of mixtures, recipients and donors.
+        on_batch: as for :func:`detect_targets`.
     """
-    consistency = consistency.reshape(-1, len(labels))
-    runner_up, predicted = runner_up_classes(logits, labels), logits.argmax(dim=1) == labels
-    poison_probability, projection = torch.zeros(len(labels)), torch.zeros(len(labels))
-    evidence = []
-    for label in range(logits.shape[1]):
-        members = (labels == label).nonzero().flatten()
-        if len(members) < _MIN_SAMPLES:
-            evidence.append(LabelEvidence(label, len(members), 0.0, 0.0, 0.0))
-            continue
-        samples = _Class(
-            label, whiten(features[members]), consistency[:, members], runner_up[members], predicted[members]
-        )
-        split, found = _judge(samples, gain)
-        projection[members] = split.projection
-        if found.suspected:
-            poison_probability[members] = split.probability
-        evidence.append(found)
-    return Detection(poison_probability, projection, tuple(evidence))
-
-
-@dataclass(frozen=True, eq=False)
-class _Class:
-    """The samples of one class."""
-
-    label: int
-    whitened: Tensor  # (N, dims) float64
-    consistency: Tensor  # (K, N) float32
-    runner_up: Tensor  # (N,) int64
-    predicted: Tensor  # (N,) bool, the model itself gives them the label
-
-
-def _judge(samples: _Class, gain: float) -> tuple[Split, LabelEvidence]:
-    """The split of one class's samples and its evidence; by the small shares where only those suspect it."""
-    by_chance = _CHANCE / len(samples.whitened)
-    split, found = _split(samples, _SHARES)
-    not_predicted = found.predicted_share < _MOSTLY_NOT_PREDICTED * found.predicted_share_of_rest
-    if found.gain >= (_NOT_PREDICTED_GAIN if not_predicted else 1.0) * gain + by_chance:
-        return split, replace(found, suspected=True)
-    small_split, small_found = _split(samples, _SMALL_SHARES)
-    if _is_small_poison(small_found, gain + by_chance):
-        return small_split, replace(small_found, suspected=True)
-    return split, found
-
-
-def _is_small_poison(found: LabelEvidence, gain: float) -> bool:
-    return found.gain >= _SMALL_GAIN * gain and found.share <= _SMALL
-
-
-def _split(samples: _Class, shares: Shares) -> tuple[Split, LabelEvidence]:
-    candidates = [discriminate(samples.whitened, ranks, shares) for ranks in samples.consistency]
-    best = max(range(len(candidates)), key=lambda candidate: candidates[candidate].gain)
-    split = sharpen(samples.whitened, candidates[best])
-    if _entropy_gap(split, samples.runner_up) < -_SWAPPED_ENTROPY_GAP:
-        # The ranks took the wrong cluster for poisoned, as they do where most of a class is.
-        split = swapped(samples.whitened, split)
-    suspicious, two = split.suspicious, split.has_two_clusters
-    return split, LabelEvidence(
-        label=samples.label,
-        samples=len(samples.whitened),
-        gain=held_out_gain(samples.whitened, samples.consistency[best], shares),
-        separation=split.separation,
-        share=split.share,
-        predicted_share=float(samples.predicted[suspicious].float().mean()) if two else 1.0,
-        predicted_share_of_rest=float(samples.predicted[~suspicious].float().mean()) if two else 1.0,
-        entropy_gap=_entropy_gap(split, samples.runner_up),
+    features, logits = layered_features(model, samples.images, mixed_precision=mixed_precision, on_batch=on_batch)
+    fit = float((logits.argmax(dim=1) == samples.labels).double().mean())
+    if not is_trained_enough(fit, samples.class_counts()):
+        return _untrained(samples, fit)
+    found = detect_by_transplant(
+        model,
+        samples,
+        features,
+        logits,
+        seed=seed,
+        mixed_precision=mixed_precision,
+        on_candidate=None if on_batch is None else lambda done, of: on_batch(CANDIDATE_WORK),
     )
+    evidence = tuple(LabelEvidence(each.label, 0, 0.0, 0.0, 0.0, suspected=each.suspected) for each in found.findings)
+    return Detection(found.poison_probability, found.projection, evidence, found.findings, fit)
 
 
-def _entropy_gap(split: Split, runner_up: Tensor) -> float:
-    suspicious = split.suspicious
-    return _entropy(runner_up[suspicious]) - _entropy(runner_up[~suspicious]) if split.has_two_clusters else 0.0
+def _untrained(samples: ImageSet, fit: float) -> Detection:
+    """The model fits too little of its training set to be asked about it: nobody is suspected."""
+    counts = samples.class_counts().tolist()
+    evidence = tuple(LabelEvidence(label, count, 0.0, 0.0, 0.0) for label, count in enumerate(counts))
+    sentence = f"not judged: the model fits {fit:.0%} of its own training data, which says nothing about them"
+    findings = tuple(ClassFinding(label, False, 0.0, sentence) for label in range(samples.num_classes))
+    nothing = torch.zeros(len(samples))
+    return Detection(nothing, nothing.clone(), evidence, findings, fit, trained_enough=False)
 
 
-def _entropy(classes: Tensor) -> float:
-    """Of the distribution of (N,) class indices, in nats."""
-    counts = torch.bincount(classes).float()
-    return float(torch.distributions.Categorical(probs=counts / counts.sum()).entropy())
+def combine(
+    labels: Tensor, splits: ClassSplits, found: TransplantDetection, fit: float, strong_separation: float
+) -> Detection:
+    """The transplants' samples where they suspect a class, the split's where its clusters stand far apart.
+
+    Args:
+        labels: (N,) int64.
+        splits, found: of the same samples.
+        fit: share of them that the model gives their labels.
+        strong_separation: from which on clusters stand far apart, in standard deviations.
+    """
+    suspected = found.suspected_classes
+    evidence = tuple(
+        replace(each, suspected=each.label in suspected, rejected=each.separate and each.label not in suspected)
+        for each in splits.evidence
+    )
+    unconfirmed = tuple(each.label for each in evidence if each.rejected and each.separation >= strong_separation)
+    by_transplant = torch.isin(labels, torch.tensor(suspected, dtype=torch.int64))
+    by_split = torch.isin(labels, torch.tensor(unconfirmed, dtype=torch.int64))
+    probability = torch.where(by_split, splits.probability, torch.zeros(()))
+    return Detection(
+        torch.where(by_transplant, found.poison_probability, probability),
+        torch.where(by_transplant, found.projection, splits.projection),
+        evidence,
+        found.findings,
+        fit,
+        unconfirmed_classes=unconfirmed,
+    )

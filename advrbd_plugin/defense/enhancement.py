@@ -34,17 +34,20 @@ class Enhancement:
     """Attributes:
     logits: (N, num_classes) float32, the enhanced model's.
     rows: its training, with ``step`` and ``loss``.
+    classes: whose triggers it was taught; ``None``: it speaks of all.
     """
 
     logits: Tensor
     rows: list[dict[str, float]]
+    classes: tuple[int, ...] | None = None
 
     def to_stored(self) -> tuple[dict[str, Tensor], Any]:
-        return {"logits": self.logits}, self.rows
+        return {"logits": self.logits}, {"rows": self.rows, "classes": self.classes}
 
     @classmethod
     def from_stored(cls, tensors: dict[str, Tensor], rest: Any) -> Enhancement:
-        return cls(tensors["logits"], rest)
+        classes = rest["classes"]
+        return cls(tensors["logits"], rest["rows"], None if classes is None else tuple(classes))
 
 
 def enhance(
@@ -60,7 +63,7 @@ def enhance(
     training = ScaledProgress(progress, TRAINING_WORK)
     enhanced, rows = enhance_trigger(model, samples, detection, config, progress=training)
     logits = predict(enhanced, samples.images, mixed_precision=config.mixed_precision, on_batch=progress.advance)
-    return Enhancement(logits, rows)
+    return Enhancement(logits, rows, detection.suspected_classes)
 
 
 def enhance_trigger(

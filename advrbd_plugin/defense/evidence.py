@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ _LEAST_RECIPIENTS = 4
 _FRESH_RECIPIENTS = 50  # of the best class
 _DONORS = 16
 _WINDOW = 4  # a window's side is the image's divided by this
+_SAME_SHARE = 0.5  # of a component, from which on it is no reference for a cluster
 _REFERENCE = 300  # pictures of a label that its clusters are compared with
 
 
@@ -131,6 +132,33 @@ def gather_evidence(
         if on_candidate is not None:
             on_candidate()
     return found
+
+
+def less_reference(evidence: list[ClusterEvidence], candidates: list[Candidate]) -> list[ClusterEvidence]:
+    """The evidence less that of the other component of the same label that has least.
+
+    Where pictures are aligned, a label's innocent content acts in other pictures, too: the strokes of a digit make
+    another digit of it. Then all components of a label have evidence, where a trigger's alone has it. A cluster that
+    is nearly all of its label has nothing to be compared with, and so no evidence.
+    """
+    corrected = []
+    for own, candidate in zip(evidence, candidates, strict=True):
+        rest = [
+            other
+            for other, others in zip(evidence, candidates, strict=True)
+            if others.label == candidate.label and others.source == "mixture" and _is_another(candidate, others)
+        ]
+        changes = {
+            kind: max(0.0, getattr(own, kind) - min((getattr(other, kind) for other in rest), default=1.0))
+            for kind in EVIDENCE
+        }
+        corrected.append(replace(own, **changes))
+    return corrected
+
+
+def _is_another(candidate: Candidate, other: Candidate) -> bool:
+    """Whether less than half of ``other`` is in the candidate."""
+    return float(torch.isin(other.members, candidate.members).double().mean()) < _SAME_SHARE
 
 
 def _of_each_class(images: Tensor, labels: Tensor, predicted: Tensor, seed: int) -> dict[int, Recipients]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from advrbd_plugin.data.image_set import ImageSet
+from advrbd_plugin.defense.transplant import SetStatistics, residual
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,14 @@ class ClassFinding:
     kind: str = ""
     share: float = 0.0
     round: int = 1
-    pattern: Tensor | None = None
+    pattern: Tensor | None = field(default=None, repr=False)
     window: Window | None = None
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> ClassFinding:
+        """What :meth:`to_json` gave, without the pattern."""
+        window = stored["window"]
+        return cls(**stored | {"window": None if window is None else Window(*window)})
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pattern, ready for JSON."""
@@ -64,6 +74,26 @@ class ClassFinding:
             "round": self.round,
             "window": window,
         }
+
+
+def trigger_pictures(findings: Sequence[ClassFinding], samples: ImageSet, poisoned: Tensor) -> tuple[ClassFinding, ...]:
+    """The findings, with pattern and window of each suspected class as its poisoned samples show them in the end.
+
+    Args:
+        samples: the training set.
+        poisoned: (N,) bool, in its order.
+    """
+    if not any(each.suspected for each in findings):
+        return tuple(findings)
+    statistics = SetStatistics.of(samples.images)
+    pictured = []
+    for each in findings:
+        shown = (poisoned & (samples.labels == each.label) & statistics.first).nonzero().flatten()
+        if each.suspected and len(shown):
+            pattern = residual(samples.images[shown].float() / 255, statistics)
+            each = replace(each, pattern=pattern, window=best_window(pattern))
+        pictured.append(each)
+    return tuple(pictured)
 
 
 _WINDOW_SHARE = 0.6  # of the pattern's energy that a window must hold

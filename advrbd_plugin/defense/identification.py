@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from advrbd_plugin.defense.config import IdentificationConfig
 from advrbd_plugin.defense.detection import Detection
 from advrbd_plugin.defense.enhancement import Enhancement
+from advrbd_plugin.defense.mislabels import Mislabels
 from advrbd_plugin.defense.scoring import Scores
 from advrbd_plugin.nn.inference import log_odds
 
@@ -18,15 +19,16 @@ _THRESHOLD = 0.5
 _NOT_SUSPECTED_SCALE = 0.01
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Verdicts:
     """Attributes:
     poisoned: (N,) bool.
     score: (N,) float32 in [0, 1], higher is more suspicious; poisoned from 0.5 on.
-    suggested_label: (N,) int64: the label that a poisoned sample should have, as far as the clean model can tell; the
-        label that it came with for every other sample.
+    suggested_label: (N,) int64: the label that a poisoned sample should have, as far as the clean model can tell, or a
+        mislabelled one; the label that it came with for every other sample.
     uncertain: (N,) bool: not called poisoned, yet not trusted enough to be trained on.
     mislabelled: (N,) bool: in place under another label, without a trigger: an error, no attack.
+    mislabelled_score: (N,) float32 in [0, 1], higher is more likely an error; mislabelled from 0.5 on.
     """
 
     poisoned: Tensor
@@ -34,11 +36,48 @@ class Verdicts:
     suggested_label: Tensor
     uncertain: Tensor
     mislabelled: Tensor
+    mislabelled_score: Tensor = None  # type: ignore[assignment]  # never None once it is made
+
+    def __post_init__(self) -> None:
+        if self.mislabelled_score is None:
+            object.__setattr__(self, "mislabelled_score", self.mislabelled.float())
+
+    @classmethod
+    def without_errors(cls, poisoned: Tensor, score: Tensor, suggested_label: Tensor, uncertain: Tensor) -> Verdicts:
+        """Where nobody asked about wrong labels."""
+        return cls(poisoned, score, suggested_label, uncertain, torch.zeros_like(poisoned), torch.zeros(len(poisoned)))
 
     @property
     def trusted(self) -> Tensor:
         """(N,) bool: neither poisoned nor uncertain nor mislabelled."""
         return ~self.poisoned & ~self.uncertain & ~self.mislabelled
+
+    @property
+    def needs_cleaning(self) -> bool:
+        """Whether another model is to be trained: something is poisoned or mislabelled."""
+        return bool(self.poisoned.any() or self.mislabelled.any())
+
+    def with_mislabels(self, found: Mislabels) -> Verdicts:
+        """The same, with errors among the samples that are neither poisoned nor uncertain."""
+        errors = found.mislabelled & ~self.poisoned & ~self.uncertain
+        return replace(
+            self,
+            mislabelled=errors,
+            mislabelled_score=found.probability.masked_fill(self.poisoned, 0.0),
+            suggested_label=torch.where(errors, found.better_label, self.suggested_label),
+        )
+
+    def words(self) -> list[str]:
+        """A word for each sample: ``poisoned``, ``mislabelled``, ``uncertain`` or ``clean``."""
+        words = ["clean"] * len(self.poisoned)
+        for word in ("uncertain", "mislabelled", "poisoned"):  # the last one counts
+            for index in getattr(self, word).nonzero().flatten().tolist():
+                words[index] = word
+        return words
+
+    def __repr__(self) -> str:
+        counts = [f"{int(getattr(self, word).sum()):,} {word}" for word in ("poisoned", "uncertain", "mislabelled")]
+        return f"Verdicts({len(self.poisoned):,} samples: {', '.join(counts)})"
 
     def of(self, indices: Tensor) -> Verdicts:
         """Those of the samples at ``indices``."""
@@ -65,13 +104,15 @@ def identify(
     found = detection.poison_probability.clone()
     uncertain = torch.zeros_like(suspected)
     if enhancement is not None:
-        odds = log_odds(enhancement.logits, labels)
-        found = torch.maximum(found, odds.sigmoid())
-        uncertain = suspected & (odds > -config.abstain_threshold)
+        odds, asked = log_odds(enhancement.logits, labels), suspected
+        if enhancement.classes is not None:
+            asked = suspected & torch.isin(labels, torch.tensor(enhancement.classes, dtype=torch.int64))
+        found = torch.where(asked, torch.maximum(found, odds.sigmoid()), found)
+        uncertain = asked & (odds > -config.abstain_threshold)
     poisoned = suspected & (found >= _THRESHOLD)
     lifted = _NOT_SUSPECTED_SCALE + (1 - 2 * _NOT_SUSPECTED_SCALE) * found  # one half stays one half
     score = torch.where(suspected, lifted, _NOT_SUSPECTED_SCALE * scores.consistency)
-    return Verdicts(poisoned, score.float(), labels.clone(), uncertain & ~poisoned, torch.zeros_like(poisoned))
+    return Verdicts.without_errors(poisoned, score.float(), labels.clone(), uncertain & ~poisoned)
 
 
 def identify_misclassified(enhanced_logits: Tensor, labels: Tensor) -> Verdicts:
@@ -88,7 +129,7 @@ def identify_misclassified(enhanced_logits: Tensor, labels: Tensor) -> Verdicts:
     poisoned = enhanced_logits.argmax(dim=1) == labels
     probability = enhanced_logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
     score = torch.where(poisoned, 0.5 + probability / 2, probability.clamp(max=1 - 1e-6) / 2)
-    return Verdicts(poisoned, score.float(), labels.clone(), torch.zeros_like(poisoned), torch.zeros_like(poisoned))
+    return Verdicts.without_errors(poisoned, score.float(), labels.clone(), torch.zeros_like(poisoned))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,23 +149,3 @@ class Findings:
         """Stage -> rows: the evidence of each class, and the enhancement's training."""
         evidence = [each.to_row() for each in self.detection.evidence]
         return {"detection": evidence, "enhancement": self.enhancement.rows if self.enhancement else []}
-
-    def reject(self, labels: Tensor, classes: tuple[int, ...]) -> Findings:
-        """The same with ``classes`` no longer suspected: their samples clean, scored like those of any other class.
-
-        Args:
-            labels: (N,) int64.
-            classes: suspected ones.
-        """
-        if not classes:
-            return self
-        concerned = torch.isin(labels, torch.tensor(classes, dtype=torch.int64))
-        clean_score = (_NOT_SUSPECTED_SCALE * self.scores.consistency).float()
-        verdicts = Verdicts(
-            poisoned=self.verdicts.poisoned & ~concerned,
-            score=torch.where(concerned, clean_score, self.verdicts.score),
-            suggested_label=self.verdicts.suggested_label,
-            uncertain=self.verdicts.uncertain & ~concerned,
-            mislabelled=self.verdicts.mislabelled,
-        )
-        return Findings(self.scores, self.detection.reject(classes), self.enhancement, verdicts)

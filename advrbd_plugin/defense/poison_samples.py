@@ -81,6 +81,9 @@ def extend(
         recipients: of other labels.
         by_donor: ``window``, ``detail``, ``colour``, ``spectrum``: what each sample is asked for besides.
     """
+    if int((~cluster).sum()) < 2:  # the whole label: those that show most of what it has in common
+        shown = matched_filter(samples.pictures, transplant.residual(samples.pictures[samples.first], statistics))
+        cluster = shown > shown.median()
     asked = [_donor_answers(model, samples, recipients, name) for name in by_donor if name in ("window", "detail")]
     suspicious, split = cluster, split_of(cluster)
     pattern, columns = None, list[Tensor]()
@@ -134,7 +137,7 @@ def pixel_likelihood(pictures: Tensor, suspicious: Tensor, pattern: Tensor) -> T
     """
     places = (pattern.abs() > 0.1 * pattern.abs().max()).flatten()
     values = pictures.flatten(1)[:, places]
-    if not values.shape[1]:
+    if not values.shape[1] or not 2 <= int(suspicious.sum()) <= len(suspicious) - 2:
         return torch.zeros(len(pictures))
     likelihoods = []
     for part in (suspicious, ~suspicious):

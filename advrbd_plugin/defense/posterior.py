@@ -23,7 +23,6 @@ _POISONED_LABELS = 0.5
 # So much more slowly than seen, on some hundreds of clusters, the evidence of innocent ones is taken to fall.
 _CAUTION = 1.0
 _MOST_RATIO = 1e6
-_MOST_TIMES_DEFAULT = 2.0
 _LEAST_SCALE = 0.015
 
 
@@ -45,7 +44,7 @@ class Null:
         return min(_MOST_RATIO, 2 * scale * math.exp(min(50.0, max(0.0, value - self.medians[kind]) / scale)))
 
     def of_set(self, evidence: Sequence[ClusterEvidence]) -> Null:
-        """The null of one set, stretched where its own clusters have more evidence, by at most twice.
+        """The null of one set, stretched where its own clusters have more evidence.
 
         The median is what counts, so that nearly half of the clusters may be poison (all-to-all).
         """
@@ -56,8 +55,8 @@ class Null:
         for kind, median in self.medians.items():
             own = float(np.median([getattr(each, kind) for each in mixtures]))
             scale = self.scales[kind]
-            times = min(max(1.0, (own + scale) / (median + scale)), _MOST_TIMES_DEFAULT)
-            medians[kind], scales[kind] = max(median, own / times), times * scale
+            times = max(1.0, (own + scale) / (median + scale))
+            medians[kind], scales[kind] = max(median, own), times * scale
         return Null(medians, scales)
 
 
@@ -116,12 +115,12 @@ def label_probabilities(
         evidence: of all clusters of the set.
         num_classes: labels of the set; before anything is seen, each is poisoned with a probability of half of one by
             this number, which its clusters share.
-        null: of sets without poison; stretched where this set's own clusters have more evidence.
+        null: of this set, see :meth:`Null.of_set`.
     """
-    own, prior = null.of_set(evidence), _POISONED_LABELS / max(1, num_classes)
+    prior = _POISONED_LABELS / max(1, num_classes)
     ratios: dict[int, list[float]] = {}
     for each in evidence:
-        ratios.setdefault(each.label, []).append(cluster_ratio(each, own))
+        ratios.setdefault(each.label, []).append(cluster_ratio(each, null))
     odds = {label: prior / (1 - prior) * sum(some) / len(some) for label, some in ratios.items()}
     return {label: each / (1 + each) for label, each in odds.items()}
 

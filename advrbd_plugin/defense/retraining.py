@@ -37,35 +37,6 @@ def trusted_samples(verdicts: Verdicts) -> Tensor:
     return trusted
 
 
-def unconfirmed_classes(
-    model: nn.Module,
-    samples: ImageSet,
-    verdicts: Verdicts,
-    classes: Sequence[int],
-    *,
-    mixed_precision: bool = True,
-) -> tuple[int, ...]:
-    """The classes most of whose poisoned samples are predicted as that class by a model that never saw them.
-
-    A class whose samples come in two kinds by nature looks like this. So does a clean-label attack with a weak trigger,
-    which is why only classes with weak evidence should be asked about.
-
-    Args:
-        model: the retrained model.
-        samples: the training set.
-        verdicts: on it.
-        classes: those to ask about.
-    """
-    unconfirmed = []
-    for label in classes:
-        poisoned = (verdicts.poisoned & (samples.labels == label)).nonzero().flatten()
-        if len(poisoned):
-            predicted = predict(model, samples.subset(poisoned).images, mixed_precision=mixed_precision).argmax(1)
-            if (predicted == label).float().mean() >= _MAJORITY:
-                unconfirmed.append(label)
-    return tuple(unconfirmed)
-
-
 def abstain_on_disagreement(
     model: nn.Module, samples: ImageSet, verdicts: Verdicts, suspected: Sequence[int], *, mixed_precision: bool = True
 ) -> Verdicts:

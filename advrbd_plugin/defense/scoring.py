@@ -14,7 +14,8 @@ from torch.nn import functional
 from advrbd_plugin import ops
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import ScoringConfig
-from advrbd_plugin.nn.inference import as_input, autocast, check_finite, frozen
+from advrbd_plugin.nn.inference import as_input, autocast, broken_rows, frozen, refuse_broken
+from advrbd_plugin.nn.transfer import Results, upload
 from advrbd_plugin.processes import current
 from advrbd_plugin.randomness import derive_seed
 
@@ -164,8 +165,8 @@ def consistency_scores(
 ) -> Tensor:
     """Higher is more likely clean: KL(f(x) || f(x + m * epsilon * sign(grad))) under random patches m.
 
-    One forward, one backward to the input alone, and one forward per mask (and patch size) for each batch. ``model`` is
-    in eval mode afterwards; its parameters and their gradients are untouched.
+    One forward, one backward to the input alone, and one forward per mask (and patch size) for each batch; a GPU is
+    waited for at the end alone. ``model`` is in eval mode afterwards; its parameters and their gradients are untouched.
 
     Args:
         model: from (N, C, H, W) float images to (N, num_classes) logits.
@@ -197,29 +198,51 @@ def consistency_scores(
     single = isinstance(patch_size, Integral)
     sizes: list[int] = [patch_size] if single else list(patch_size)  # type: ignore[list-item, arg-type]
     perturbation = {"epsilon": epsilon, "num_masks": num_masks, "seed": seed, "low": low, "high": high}
-    divergences: list[Tensor] = []  # of one batch after another, and in each of one size after another
+    known, ids = _Labels(labels, device), upload(sample_ids, device)
+    divergences, broken = [Results(dim=1) for _ in sizes], Results()
     pending: _Pending | None = None
     model.eval()
     with frozen(model):
-        for batch in torch.arange(len(images)).split(batch_size):
-            ended, pending = _score_batch(
+        for start in range(0, len(images), batch_size):
+            batch = slice(start, start + batch_size)
+            ended, flags, pending = _score_batch(
                 model,
                 _model_input(images[batch], device),
-                labels[batch].to(device),
+                known,
+                batch,
                 pending,
                 sizes,
                 mixed_precision,
-                sample_ids=sample_ids[batch].to(device),
+                sample_ids=ids[batch],
                 **perturbation,
             )
-            divergences += ended
+            broken.add(flags)
+            # The first is that of the batch before under patches of the last size, once there is a batch before.
+            for place, divergence in enumerate(ended, start=-1 if start else 0):
+                divergences[place].add(divergence)
             if on_batch is not None:
-                on_batch(len(batch))
+                on_batch(len(flags))
     if pending is None:
         return torch.empty(0) if single else torch.empty(len(sizes), 0)
-    divergences.append(ops.kl_divergence(pending.logits, pending.perturbed_logits).cpu())
-    scores = [_REDUCTIONS[reduction](torch.cat(divergences[place :: len(sizes)], dim=1)) for place in range(len(sizes))]
+    divergences[-1].add(ops.kl_divergence(pending.logits, pending.perturbed_logits))
+    refuse_broken(broken.whole())
+    scores = [_REDUCTIONS[reduction](each.whole()) for each in divergences]
     return scores[0] if single else torch.stack(scores)
+
+
+class _Labels:
+    """The labels of a set, looked at once on the host, where that makes no device wait."""
+
+    def __init__(self, labels: Tensor, device: torch.device) -> None:
+        self._on_host, self._on_device = labels.cpu(), upload(labels, device)
+        self._lowest, self._highest = map(int, self._on_host.aminmax()) if len(labels) else (0, 0)
+
+    def of(self, batch: slice, num_classes: int) -> Tensor:
+        """(B,) int64 on the device. Raises ValueError where a label of the set is not in [0, num_classes)."""
+        if not 0 <= self._lowest <= self._highest < num_classes:
+            outside = self._on_host[(self._on_host < 0) | (self._on_host >= num_classes)]
+            raise ValueError(f"labels must be in [0, {num_classes - 1}], got {int(outside[0])}")
+        return self._on_device[batch]
 
 
 class _Pending(NamedTuple):
@@ -232,50 +255,52 @@ class _Pending(NamedTuple):
 def _score_batch(
     model: nn.Module,
     inputs: Tensor,
-    labels: Tensor,
+    labels: _Labels,
+    batch: slice,
     pending: _Pending | None,
     sizes: Sequence[int],
     mixed_precision: bool,
     **perturbation: Any,
-) -> tuple[list[Tensor], _Pending]:
+) -> tuple[list[Tensor], Tensor, _Pending]:
     """End what is pending and do this batch, all but the divergence of its last size.
+
+    The second is (N,) bool: which of the batch's images have an output that is no number. All stays on the device.
 
     A function of its own, so that the images, their gradient and their perturbed copies are gone before the next batch
     asks for memory.
     """
-    logits, grad = _input_gradient(model, inputs, labels, mixed_precision)
-    ended = []
+    logits, grad = _input_gradient(model, inputs, labels, batch, mixed_precision)
+    ended, broken = [], broken_rows(logits)
     for patch_size in sizes:
         ending, ending_perturbed = pending or (None, None)
         step = ops.score_step(ending, ending_perturbed, inputs, grad, patch_size=patch_size, **perturbation)
         if step.divergence is not None:
-            ended.append(step.divergence.cpu())
+            ended.append(step.divergence)
         assert step.perturbed is not None
         pending = _Pending(logits, _perturbed_logits(model, step.perturbed, mixed_precision))
+        broken |= broken_rows(pending.perturbed_logits).any(dim=0)
         del step  # and with it the perturbed copies, before those of the next size are made
     assert pending is not None  # there is at least one size
-    return ended, pending
+    return ended, broken, pending
 
 
 def _model_input(images: Tensor, device: torch.device) -> Tensor:
     if images.dtype == torch.uint8:
         return as_input(images, device)
-    return images.to(device).contiguous(memory_format=torch.channels_last)
+    return upload(images, device).contiguous(memory_format=torch.channels_last)
 
 
-def _input_gradient(model: nn.Module, inputs: Tensor, labels: Tensor, mixed_precision: bool) -> tuple[Tensor, Tensor]:
+def _input_gradient(
+    model: nn.Module, inputs: Tensor, labels: _Labels, batch: slice, mixed_precision: bool
+) -> tuple[Tensor, Tensor]:
     """Logits (N, num_classes) float32 and the gradient of the summed cross entropy with respect to ``inputs``."""
     inputs = inputs.detach().requires_grad_(True)
     with torch.enable_grad():
         with autocast(inputs.device, mixed_precision):
             logits = model(inputs)
         logits = logits.float()
-        check_finite(logits.detach())
-        num_classes = logits.shape[1]
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-            outside = labels[(labels < 0) | (labels >= num_classes)]
-            raise ValueError(f"labels must be in [0, {num_classes - 1}], got {int(outside[0])}")
-        (grad,) = torch.autograd.grad(functional.cross_entropy(logits, labels, reduction="sum"), inputs)
+        loss = functional.cross_entropy(logits, labels.of(batch, logits.shape[1]), reduction="sum")
+        (grad,) = torch.autograd.grad(loss, inputs)
     return logits.detach(), grad
 
 
@@ -286,7 +311,6 @@ def _perturbed_logits(model: nn.Module, perturbed: Tensor, mixed_precision: bool
     for images in perturbed:
         with autocast(images.device, mixed_precision):
             outputs.append(model(images).float())
-        check_finite(outputs[-1])
     return torch.stack(outputs)
 
 

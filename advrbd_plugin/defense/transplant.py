@@ -238,6 +238,8 @@ def by_spectrum_gains(predict: Predict, gains: Tensor, recipients: Recipients, l
         gains: (C, bands) float32.
     """
     height, width = recipients.pictures.shape[-2:]
+    if not len(recipients.pictures):
+        return count_carried(recipients.labels, recipients, label)  # some FFT libraries refuse empty input
     spectrum = torch.fft.fft2(recipients.pictures) * gains[:, _bands(height, width)]
     return count_carried(predict(torch.fft.ifft2(spectrum).real.clamp(0, 1)), recipients, label)
 

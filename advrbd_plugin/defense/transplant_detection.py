@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.candidates import Candidate, find_candidates
-from advrbd_plugin.defense.evidence import EVIDENCE, MIXTURE_EVIDENCE, ClusterEvidence, as_floats, gather_evidence
+from advrbd_plugin.defense.evidence import (
+    EVIDENCE,
+    MIXTURE_EVIDENCE,
+    ClusterEvidence,
+    as_floats,
+    gather_evidence,
+    less_reference,
+)
+from advrbd_plugin.defense.findings import ClassFinding, best_window
 from advrbd_plugin.defense.poison_samples import Extension, LabelSamples, extend
 from advrbd_plugin.defense.posterior import (
     DEFAULT_NULL,
@@ -33,45 +41,21 @@ _KEPT = 0.5  # share of the cluster's evidence that its extension must keep
 
 
 @dataclass(frozen=True, eq=False)
-class LabelFinding:
-    """What was found about one label.
-
-    Attributes:
-        label: the label.
-        probability: that one of its clusters is poison.
-        suspected: whether it is among the labels held to be poisoned.
-        sentence: what was found, for a person.
-        strongest: the evidence of its most suspicious cluster, or ``None`` where it has none.
-        pattern: (C, H, W) float32, what the suspicious samples have in common; ``None`` for labels not suspected.
-    """
-
-    label: int
-    probability: float
-    suspected: bool
-    sentence: str
-    strongest: ClusterEvidence | None = None
-    pattern: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class TransplantDetection:
     """Attributes:
     poison_probability: (N,) float32 in [0, 1]; 0 for every sample of a label that is not suspected.
     projection: (N,) float32, higher is more suspicious; comparable within a label only, 0 outside suspected labels.
     findings: one for each label, in their order.
-    fit: share of the set that the model gives its label.
-    trained_enough: whether the fit is far enough from chance for the model to be asked at all; if not, nothing is
-        suspected.
     candidates, evidence: every cluster that was looked at, and what was seen.
+    compared: the evidence less that of the rest of the label, by which it was judged.
     """
 
     poison_probability: Tensor
     projection: Tensor
-    findings: tuple[LabelFinding, ...]
-    fit: float
-    trained_enough: bool
+    findings: tuple[ClassFinding, ...]
     candidates: tuple[Candidate, ...] = ()
     evidence: tuple[ClusterEvidence, ...] = ()
+    compared: tuple[ClusterEvidence, ...] = ()
 
     @property
     def suspected_classes(self) -> tuple[int, ...]:
@@ -105,12 +89,7 @@ def detect_by_transplant(
     """
     labels = samples.labels
     predicted = logits.argmax(dim=1) == labels
-    fit = float(predicted.double().mean()) if len(labels) else 0.0
     nothing = torch.zeros(len(labels))
-    if not is_trained_enough(fit, samples.class_counts()):
-        sentence = f"not judged: the model fits {fit:.0%} of its own training data, which says nothing about them"
-        unjudged = tuple(LabelFinding(label, 0.0, False, sentence) for label in range(samples.num_classes))
-        return TransplantDetection(nothing, nothing.clone(), unjudged, fit, False)
     statistics = SetStatistics.of(samples.images)
     candidates = find_candidates(features, logits, labels, splits=dict(splits or {}), seed=seed)
     done = iter(range(1, len(candidates) + 1))
@@ -124,7 +103,10 @@ def detect_by_transplant(
         mixed_precision=mixed_precision,
         on_candidate=None if on_candidate is None else lambda: on_candidate(next(done), len(candidates)),
     )
-    probabilities = label_probabilities(evidence, samples.num_classes, null=null)
+    # Where innocent content acts in other pictures (digits), all clusters have evidence: that is this set's null.
+    null = null.of_set(evidence)
+    compared = less_reference(evidence, candidates)
+    probabilities = label_probabilities(compared, samples.num_classes, null=null)
     suspected = discovered(probabilities)
     probability, projection, patterns = nothing, nothing.clone(), {}
     recipients = transplant.draw_recipients(samples.images, labels, predicted, seed=seed, most=20)
@@ -139,15 +121,15 @@ def detect_by_transplant(
             log_odds(logits[members], labels[members]),
         )
         clusters = [
-            (candidate, each) for candidate, each in zip(candidates, evidence, strict=True) if candidate.label == label
+            (candidate, each) for candidate, each in zip(candidates, compared, strict=True) if candidate.label == label
         ]
         found = _judge_samples(ask, of_label, members, clusters, recipients.outside(label))
         probability[members], projection[members], patterns[label] = found
     findings = tuple(
-        _finding(label, samples.class_names, evidence, probabilities, suspected, patterns, null)
+        _finding(label, samples.class_names, compared, probabilities, suspected, patterns, null)
         for label in range(samples.num_classes)
     )
-    return TransplantDetection(probability, projection, findings, fit, True, tuple(candidates), tuple(evidence))
+    return TransplantDetection(probability, projection, findings, tuple(candidates), tuple(evidence), tuple(compared))
 
 
 def is_trained_enough(fit: float, class_counts: Tensor) -> bool:
@@ -265,19 +247,19 @@ def _finding(
     suspected: tuple[int, ...],
     patterns: Mapping[int, Tensor],
     null: Null,
-) -> LabelFinding:
+) -> ClassFinding:
     of_label = [each for each in evidence if each.label == label]
     probability = probabilities.get(label, 0.0)
     if not of_label:
-        return LabelFinding(label, 0.0, False, f"{names[label]}: too few pictures to judge")
+        return ClassFinding(label, False, 0.0, f"{names[label]}: too few pictures to judge")
     strongest = max(of_label, key=lambda each: cluster_probability(each, null))
+    kind = max(EVIDENCE, key=lambda each: null.likelihood_ratio(each, getattr(strongest, each)))
+    share = float(getattr(strongest, kind))
     if label not in suspected:
         sentence = f"{names[label]}: nothing that its pictures have in common acts in other pictures"
-        return LabelFinding(
-            label, probability, False, f"{sentence} (probability of poison {probability:.1%})", strongest
-        )
-    kind = max(EVIDENCE, key=lambda each: null.likelihood_ratio(each, getattr(strongest, each)))
+        return ClassFinding(label, False, probability, sentence, kind, share)
     best = names[strongest.best_class] if strongest.best_class >= 0 else "other classes"
-    says = _SAYS[kind].format(share=getattr(strongest, kind), best=best)
-    sentence = f"{names[label]}: {strongest.size} of its pictures stand apart; {says} (probability {probability:.1%})"
-    return LabelFinding(label, probability, True, sentence, strongest, patterns[label])
+    says = _SAYS[kind].format(share=share, best=best)
+    sentence = f"{names[label]}: {strongest.size} of its pictures stand apart; {says}"
+    pattern = patterns[label]
+    return ClassFinding(label, True, probability, sentence, kind, share, pattern=pattern, window=best_window(pattern))

@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 
 # Raised whenever the same input would give another result, so that no stored stage or result is taken for a new one.
-ALGORITHM_VERSION = 7
+ALGORITHM_VERSION = 8
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_NETWORK = ("training", "batches", "augmentation", "features", "inference", "repeatable", "trajectory")
+_NETWORK = ("training", "batches", "augmentation", "features", "inference", "repeatable", "trajectory", "transfer")
 _DECIDING = ("defense/*.py", *(f"nn/{name}.py" for name in _NETWORK), "randomness.py")
 # What a reader needs and a run does not.
 _WORDING = {"annotation", "returns", "kind", "type_comment", "type_params", "type_ignores", "ctx"}

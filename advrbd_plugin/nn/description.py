@@ -38,6 +38,27 @@ class ModelDescription:
         mean, std = map(tuple, current().receive(lambda: channel_statistics(image_set.images)))
         return cls(name, image_set.class_names, image_set.num_channels, image_set.image_size, mean, std)
 
+    @classmethod
+    def of_network(cls, network: nn.Module, image_set: ImageSet) -> ModelDescription:
+        """Of a network that was trained on such images.
+
+        One that :func:`advrbd_plugin.make_model` made can be built again; any other bears the name of its class.
+        """
+        from advrbd_plugin.nn.models import Normalize
+
+        channels, name = image_set.num_channels, network.__dict__.get("made_as")
+        mean, std = (0.0,) * channels, (1.0,) * channels
+        if isinstance(network, nn.Sequential) and isinstance(first := network[0], Normalize):
+            mean, std = tuple(first.mean.flatten().tolist()), tuple(first.std.flatten().tolist())
+        if not isinstance(name, str):
+            name = type(network).__name__
+        return cls(name, image_set.class_names, channels, image_set.image_size, mean, std)
+
+    @classmethod
+    def default(cls, *class_names: str, name: str = "resnet_narrow") -> ModelDescription:
+        """Of ``make_model(name, num_classes=...)`` with its default arguments."""
+        return cls(name, class_names, 3, (32, 32), (0.5,) * 3, (0.25,) * 3)
+
     def build(self) -> nn.Module:
         """A freshly initialised model."""
         from advrbd_plugin.nn.models import make_model

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.inference import EVALUATION_BATCH_SIZE, predict
+from advrbd_plugin.nn.transfer import Results
 from advrbd_plugin.processes import current
 
 _EARLIER_MAPS = 2
@@ -41,13 +42,13 @@ def _own_penultimate_features(
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise AdvrBDError("the model has no linear layer, so there are no features to compare; use another model")
-    caught: list[Tensor] = []
-    hook = linear[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].flatten(1).float().cpu()))
+    caught = Results()
+    hook = linear[-1].register_forward_pre_hook(lambda _, inputs: caught.add(inputs[0].flatten(1).float()))
     try:
         logits = predict(model, images, mixed_precision=mixed_precision, on_batch=on_batch)
     finally:
         hook.remove()
-    return torch.cat(caught) if caught else torch.empty(0, linear[-1].in_features), logits
+    return caught.whole() if caught else torch.empty(0, linear[-1].in_features), logits
 
 
 def layered_features(
@@ -65,18 +66,21 @@ def layered_features(
         (N, num_features) float32 features and (N, num_classes) float32 logits, both on the CPU.
     """
     maps: dict[tuple[int, int], Tensor] = {}
-    layers: list[list[Tensor]] = []
+    layers: list[Results] = []
 
     def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: object) -> None:
         if isinstance(output, Tensor) and output.dim() == 4:
             size = (output.shape[2], output.shape[3])
             maps.pop(size, None)  # the last one of a size counts, and stands where it was met
-            maps[size] = output.detach().float().mean(dim=(2, 3)).cpu()
+            maps[size] = output.detach().float().mean(dim=(2, 3))
 
     def end_of_batch(_module: nn.Module, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         # The last map but one of those larger than a pixel: the last is averaged into the penultimate features.
-        layers.append([pooled for size, pooled in maps.items() if size != (1, 1)][-_EARLIER_MAPS - 1 : -1])
+        earlier = [pooled for size, pooled in maps.items() if size != (1, 1)][-_EARLIER_MAPS - 1 : -1]
         maps.clear()
+        layers.extend(Results() for _ in earlier[len(layers) :])
+        for layer, pooled in zip(layers, earlier):
+            layer.add(pooled)
 
     leaves = [module for module in model.modules() if not list(module.children())]
     hooks = [module.register_forward_hook(keep) for module in leaves]
@@ -86,7 +90,7 @@ def layered_features(
     finally:
         for hook in hooks:
             hook.remove()
-    own = [*(torch.cat(pooled) for pooled in zip(*layers)), features]
+    own = [*(layer.whole() for layer in layers), features]
     widths = current().receive(lambda: [layer.shape[1] for layer in own])
     whole = _merge(torch.cat(own, dim=1), len(images))
     return torch.cat([_unit_spread(layer) for layer in whole.split(widths, dim=1)], dim=1), logits

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.nn.transfer import Results, upload
 from advrbd_plugin.processes import current
 
 EVALUATION_BATCH_SIZE = 500
@@ -17,7 +18,7 @@ EVALUATION_BATCH_SIZE = 500
 
 def as_input(images: Tensor, device: torch.device) -> Tensor:
     """(N, C, H, W) uint8 to float32 in pixel scale [0, 1], channels_last, on ``device``."""
-    return images.to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
+    return upload(images, device).float().div_(255).contiguous(memory_format=torch.channels_last)
 
 
 def bfloat16_is_faster(device: torch.device) -> bool:
@@ -63,24 +64,33 @@ def predict(
     current().equalise(model)
     share = current().share(len(images), batch_size)
     on_batch = share.scaled(on_batch)
-    outputs = []
+    outputs = Results()
     for start in range(share.own.start, share.own.stop, batch_size):
         batch = images[start : min(start + batch_size, share.own.stop)]
         with autocast(device, mixed_precision):
-            outputs.append(model(as_input(batch, device)).float().cpu())
+            outputs.add(model(as_input(batch, device)).float())
         if on_batch is not None:
             on_batch(len(batch))
-    logits = share.merge(torch.cat(outputs) if outputs else torch.empty(0, 0))
+    logits = share.merge(outputs.whole() if outputs else torch.empty(0, 0))
     check_finite(logits)
     return logits
 
 
 def check_finite(logits: Tensor) -> None:
     """Raise AdvrBDError if a row of ``logits`` (N, num_classes) holds NaN or infinity."""
-    broken = ~torch.isfinite(logits).all(dim=1) if logits.numel() else torch.zeros(0, dtype=torch.bool)
+    refuse_broken(broken_rows(logits) if logits.numel() else torch.zeros(0, dtype=torch.bool))
+
+
+def broken_rows(logits: Tensor) -> Tensor:
+    """(..., N) bool on the device of ``logits`` (..., N, num_classes): which rows hold NaN or infinity."""
+    return ~torch.isfinite(logits).all(dim=-1)
+
+
+def refuse_broken(broken: Tensor) -> None:
+    """Raise AdvrBDError if any of a set's images, flagged in (N,) bool on the CPU, has an output that is no number."""
     if broken.any():
         raise AdvrBDError(
-            f"the model's output is NaN or infinite for {int(broken.sum())} of {len(logits)} images (first: image "
+            f"the model's output is NaN or infinite for {int(broken.sum())} of {len(broken)} images (first: image "
             f"{int(broken.nonzero()[0])}): check its weights, or train with a lower learning_rate"
         )
 

@@ -84,7 +84,9 @@ def make_model(
             raise AdvrBDError(f"{key} must have one value for each of the {in_channels} channels, got {len(values)}")
     side = image_size if isinstance(image_size, int) else min(image_size)
     network = MODELS[name](num_classes, in_channels, side < _LARGE_IMAGE_SIZE)
-    return nn.Sequential(Normalize(mean, std), network)
+    model = nn.Sequential(Normalize(mean, std), network)
+    model.__dict__["made_as"] = name  # no class of its own: stored stages are named after the text of the model
+    return model
 
 
 def _resnet_narrow(num_classes: int, in_channels: int, small_image: bool) -> nn.Module:

@@ -24,11 +24,12 @@ from advrbd_plugin.nn.distributed import Replica
 from advrbd_plugin.nn.inference import as_input, autocast, bfloat16_is_faster
 from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.nn.trajectory import Trajectory
+from advrbd_plugin.nn.transfer import ImageSource, upload
 from advrbd_plugin.progress import Progress, SilentProgress
 from advrbd_plugin.randomness import derive_seed, shuffled
 
-# From images (N, C, H, W) uint8, labels (N,) int64, sample ids (N,) int64 and the epoch to other images of that shape
-# and their targets: labels again, or (N, num_classes) float32 probabilities.
+# From images (N, C, H, W) uint8 and labels (N,) int64 on the model's device, sample ids (N,) int64 on the CPU and the
+# epoch to other images of that shape and their targets: labels again, or (N, num_classes) float32 probabilities.
 Mix = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 # Raised whenever a training with the same settings would give another model, so that no old one is taken for a new one.
@@ -36,6 +37,8 @@ TRAINING_VERSION = 1
 # Training on an image costs about three times as much as asking for its logits.
 TRAINING_WORK = 3
 _WARM_UP_SHARE = 0.2
+# The loss on show is renewed this often, in steps: a GPU has to be waited for.
+_REPORT_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -109,21 +112,14 @@ def train(
         raise ValueError(f"epochs must be at least 1, got {options.epochs}")
     progress, checkpoint = progress or SilentProgress(), checkpoint or TrainingCheckpoint()
     model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=options.learning_rate,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        nesterov=options.momentum > 0,
-    )
+    optimizer = _optimizer(model, options)
     rows, start = _restore(model, optimizer, checkpoint, trajectory)
     replica = Replica(model)
     scheduler = _learning_rates(optimizer, options, len(images), start)
     progress.advance(start * len(images), epoch=start)
+    data = _TrainingData(images, labels, sample_ids, next(model.parameters()).device)
     for epoch in range(start, options.epochs):
-        row = _train_epoch(
-            model, replica, images, labels, sample_ids, options, epoch, optimizer, scheduler, progress, mix, trajectory
-        )
+        row = _train_epoch(model, replica, data, options, epoch, optimizer, scheduler, progress, mix, trajectory)
         check_loss(row["loss"], f"{stage} (epoch {epoch + 1})", learning_rate=options.learning_rate)
         rows.append(row)
         checkpoint.save(epoch + 1, _state(model, optimizer, rows, trajectory))
@@ -133,12 +129,32 @@ def train(
     return rows
 
 
+class _TrainingData:
+    """A training set as the steps want it: everything but the images lies on the device, and those where they fit."""
+
+    def __init__(self, images: Tensor, labels: Tensor, sample_ids: Tensor, device: torch.device) -> None:
+        self.sample_ids, self.device = sample_ids, device
+        self._images = ImageSource(images, device)
+        self._labels, self._ids_on_device = upload(labels, device), upload(sample_ids, device)
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def take(self, batch: Tensor, rows: Tensor, options: TrainingOptions, epoch: int) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) uint8 with their crops and flips, and labels (B,) int64, on the device.
+
+        Args:
+            batch: (B,) int64 on the CPU, places in the set.
+            rows: the same on the device.
+        """
+        images = augment(self._images.take(batch, rows), self._ids_on_device[rows], options, epoch)
+        return images, self._labels[rows]
+
+
 def _train_epoch(
     model: nn.Module,
     replica: Replica,
-    images: Tensor,
-    labels: Tensor,
-    sample_ids: Tensor,
+    data: _TrainingData,
     options: TrainingOptions,
     epoch: int,
     optimizer: torch.optim.SGD,
@@ -147,35 +163,68 @@ def _train_epoch(
     mix: Mix | None,
     trajectory: Trajectory | None,
 ) -> dict[str, float]:
-    device = next(model.parameters()).device
-    order = shuffled(sample_ids, derive_seed(options.seed, "order", epoch))
-    total_loss, total_right = 0.0, 0
+    """One pass over the data. No step waits for the device, but for those that renew the loss on show."""
+    order = shuffled(data.sample_ids, derive_seed(options.seed, "order", epoch))
+    batches = batches_of(order, options.batch_size), batches_of(upload(order, data.device), options.batch_size)
+    sums, shown = _Sums(data.device), math.nan
     model.train()
-    with repeatable(device, derive_seed(options.seed, "noise", epoch)):
-        for batch in batches_of(order, options.batch_size):
-            part = replica.part_of(batch)
-            inputs, targets = augment(images[part], sample_ids[part], options, epoch), labels[part]
+    with repeatable(data.device, derive_seed(options.seed, "noise", epoch)):
+        for step, (batch, on_device) in enumerate(zip(*batches)):
+            part, rows = replica.part_of(batch), replica.part_of(on_device)
+            inputs, labels = data.take(part, rows, options, epoch)
+            targets = labels
             if mix is not None:
-                inputs, targets = mix(inputs, targets, sample_ids[part], epoch)
+                inputs, targets = mix(inputs, labels, data.sample_ids[part], epoch)
             with replica.step(batch) as network:
-                with autocast(device, options.mixed_precision):
-                    logits = network(as_input(inputs, device))
-                loss = functional.cross_entropy(logits.float(), targets.to(device))
+                with autocast(data.device, options.mixed_precision):
+                    logits = network(as_input(inputs, data.device))
+                loss = functional.cross_entropy(logits.float(), targets)
                 optimizer.zero_grad(set_to_none=True)
                 (loss * replica.share_of_loss(batch)).backward()
             optimizer.step()
             scheduler.step()
-            value = float(loss.detach())
             counted = len(part) if replica.counts(batch) else 0
+            sums.add(loss.detach(), logits.detach()[:counted], labels[:counted])
             if trajectory is not None:
-                trajectory.add(epoch, part[:counted].to(device), logits[:counted])
-            total_loss += value * counted
-            total_right += int((logits.argmax(1).cpu() == labels[part])[:counted].sum())
-            progress.advance(len(batch), epoch=epoch + 1, loss=value)
-    loss_of_all, right_of_all = replica.sums(total_loss, total_right)
+                trajectory.add(epoch, rows[:counted], logits[:counted])
+            if step % _REPORT_EVERY == 0:
+                shown = float(loss.detach())
+            progress.advance(len(batch), epoch=epoch + 1, loss=shown)
+    loss_of_all, right_of_all = replica.sums(*sums.read())
     if trajectory is not None:
         trajectory.merge()
-    return {"epoch": epoch + 1, "loss": loss_of_all / len(images), "accuracy": right_of_all / len(images)}
+    return {"epoch": epoch + 1, "loss": loss_of_all / len(data), "accuracy": right_of_all / len(data)}
+
+
+class _Sums:
+    """Loss and right answers of an epoch, added up on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        exact = torch.float32 if device.type == "mps" else torch.float64  # which Apple's GPUs do not have
+        self._loss = torch.zeros((), dtype=exact, device=device)
+        self._right = torch.zeros((), dtype=torch.int64, device=device)
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """One batch: its mean loss, (B, num_classes) logits, (B,) int64 labels."""
+        self._loss += loss.to(self._loss.dtype) * len(labels)
+        self._right += (logits.argmax(1) == labels).sum()
+
+    def read(self) -> tuple[float, int]:
+        """The sums; the device is waited for."""
+        return float(self._loss), int(self._right)
+
+
+def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.SGD:
+    parameters = list(model.parameters())
+    return torch.optim.SGD(
+        parameters,
+        lr=options.learning_rate,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        nesterov=options.momentum > 0,
+        # One launch a step. The CPU keeps the plain kernel, so that its models stay the same bits.
+        fused=True if all(each.is_cuda and each.is_floating_point() for each in parameters) else None,
+    )
 
 
 def check_loss(loss: Tensor | float, what: str, **learning_rate: float) -> float:

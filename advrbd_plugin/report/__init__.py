@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from advrbd_plugin.nn.description import ModelDescription
-    from advrbd_plugin.report.model_file import load_model, save_model
+    from advrbd_plugin.nn.model_file import load_model, save_model
     from advrbd_plugin.report.output import OutputFolder
     from advrbd_plugin.report.record import RunRecord
 
@@ -16,8 +16,8 @@ _PUBLIC = {
     "ModelDescription": "advrbd_plugin.nn.description",
     "OutputFolder": "advrbd_plugin.report.output",
     "RunRecord": "advrbd_plugin.report.record",
-    "load_model": "advrbd_plugin.report.model_file",
-    "save_model": "advrbd_plugin.report.model_file",
+    "load_model": "advrbd_plugin.nn.model_file",
+    "save_model": "advrbd_plugin.nn.model_file",
 }
 
 __all__ = ["ModelDescription", "OutputFolder", "RunRecord", "load_model", "save_model"]

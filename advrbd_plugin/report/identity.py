@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -15,6 +15,7 @@ from advrbd_plugin.files import finite
 from advrbd_plugin.report.text import one_line
 
 _NAMED_DIFFERENCES = 3
+_GOES_ON_WITH = {"scan": "defend"}  # whose first stages are its own
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,31 @@ class RunIdentity:
         """Whether a finished run's summary is of this run."""
         return _mapping(summary.get("run")).get("fingerprint") == self.fingerprint
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether another command goes on from this one's stages, which are therefore kept."""
+        return self.command in _GOES_ON_WITH
+
+    def goes_on_from(self, summary: Mapping[str, Any]) -> bool:
+        """Whether a finished scan's summary is of this defense's first stages."""
+        return any(
+            command == self.command and replace(self, command=earlier).is_of(summary)
+            for earlier, command in _GOES_ON_WITH.items()
+        )
+
+    def is_answered_by(self, summary: Mapping[str, Any]) -> bool:
+        """Whether a finished run's summary is of this run, or of a defense that holds all of this scan."""
+        later = _GOES_ON_WITH.get(self.command, self.command)
+        return self.is_of(summary) or replace(self, command=later).is_of(summary)
+
+    def shares_stages_with(self, command: Any) -> bool:
+        """Whether a run of ``command`` on the same data stores stages that this one can use."""
+        return _GOES_ON_WITH.get(str(command), command) == _GOES_ON_WITH.get(self.command, self.command)
+
     def difference(self, summary: Mapping[str, Any]) -> str:
         """How a finished run differs from this one, in words that follow "the finished results of"."""
         run = _mapping(summary.get("run"))
-        if run.get("command") != self.command:
+        if not self.shares_stages_with(run.get("command")):
             return f"`advrbd {one_line(str(run.get('command', 'of an earlier version')))[:40]}`"
         mine = finite({**self.options, **self.config})
         theirs = {**_mapping(run.get("options")), **_mapping(summary.get("config"))}

@@ -18,11 +18,11 @@ from torch import nn
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.files import explain_os_error, finite, write_bytes, write_json, write_text
 from advrbd_plugin.nn.description import ModelDescription
+from advrbd_plugin.nn.model_file import BACKDOORED_WEIGHTS, MODEL_WEIGHTS, save_model
 from advrbd_plugin.plain import read_json
 from advrbd_plugin.report.before_after import before_and_after
 from advrbd_plugin.report.figures import overview_png
 from advrbd_plugin.report.identity import RunIdentity
-from advrbd_plugin.report.model_file import BACKDOORED_WEIGHTS, MODEL_WEIGHTS, save_model
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.record import TOOL, RunRecord, summarise
 from advrbd_plugin.report.tables import curves_csv, verdicts_csv
@@ -39,7 +39,7 @@ _UNFINISHED = ".advrbd-unfinished-"
 _LOCK = "lock"
 _RUN = "run.json"
 _TRIES = 10
-_OWN_FILE = re.compile(r"(report|curves|verdicts|(backdoored_)?model|demo|neurons|trigger-\d+)\.(\w+)")
+_OWN_FILE = re.compile(r"(report|curves|verdicts|(backdoored_)?model|demo|neurons|trigger-\d+|config)\.(\w+)")
 
 
 class OutputFolder:
@@ -88,8 +88,8 @@ class OutputFolder:
         """Say which run is about to be made here.
 
         Returns:
-            The summary, where this very run was finished before and its results are whole; ``None`` where it is to be
-            made.
+            The summary, where this very run (or, for a scan, a defense that holds it) was finished before and its
+            results are whole; ``None`` where it is to be made.
 
         Raises:
             AdvrBDError: the folder holds the results of another run, results that were changed since, or the stages
@@ -97,14 +97,15 @@ class OutputFolder:
             StorageError: the disk is full or the folder cannot be written.
         """
         finished = _read_summary(self.path / SUMMARY)
-        if finished is not None and not self._overwrite:
-            if not run.is_of(finished):
+        if finished is not None and not self._overwrite and not run.goes_on_from(finished):
+            if not run.is_answered_by(finished):
                 raise AdvrBDError(
                     f"--out {self.path} holds the finished results of {run.difference(finished)}: "
                     "give another folder, or --overwrite to replace them"
                 )
             self._refuse_changed_results(finished)
-            if (_read_json(self.work / _RUN) or {}).get("fingerprint") == run.fingerprint:
+            begun = (_read_json(self.work / _RUN) or {}).get("fingerprint")
+            if begun == run.fingerprint and not run.is_followed:
                 self.discard()  # a kill after the results were moved in left the stages
             return finished
         self._settle_unfinished(run)
@@ -140,7 +141,7 @@ class OutputFolder:
         if begun is None:
             return
         same = begun.get("contents") == run.contents or begun.get("data") == self._place_of_data(run)
-        if begun.get("command") == run.command and same:
+        if run.shares_stages_with(begun.get("command")) and same:
             return
         if not self._overwrite and self._holds_stages():
             raise AdvrBDError(
@@ -183,7 +184,7 @@ class OutputFolder:
         comparison: Mapping[str, Any] | None = None,
         more: Mapping[str, bytes] | None = None,
     ) -> dict[str, Any]:
-        """Write all results, ``summary.json`` last, then remove the work folder.
+        """Write all results, ``summary.json`` last, then remove the work folder (not after a scan).
 
         Everything is first written whole beside its place: a full disk or a kill leaves the earlier results, or
         (while the files are being moved) a folder without ``summary.json``, never half a file.
@@ -220,6 +221,8 @@ class OutputFolder:
     ) -> dict[str, Any]:
         """Write models, curves, ``files`` by name and ``summary.json``, as :meth:`write` does for the defense.
 
+        The stages of a run that another command goes on with stay.
+
         Args:
             models: by the name of the file of their weights; all are built from ``description``.
         """
@@ -244,7 +247,8 @@ class OutputFolder:
             self._move_in(unfinished)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        self.discard()
+        if self._run is None or not self._run.is_followed:
+            self.discard()
         return complete
 
     def _move_in(self, unfinished: Path) -> None:

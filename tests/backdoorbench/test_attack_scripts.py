@@ -128,7 +128,7 @@ def pixels_of(path):
 
 
 def test_a_taken_name_is_one_line(checkout, record):
-    assert "record/tact exists already" in attack(checkout, "tact", status=1).stderr
+    assert "record/tact exists already" in attack(checkout, "tact", status=2).stderr
 
 
 def test_a_defense_of_the_toolbox_faces_the_record(checkout, record):

@@ -69,7 +69,7 @@ def test_a_strangers_file_is_refused_in_one_line(checkout):
     torch.save(Refused(), checkout / "evil.pt")
     done = run(checkout, "defense/evil.py")
     last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr
     assert last.startswith("advrbd: error: a file that defense/evil.py loads holds") and "mkdir" in last
     assert not (checkout / "made").exists()
     assert run(checkout, "--trust-record", "defense/evil.py").returncode == 0
@@ -87,7 +87,7 @@ def test_what_a_script_imports_and_is_not_installed_is_one_line(checkout):
     program += "sys.exit(main(sys.argv[1:]))"
     done = run(checkout, "defense/painting.py", start=("-c", program))
     last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "scripts import cv2" in last and last.endswith("pip install 'advrbd_plugin[backdoorbench]'")
 
 

@@ -124,7 +124,7 @@ def test_every_script_of_the_toolbox_runs_or_is_known_to_stop(checkout):
     for script in stopped:
         with pytest.raises(AdvrBDError, match=f"{script} of BackdoorBench v2.2 runs on no machine: "):
             refuse_hopeless(script, [], checkout)
-    done = advrbd(checkout, "backdoorbench", "run", stopped[0], "--result_file", "badnet", status=1)
+    done = advrbd(checkout, "backdoorbench", "run", stopped[0], "--result_file", "badnet", status=2)
     assert "runs on no machine" in done.stderr.strip().splitlines()[-1] and "Traceback" not in done.stderr
 
 
@@ -268,7 +268,7 @@ def test_the_detection_script_writes_its_siblings_columns(cells, checkout, recor
     ],
 )
 def test_mistakes_are_one_line(cells, checkout, options, said):
-    done = advrbd(checkout, "--local_data", *options, script="defense/advrbd.py", status=1)
+    done = advrbd(checkout, "--local_data", *options, script="defense/advrbd.py", status=2)
     assert said in done.stderr.strip().splitlines()[-1] and "Traceback" not in done.stderr
 
 

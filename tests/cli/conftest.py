@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from advrbd_plugin.cli import main
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.identification import Verdicts
-from advrbd_plugin.defense.result import AdvrBDResult
+from advrbd_plugin.defense.result import AdvrBDResult, AdvrBDScan
 
 
 class InstantAdvrBD:
@@ -21,22 +22,30 @@ class InstantAdvrBD:
 
     failure: BaseException | None = None
     stores = True
+    finds = True
 
     def __init__(self, make_model, config=None, *, device=None, work_dir=None, progress=None):
         self.make_model, self.config, self.work_dir, self.progress = make_model, config, work_dir, progress
 
     def fit(self, train_set: ImageSet):
+        return self._run(train_set, {"train": 2, "retrain": 1})
+
+    def scan(self, train_set: ImageSet):
+        found = vars(self._run(train_set, {"train": 2}))
+        return AdvrBDScan(**{each.name: found[each.name] for each in fields(AdvrBDScan)})
+
+    def _run(self, train_set: ImageSet, stages: dict[str, int]):
         if self.stores:
             (self.work_dir / "checkpoint").write_text("half way")
-        self.progress.plan({"train": 2.0, "retrain": 1.0})
-        for stage, steps in (("train", 2), ("retrain", 1)):
+        self.progress.plan(stages)
+        for stage, steps in stages.items():
             self.progress.start(stage)
             for _ in range(steps):
                 self.progress.advance(1.0, loss=0.5)
             self.progress.finish()
         if self.failure is not None:
             raise self.failure
-        poisoned = torch.arange(len(train_set)) % 10 == 0
+        poisoned = (torch.arange(len(train_set)) % 10 == 0) & self.finds
         torch.manual_seed(0)
         return AdvrBDResult(
             model=self.make_model().eval(),
@@ -48,7 +57,7 @@ class InstantAdvrBD:
                 uncertain=torch.zeros_like(poisoned),
                 mislabelled=torch.zeros_like(poisoned),
             ),
-            suspected_classes=(1,),
+            suspected_classes=(1,) if self.finds else (),
             findings=(),
             evidence=(),
             fit=1.0,
@@ -97,7 +106,7 @@ def images(tmp_path) -> Path:
 def fails(capsys):
     """Runs a command that must fail: returns its one line; checks status, stream and that there is no traceback."""
 
-    def run(*arguments: object, status: int = 1) -> str:
+    def run(*arguments: object, status: int = 2) -> str:
         capsys.readouterr()  # what earlier commands of the same test said
         assert main([str(argument) for argument in arguments]) == status
         captured = capsys.readouterr()

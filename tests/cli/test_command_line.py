@@ -29,6 +29,7 @@ RESULTS = {
     "curves.json",
     "report.png",
     "report.html",
+    "config.yaml",
 }
 
 
@@ -85,7 +86,7 @@ def test_doctor_tells_what_is_there_and_what_is_not(capsys, monkeypatch):
 def test_defend_writes_everything_and_evaluate_reads_it(defense, images, tmp_path, capsys):
     out = tmp_path / "cleaned"
     (images / "cat" / "broken.png").write_bytes(b"nonsense")
-    assert main(["defend", str(images), "--out", str(out), "--seed", "3", "--epochs", "2"]) == 0
+    assert main(["defend", str(images), "--out", str(out), "--seed", "3", "--epochs", "2"]) == 3
     assert {path.name for path in out.iterdir()} == RESULTS
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["images"], summary["poisoned"], summary["seed"]) == (24, 3, 3)
@@ -121,7 +122,7 @@ def test_defend_takes_a_zip_and_settings(defense, images, tmp_path):
     config.write_text("seed: 9\nepochs: 4\n")
     out = tmp_path / "out"
     arguments = ["--config", str(config), "--set", "epochs=3", "--image-size", "16", "--model", "resnet_narrow"]
-    assert main(["defend", str(tmp_path / "set.zip"), "--out", str(out), *arguments]) == 0
+    assert main(["defend", str(tmp_path / "set.zip"), "--out", str(out), *arguments]) == 3
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["seed"], summary["config"]["epochs"], summary["image_size"]) == (9, 3, [16, 16])
 
@@ -131,7 +132,7 @@ def test_names_that_are_no_text_and_names_that_are_commands(defense, images, tmp
     (images / "dog").rename(os.fsdecode(os.fsencode(images) + b"/\xff\x1b[31m[bold]"))
     (images / "cat" / "00.png").rename(images / "cat" / "=1+1\n.png")
     out = tmp_path / "out"
-    assert main(["defend", str(images), "--out", str(out)]) == 0
+    assert main(["defend", str(images), "--out", str(out)]) == 3
     with (out / "verdicts.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert rows[-1]["label"] == os.fsdecode(b"\xff\x1b[31m[bold]")  # as on the disk; the terminal shows it escaped
@@ -143,22 +144,22 @@ def test_names_that_are_no_text_and_names_that_are_commands(defense, images, tmp
 
 def test_the_former_name_of_a_setting_is_read_with_one_line(defense, images, tmp_path, capsys, fails):
     out, config = tmp_path / "out", tmp_path / "old.yaml"
-    assert main(["defend", str(images), "--out", str(out), "--set", "accusation_gain=0.2"]) == 0
+    assert main(["defend", str(images), "--out", str(out), "--set", "accusation_gain=0.2"]) == 3
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "advrbd: note: the key accusation_gain is now called detection_gain"
     assert sum("detection_gain" in line for line in lines) == 1
     assert json.loads((out / "summary.json").read_text())["config"]["detection_gain"] == 0.2
     config.write_text("accuse_labels: true\n")
-    assert main(["defend", str(images), "--out", str(tmp_path / "other"), "--config", str(config)]) == 0
+    assert main(["defend", str(images), "--out", str(tmp_path / "other"), "--config", str(config)]) == 3
     assert capsys.readouterr().err.splitlines()[0] == "advrbd: note: the key accuse_labels is now called detect_targets"
     both = ["--set", "doubt=0.2", "--set", "abstain_threshold=0.2"]
     assert "give only abstain_threshold" in fails("defend", images, "--out", tmp_path / "third", *both)
 
 
 def test_a_small_set_is_trained_on_for_longer_and_the_user_is_told(defense, images, tmp_path, capsys):
-    assert main(["defend", str(images), "--out", str(tmp_path / "longer")]) == 0
+    assert main(["defend", str(images), "--out", str(tmp_path / "longer")]) == 3
     assert "200 epochs in place of 20" in capsys.readouterr().err
-    assert main(["defend", str(images), "--out", str(tmp_path / "as-said"), "--epochs", "2"]) == 0
+    assert main(["defend", str(images), "--out", str(tmp_path / "as-said"), "--epochs", "2"]) == 3
     assert "in place of" not in capsys.readouterr().err
 
 
@@ -214,21 +215,21 @@ def cifar10(tmp_path):
 def test_defend_and_demo_read_cifar10_as_it_is_unpacked(defense, cifar10, tmp_path):
     folder = cifar10
     assert main(["demo", "--data", str(folder.parent), "--out", str(tmp_path / "demo")]) == 0
-    assert main(["defend", str(folder), "--out", str(tmp_path / "out"), "--samples", "20"]) == 0
+    assert main(["defend", str(folder), "--out", str(tmp_path / "out"), "--samples", "20"]) == 3
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["images"] == 20 and list(summary["classes"]) == ["cat", "dog"]
 
 
 def test_evaluate_reads_the_test_part_of_what_defend_reads(defense, cifar10, images, tmp_path, capsys, fails):
     out = tmp_path / "out"
-    assert main(["defend", str(cifar10), "--out", str(out)]) == 0
+    assert main(["defend", str(cifar10), "--out", str(out)]) == 3
     capsys.readouterr()
     both = ["--triggered", str(cifar10), "--target", "dog"]
     assert main(["evaluate", str(out / "model.safetensors"), "--clean", str(cifar10.parent), *both, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["clean_images"], figures["triggered_images"]) == (8, 4)
     (images / "dog").rename(images / "cow")
-    assert main(["defend", str(images), "--out", str(out), "--image-size", "32", "--overwrite"]) == 0
+    assert main(["defend", str(images), "--out", str(out), "--image-size", "32", "--overwrite"]) == 3
     assert "has the class 'dog', which the model does not know: it knows cat, cow" in fails(
         "evaluate", out, "--clean", cifar10
     )
@@ -241,7 +242,7 @@ def test_evaluate_knows_imagenette_whole_or_by_part(defense, tmp_path, capsys):
             (folder / part / wnid).mkdir(parents=True)
             for number in range(count):
                 (folder / part / wnid / f"{number}.JPEG").write_bytes(png(number))
-    assert main(["defend", str(folder), "--out", str(tmp_path / "out"), "--image-size", "16"]) == 0
+    assert main(["defend", str(folder), "--out", str(tmp_path / "out"), "--image-size", "16"]) == 3
     assert set(json.loads((tmp_path / "out" / "summary.json").read_text())["classes"]) == {"tench", "English springer"}
     for place in (folder, folder / "val"):
         capsys.readouterr()
@@ -259,7 +260,7 @@ def test_repair_reads_the_training_part_of_what_defend_reads(defense, cifar10, t
 
     monkeypatch.setattr(advrbd_plugin.ulrl, "clean_from_poisoned", seen)
     monkeypatch.setattr(advrbd_plugin.ulrl.ULRL, "repair", seen)
-    assert main(["defend", str(cifar10), "--out", str(tmp_path / "out")]) == 0
+    assert main(["defend", str(cifar10), "--out", str(tmp_path / "out")]) == 3
     line = fails("repair", tmp_path / "out", option, cifar10, "--out", tmp_path / "repaired")
     assert line == "40 images of ('cat', 'dog')"
     assert not (tmp_path / "repaired").exists()
@@ -270,7 +271,7 @@ def test_demo_holds_out_a_test_part_where_there_is_none(defense, images, tmp_pat
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["images"] == 18
 
 
-# Bad input: one line, status 1, nothing left behind.
+# Bad input: one line, status 2, nothing left behind.
 
 
 @pytest.mark.parametrize(
@@ -354,7 +355,7 @@ def test_an_error_keeps_what_this_run_or_an_earlier_one_stored(defense, images, 
     assert "patch_size" in fails("defend", images, "--out", tmp_path / "out", "--image-size", "8")
     assert checkpoint.exists()
     defense.failure = None
-    assert main(["defend", str(images), "--out", str(tmp_path / "out")]) == 0
+    assert main(["defend", str(images), "--out", str(tmp_path / "out")]) == 3
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS
 
 
@@ -366,7 +367,7 @@ def test_a_full_disk_during_training_keeps_what_was_done(defense, images, tmp_pa
 
 def test_a_full_disk_while_writing_leaves_the_earlier_results(defense, images, tmp_path, fails, monkeypatch):
     out = tmp_path / "out"
-    assert main(["defend", str(images), "--out", str(out)]) == 0
+    assert main(["defend", str(images), "--out", str(out)]) == 3
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setattr(os, "fsync", _third_call_fails())
     assert "is full" in fails("defend", images, "--out", out, "--seed", "5", "--overwrite")
@@ -395,7 +396,7 @@ def test_ctrl_c_says_how_to_go_on(defense, images, tmp_path, fails):
 def test_evaluate_explains_what_it_cannot_use(defense, images, tmp_path, fails):
     assert "holds no model.json" in fails("evaluate", tmp_path, "--clean", images)
     out = tmp_path / "out"
-    assert main(["defend", str(images), "--out", str(out)]) == 0
+    assert main(["defend", str(images), "--out", str(out)]) == 3
     bad_target = ["--triggered", images, "--target", "cow"]
     assert "--target must be one of" in fails("evaluate", out, "--clean", images, *bad_target)
     (images / "cow").mkdir()
@@ -409,7 +410,7 @@ def test_evaluate_explains_what_it_cannot_use(defense, images, tmp_path, fails):
 
 def test_a_model_is_its_folder_or_the_file_that_is_loaded(defense, images, tmp_path, fails):
     out, repaired = tmp_path / "out", ["--out", tmp_path / "repaired"]
-    assert main(["defend", str(images), "--out", str(out)]) == 0
+    assert main(["defend", str(images), "--out", str(out)]) == 3
     (out / "other.safetensors").write_bytes(b"another model")
     other = out / "other.safetensors"
     for command in (["evaluate", other, "--clean", images], ["repair", other, "--data", images, *repaired]):
@@ -420,7 +421,7 @@ def test_a_model_is_its_folder_or_the_file_that_is_loaded(defense, images, tmp_p
 def test_a_repair_does_not_replace_its_model(defense, images, tmp_path, fails, given):
     out = tmp_path / "out"
     (tmp_path / "data").mkdir()
-    assert main(["defend", str(images), "--out", str(out)]) == 0
+    assert main(["defend", str(images), "--out", str(out)]) == 3
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     line = fails("repair", tmp_path / given, "--data", images, "--out", out)
     assert line == f"--out {out} is the folder of MODEL, which would be replaced: give a new or empty folder"
@@ -444,7 +445,7 @@ def test_used_up_memory_is_explained_with_the_commands_options(
         raise make_error()
 
     out = tmp_path / "out"
-    assert main(["defend", str(images), "--out", str(out)]) == 0
+    assert main(["defend", str(images), "--out", str(out)]) == 3
     defense.failure = make_error()
     line = fails("defend", images, "--out", out, "--overwrite")
     assert line.startswith("the computer's memory is used up: try --set batch_size=... with a smaller number or --")
@@ -468,7 +469,7 @@ def test_nan_in_a_saved_model_is_explained(defense, images, tmp_path, fails):
     from safetensors.torch import load_file, save_file
 
     out = tmp_path / "out"
-    assert main(["defend", str(images), "--out", str(out)]) == 0
+    assert main(["defend", str(images), "--out", str(out)]) == 3
     tensors = load_file(out / "model.safetensors")
     broken = {name: tensor * float("nan") if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     save_file(broken, out / "model.safetensors")

@@ -42,10 +42,10 @@ def no_second_run(defense):
 
 
 def test_the_same_command_on_a_finished_run_shows_it(defense, images, out, capsys):
-    assert defend(images, out) == 0
+    assert defend(images, out) == 3
     first, before = capsys.readouterr().out, contents(out)
     no_second_run(defense)
-    assert defend(images, out) == 0
+    assert defend(images, out) == 3
     shown = capsys.readouterr()
     assert shown.out == first and "3 (12.5%)" in shown.out
     assert shown.err.count("finished before, so nothing is computed again (--overwrite") == 1
@@ -53,10 +53,10 @@ def test_the_same_command_on_a_finished_run_shows_it(defense, images, out, capsy
 
 
 def test_a_copy_of_the_images_is_the_same_data(defense, images, out, tmp_path):
-    assert defend(images, out) == 0
+    assert defend(images, out) == 3
     no_second_run(defense)
     shutil.copytree(images, tmp_path / "moved")
-    assert defend(tmp_path / "moved", out, "--device", "cpu") == 0
+    assert defend(tmp_path / "moved", out, "--device", "cpu") == 3
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_copy_of_the_images_is_the_same_data(defense, images, out, tmp_path):
     ],
 )
 def test_results_of_other_settings_are_not_replaced(defense, images, out, fails, arguments, difference):
-    assert defend(images, out) == 0
+    assert defend(images, out) == 3
     before = contents(out)
     line = fails("defend", images, "--out", out, *arguments)
     assert line == (
@@ -79,19 +79,19 @@ def test_results_of_other_settings_are_not_replaced(defense, images, out, fails,
 
 
 def test_results_of_other_data_are_not_replaced_unless_asked(defense, images, other_images, out, fails):
-    assert defend(images, out) == 0
+    assert defend(images, out) == 3
     before = contents(out)
     assert f"finished results of other data ({images}, now {other_images})" in fails(
         "defend", other_images, "--out", out
     )
     assert contents(out) == before
-    assert defend(other_images, out, "--overwrite") == 0
+    assert defend(other_images, out, "--overwrite") == 3
     assert json.loads((out / "summary.json").read_text())["data"] == str(other_images)
     assert f"other data ({other_images}, now {images})" in fails("defend", images, "--out", out)
 
 
 def test_changed_files_of_the_same_folder_are_other_data(defense, images, out, fails):
-    assert defend(images, out) == 0
+    assert defend(images, out) == 3
     (images / "cat" / "00.png").write_bytes(png(99))
     assert f"finished results of other data ({images} was changed since)" in fails("defend", images, "--out", out)
 
@@ -103,19 +103,19 @@ def test_results_of_another_command_are_not_replaced(defense, images, out, fails
 
 @pytest.mark.parametrize("name", ["model.safetensors", "verdicts.csv", "report.html"])
 def test_results_that_were_changed_or_removed_are_named(defense, images, out, fails, name):
-    assert defend(images, out) == 0
+    assert defend(images, out) == 3
     (out / name).write_text("edited by hand")
     line = f"{out / name} is missing or was changed since this run finished: "
     assert fails("defend", images, "--out", out).startswith(line)
     (out / name).unlink()
     assert fails("defend", images, "--out", out).startswith(line)
-    assert defend(images, out, "--overwrite") == 0
+    assert defend(images, out, "--overwrite") == 3
     assert (out / name).read_text(errors="replace") != "edited by hand"
 
 
 @pytest.mark.parametrize("edit", ['{"tool": "advrbd"}', '{"tool": "advrbd", "run": [1], "config": 3, "data": {}}'])
 def test_a_summary_that_was_edited_or_is_of_an_earlier_version_is_one_line(defense, images, out, fails, edit):
-    assert defend(images, out) == 0
+    assert defend(images, out) == 3
     summary = json.loads((out / "summary.json").read_text())
     (out / "summary.json").write_text(edit)
     assert "holds the finished results of" in fails("defend", images, "--out", out)
@@ -160,7 +160,7 @@ def test_only_one_process_at_a_time_has_the_folder(defense, images, other_images
         assert fails("defend", images, "--out", out, "--overwrite") == line
         assert os.listdir(out) == [".advrbd-work"]
     assert not out.exists()
-    assert defend(images, out) == 0
+    assert defend(images, out) == 3
     with OutputFolder(out):
         assert fails("defend", images, "--out", out) == line
         (out.parent / "link").symlink_to(out)
@@ -170,7 +170,7 @@ def test_only_one_process_at_a_time_has_the_folder(defense, images, other_images
 def test_a_lock_that_a_killed_process_left_holds_nobody_up(defense, images, out):
     (out / ".advrbd-work").mkdir(parents=True)
     (out / ".advrbd-work" / "lock").touch()
-    assert defend(images, out) == 0
+    assert defend(images, out) == 3
     assert ".advrbd-work" not in os.listdir(out)
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from advrbd_plugin.defense.detection import Detection, LabelEvidence
+from advrbd_plugin.defense.detection import Detection
 from advrbd_plugin.defense.enhancement import enhance_trigger
+from advrbd_plugin.defense.splits import LabelEvidence
 from advrbd_plugin.nn.inference import log_odds
 
 

@@ -10,9 +10,12 @@ from advrbd_plugin.attacks import make_attack
 from advrbd_plugin.cache import digest
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import AdvrBDConfig
-from advrbd_plugin.defense.detection import Detection, LabelEvidence
+from advrbd_plugin.defense.detection import Detection
+from advrbd_plugin.defense.findings import ClassFinding
 from advrbd_plugin.defense.pipeline import AdvrBD
 from advrbd_plugin.defense.planning import STAGES
+from advrbd_plugin.defense.scoring import Scores
+from advrbd_plugin.defense.splits import LabelEvidence
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation.metrics import evaluate, judge_detection
 from advrbd_plugin.nn.models import make_model
@@ -34,9 +37,9 @@ def quick_config(quick_config):
     return quick_config.replace(mixed_precision=False)
 
 
-def detector(gains, again=()):
-    """A detector that suspects the classes of ``gains`` with that evidence, whatever the model has learned: every third
-    of their samples carries the trigger. Asked once more, it suspects ``again`` alone.
+def detector(*suspected, unconfirmed=(), trained_enough=True):
+    """A detector that suspects the classes given, whatever the model has learned: every third of their samples carries
+    the trigger. The clusters of ``unconfirmed`` classes stand apart.
     """
 
     def detect(model, samples, scores, config, on_batch=None):
@@ -44,13 +47,21 @@ def detector(gains, again=()):
         if on_batch is not None:
             on_batch(len(samples))
         assert scores.ranks.shape == (len(scores.ranks), len(samples))
-        suspected = tuple(gains) if len(detect.examined) == 1 else again
-        carries = torch.isin(samples.labels, torch.tensor(suspected, dtype=torch.int64)) & (samples.sample_ids % 3 == 0)
+        classes = torch.tensor((*suspected, *unconfirmed), dtype=torch.int64)
+        carries = torch.isin(samples.labels, classes) & (samples.sample_ids % 3 == 0)
         evidence = [
-            LabelEvidence(label, 100, gains.get(label, 0.0), 3.0, 0.5, suspected=label in suspected)
+            LabelEvidence(label, 100, 1.0, 3.0, 0.5, separate=label in classes, suspected=label in suspected)
             for label in range(10)
         ]
-        return Detection(0.99 * carries, 0.99 * carries, tuple(evidence))
+        findings = [ClassFinding(label, label in suspected, float(label in suspected), "told") for label in range(10)]
+        return Detection(
+            0.99 * carries,
+            0.99 * carries,
+            tuple(evidence),
+            tuple(findings),
+            trained_enough=trained_enough,
+            unconfirmed_classes=unconfirmed,
+        )
 
     detect.examined = []
     return detect
@@ -70,7 +81,11 @@ def test_the_defense_cleans_badnets_digits(robust, digits, poisoned_digits):
 
 def test_a_result_tells_what_was_done(robust, poisoned_digits):
     assert tuple(robust.curves) == ("training", "detection", "enhancement", "retraining", "relearning")
-    assert set(robust.seconds) == set(STAGES)
+    assert {*robust.seconds, "confirmation"} == set(STAGES)
+    assert robust.is_retrained and robust.rounds == 2 and robust.remark.startswith("the retrained model is returned")
+    assert robust.trained_enough and robust.fit > 0.8
+    assert [each.suspected for each in robust.findings] == [label == 1 for label in range(10)]
+    assert robust.findings[1].pattern.shape == (1, 16, 16) and robust.findings[1].probability > 0.9
     assert len(robust.curves["detection"]) == 10
     assert robust.accused_labels == robust.suspected_classes
     verdicts, labels = robust.verdicts, poisoned_digits.image_set.labels
@@ -93,12 +108,12 @@ def test_order_and_truth_play_no_part(poisoned_digits, make_digits_model, quick_
     """The truth about poison is no input; shuffled, it changes nothing, and neither does the order of the samples."""
     config = quick_config.replace(**settings)
     whole = poisoned_digits.image_set.subset(torch.arange(400))
-    first = AdvrBD(make_digits_model, config, detector=detector({1: 2.0})).fit(whole)
+    first = AdvrBD(make_digits_model, config, detector=detector(1)).fit(whole)
     order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
     shuffled_truth = dataclasses.replace(
         poisoned_digits, poisoned=poisoned_digits.poisoned[torch.randperm(len(poisoned_digits.poisoned))]
     )
-    second = AdvrBD(make_digits_model, config, detector=detector({1: 2.0})).fit(shuffled_truth.image_set.subset(order))
+    second = AdvrBD(make_digits_model, config, detector=detector(1)).fit(shuffled_truth.image_set.subset(order))
     assert settings or first.verdicts.poisoned.any()
     assert digest(*first.model.state_dict().values()) == digest(*second.model.state_dict().values())
     assert torch.equal(first.verdicts.score[order], second.verdicts.score)
@@ -112,7 +127,7 @@ def test_epochs_left_to_the_set_are_those_of_the_whole_set_in_every_training(
     monkeypatch.setattr("advrbd_plugin.defense.config._BATCHES", 14)
     samples = poisoned_digits.image_set.subset(torch.arange(400))  # 7 batches, fewer without the poisoned ones
     config = quick_config.replace(epochs=0)
-    result = AdvrBD(make_digits_model, config, detector=detector({1: 2.0, 2: 2.0, 3: 2.0, 4: 2.0})).fit(samples)
+    result = AdvrBD(make_digits_model, config, detector=detector(1, 2, 3, 4)).fit(samples)
     assert int(result.verdicts.poisoned.sum()) > 16 and result.config.epochs == 2
     assert len(result.curves["training"]) == len(result.curves["retraining"]) == 2
     with pytest.raises(ValueError, match="epochs must be at least 1"):
@@ -145,7 +160,7 @@ class KilledAt:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_run_resumes_to_the_same_result(poisoned_digits, make_digits_model, quick_config, tmp_path, stage):
-    samples, found = poisoned_digits.image_set.subset(torch.arange(400)), detector({1: 2.0})
+    samples, found = poisoned_digits.image_set.subset(torch.arange(400)), detector(1, unconfirmed=(2,))
 
     def defense(**more):
         found.examined.clear()
@@ -196,7 +211,7 @@ def test_the_partition_rate_plays_no_part_where_targets_are_detected(
 
     def fit(progress=None, **changes):
         config = quick_config.replace(**changes)
-        found = detector({1: 2.0})
+        found = detector(1)
         return AdvrBD(make_digits_model, config, work_dir=tmp_path, progress=progress, detector=found).fit(samples)
 
     first = fit(alpha=0.02)
@@ -245,7 +260,7 @@ def test_a_setting_names_the_result_of_the_stage_that_reads_it(
 
     def work_done(config):
         counted = Counted()
-        defense = AdvrBD(make_digits_model, config, work_dir=tmp_path, progress=counted, detector=detector({1: 2.0}))
+        defense = AdvrBD(make_digits_model, config, work_dir=tmp_path, progress=counted, detector=detector(1))
         defense.fit(samples)
         return set(counted.done)
 
@@ -276,7 +291,7 @@ def test_without_a_suspected_class_the_set_is_clean_and_the_model_stays(
     poisoned_digits, make_digits_model, quick_config
 ):
     samples = poisoned_digits.image_set.subset(torch.arange(200))
-    result = AdvrBD(make_digits_model, quick_config, detector=detector({})).fit(samples)
+    result = AdvrBD(make_digits_model, quick_config, detector=detector()).fit(samples)
     assert result.suspected_classes == () and not result.verdicts.poisoned.any()
     assert result.model is result.backdoored_model
 
@@ -345,22 +360,74 @@ def knows_no_digit():
     return Constant()
 
 
-@pytest.mark.parametrize(("again", "suspected"), [((), (1,)), ((4,), (1, 4))])
-def test_weak_evidence_beside_strong_needs_a_second_model_to_confirm_it(
-    poisoned_digits, quick_config, again, suspected
+def test_clusters_that_stand_apart_are_poison_only_where_another_model_puts_them_elsewhere(
+    poisoned_digits, make_digits_model, quick_config, monkeypatch
 ):
-    samples, found = poisoned_digits.image_set, detector({1: 1.5, 4: 0.2}, again)
-    result = AdvrBD(knows_no_digit, quick_config, detector=found).fit(samples)
-    assert found.examined == [list(range(10)), [4]]  # the second time the class with weak evidence alone
-    assert result.suspected_classes == suspected and result.evidence[4].rejected == (not again)
-    assert result.verdicts.poisoned[samples.labels == 1].any()
-    assert bool(result.verdicts.poisoned[samples.labels == 4].any()) == (again == (4,))
+    samples = poisoned_digits.image_set.subset(torch.arange(400))
+    answers = []
+
+    def predict(model, images, **settings):
+        """A model that gives every picture of class 2 the class 5, and knows all others."""
+        label = torch.where(samples.labels == answers[0], 5, samples.labels)
+        return 10.0 * torch.nn.functional.one_hot(label, 10).float()
+
+    monkeypatch.setattr("advrbd_plugin.defense.search.predict", predict)
+    for wrong, suspected in ((2, (1, 2)), (3, (1,))):
+        answers[:] = [wrong]
+        found = AdvrBD(make_digits_model, quick_config, detector=detector(1, unconfirmed=(2,))).fit(samples)
+        assert found.suspected_classes == suspected
+        assert found.evidence[2].rejected == (wrong == 3) and found.findings[2].kind == "misplacement"
+        assert bool(found.verdicts.poisoned[samples.labels == 2].any()) == (wrong == 2)
 
 
-def test_weak_evidence_is_rejected_where_the_retrained_model_predicts_the_class_all_the_same(
-    poisoned_digits, quick_config
+def test_what_a_clean_model_gives_away_is_removed_and_the_loop_goes_on(
+    poisoned_digits, make_digits_model, quick_config, monkeypatch
 ):
-    samples, found = poisoned_digits.image_set, detector({0: 0.2})
-    result = AdvrBD(knows_no_digit, quick_config, detector=found).fit(samples)  # it predicts class 0 for all
-    assert found.examined == [list(range(10))]
-    assert result.suspected_classes == () and result.evidence[0].rejected and result.model is result.backdoored_model
+    samples = poisoned_digits.image_set.subset(torch.arange(400))
+    seen = []
+
+    def examine(model, used, **settings):
+        """The first clean model gives class 4 away, the second nothing."""
+        found = detector(*((), (4,))[not seen])(model, used, Scores(torch.zeros(1, len(used))), None)
+        seen.append(len(used))
+        return found
+
+    monkeypatch.setattr("advrbd_plugin.defense.cleaning.examine", examine)
+    result = AdvrBD(make_digits_model, quick_config, detector=detector(1)).fit(samples)
+    assert len(seen) == 2 and result.rounds == 3
+    assert result.suspected_classes == (1, 4) and result.findings[4].round == 2
+    carries = (samples.sample_ids % 3 == 0) & (samples.labels == 4)
+    assert result.verdicts.poisoned[carries].float().mean() > 0.9
+    assert result.findings[4].pattern is not None
+
+
+def test_a_clean_model_that_is_worse_is_not_returned(poisoned_digits, make_digits_model, quick_config, monkeypatch):
+    samples = poisoned_digits.image_set.subset(torch.arange(400))
+    for name, value in (("is_worse", True), ("is_worse", False)):
+        monkeypatch.setattr(f"advrbd_plugin.defense.cleaning.{name}", lambda accuracy, before, worse=value: worse)
+        result = AdvrBD(make_digits_model, quick_config, detector=detector(1)).fit(samples)
+        assert result.is_retrained != value and (result.model is result.backdoored_model) == value
+        assert ("the latter is returned" in result.remark) == value
+        assert result.verdicts.poisoned.any()
+
+
+def test_a_model_that_fits_nothing_accuses_nobody(poisoned_digits, quick_config):
+    samples = poisoned_digits.image_set.subset(torch.arange(200))
+    result = AdvrBD(knows_no_digit, quick_config).fit(samples)
+    assert not result.trained_enough and result.fit < 0.3
+    assert result.suspected_classes == () and result.model is result.backdoored_model
+    assert result.remark.startswith("no verdict: the model fits ")
+    assert not result.verdicts.poisoned.any()
+
+
+def test_a_scan_gives_the_verdicts_and_the_defense_goes_on_from_it(
+    poisoned_digits, make_digits_model, quick_config, tmp_path
+):
+    samples, counted = poisoned_digits.image_set.subset(torch.arange(400)), Counted()
+    scan = AdvrBD(make_digits_model, quick_config, work_dir=tmp_path, detector=detector(1)).scan(samples)
+    assert scan.suspected_classes == (1,) and set(scan.seconds) == {"training", "scoring", "detection", "enhancement"}
+    whole = AdvrBD(make_digits_model, quick_config, work_dir=tmp_path, detector=detector(1), progress=counted).fit(
+        samples
+    )
+    assert not {"training", "scoring", "detection", "enhancement"} & set(counted.done)
+    assert torch.equal(scan.verdicts.poisoned, whole.verdicts.poisoned)

@@ -9,7 +9,6 @@ from advrbd_plugin.defense.retraining import (
     abstain_on_disagreement,
     relabel,
     trusted_samples,
-    unconfirmed_classes,
 )
 from advrbd_plugin.errors import AdvrBDError
 
@@ -35,7 +34,7 @@ def coloured(*channels):
 
 def verdicts_for(poisoned, labels):
     poisoned = torch.tensor(poisoned)
-    return Verdicts(poisoned, poisoned.float(), labels.clone(), torch.zeros_like(poisoned), torch.zeros_like(poisoned))
+    return Verdicts.without_errors(poisoned, poisoned.float(), labels.clone(), torch.zeros_like(poisoned))
 
 
 def shown(labels, *channels):
@@ -55,13 +54,6 @@ def test_relabelling_lets_a_clean_label_attacks_labels_stand():
     labels = torch.tensor([1, 1, 1])
     found = relabel(Colour(), shown(labels, 1, 1, 0), verdicts_for([True, True, True], labels))
     assert found.suggested_label.tolist() == [1, 1, 0]
-
-
-def test_a_class_is_confirmed_unless_most_of_its_poison_is_predicted_as_it():
-    labels = torch.tensor([1, 1, 1, 2, 2])
-    verdicts, samples = verdicts_for([True] * 5, labels), shown(labels, 1, 1, 0, 0, 0)
-    assert unconfirmed_classes(Colour(), samples, verdicts, [1, 2]) == (1,)
-    assert unconfirmed_classes(Colour(), samples, verdicts, []) == ()
 
 
 def test_disagreement_makes_samples_of_suspected_classes_uncertain():

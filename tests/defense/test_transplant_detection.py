@@ -12,8 +12,11 @@ from torch.nn import functional
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.candidates import find_candidates, runner_up_groups
+from advrbd_plugin.defense.config import DetectionConfig
+from advrbd_plugin.defense.detection import detect_targets
 from advrbd_plugin.defense.evidence import ClusterEvidence, gather_evidence
-from advrbd_plugin.defense.posterior import discovered, fit_null, label_probabilities
+from advrbd_plugin.defense.posterior import DEFAULT_NULL, discovered, fit_null, label_probabilities
+from advrbd_plugin.defense.scoring import Scores
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 from advrbd_plugin.defense.transplant_detection import detect_by_transplant, is_trained_enough
 
@@ -257,13 +260,15 @@ def test_second_choices_group_all_samples_once():
 def test_poison_is_found_and_nothing_else(trigger):
     one = poisoned_set(trigger)
     found = detect_by_transplant(one.model, one.samples, one.features, one.logits)
-    assert found.trained_enough and found.suspected_classes == (TARGET,)
+    assert found.suspected_classes == (TARGET,)
     flagged = found.poison_probability > 0.5
     assert float(flagged[one.poison].double().mean()) > 0.9
     assert float(flagged[~one.poison].double().mean()) < 0.03
     for finding in found.findings:
         assert finding.suspected == (finding.pattern is not None)
-        assert f"class {finding.label}" in finding.sentence and "probability" in finding.sentence
+        assert (
+            finding.sentence.startswith(f"class {finding.label}: ") and (finding.probability > 0.9) == finding.suspected
+        )
 
 
 def test_a_clean_set_has_no_suspected_label():
@@ -280,12 +285,13 @@ def test_the_result_is_the_same_each_time():
     assert runs[0].evidence == runs[1].evidence
 
 
-def test_a_model_that_was_not_trained_enough_is_not_asked():
+def test_a_model_that_was_not_trained_enough_is_not_asked(monkeypatch):
     one = poisoned_set("corner")
-    guesses = one.logits.roll(1, dims=0)
-    found = detect_by_transplant(one.model, one.samples, one.features, guesses)
-    assert not found.trained_enough and found.suspected_classes == () and found.evidence == ()
-    assert all("not judged" in each.sentence for each in found.findings)
+    answers = one.features, one.logits.roll(1, dims=0)
+    monkeypatch.setattr("advrbd_plugin.defense.detection.layered_features", lambda *arguments, **settings: answers)
+    found = detect_targets(one.model, one.samples, Scores(torch.zeros(1, len(one.samples))), DetectionConfig())
+    assert not found.trained_enough and found.suspected_classes == () and found.fit < 0.5
+    assert all("not judged" in each.sentence and not each.suspected for each in found.findings)
     assert is_trained_enough(0.9, torch.tensor([10, 10])) and not is_trained_enough(0.55, torch.tensor([10, 10]))
     assert not is_trained_enough(0.92, torch.tensor([90, 10])) and not is_trained_enough(1.0, torch.tensor([10, 0]))
 
@@ -318,7 +324,8 @@ def test_more_evidence_never_makes_a_label_less_likely():
 def test_a_set_whose_own_clusters_spread_more_needs_more():
     quiet = [cluster(label) for label in range(9)] + [cluster(9, leaves=0.2)]
     loud = [cluster(label, leaves=0.05) for label in range(9)] + [cluster(9, leaves=0.2)]
-    assert label_probabilities(loud, 10)[9] < label_probabilities(quiet, 10)[9]
+    probabilities = [label_probabilities(each, 10, null=DEFAULT_NULL.of_set(each))[9] for each in (loud, quiet)]
+    assert probabilities[0] < probabilities[1]
 
 
 def test_false_discovery_is_bounded():

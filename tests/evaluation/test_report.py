@@ -232,8 +232,8 @@ def test_cells_of_another_algorithm_bear_a_dagger(out):
 
 def test_settings_under_the_names_that_keys_had_before_count_as_the_same(tmp_path):
     content = {"status": "done", "figures": {"acc": 0.7, "asr": 0.1}}
-    former = {"accuse_labels": True, "accusation_gain": 0.15, "conviction_gain": 1.0, "doubt": 3.0, "epochs": 20}
-    names = ("detect_targets", "detection_gain", "strong_evidence", "abstain_threshold", "epochs")
+    former = {"accuse_labels": True, "accusation_gain": 0.15, "doubt": 3.0, "epochs": 20}
+    names = ("detect_targets", "detection_gain", "abstain_threshold", "epochs")
     now = dict(zip(names, former.values(), strict=True))
     for attack, configuration in (("badnets", former), ("tact", now)):
         write_result(tmp_path, small_cell(attack), content)

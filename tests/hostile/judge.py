@@ -21,6 +21,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
+DONE = (0, 3, 4)  # exit statuses: nothing found, something found, no verdict
 MEMORY = 2 * 2**30  # bytes beyond those of the process that has only imported
 SECONDS = 30.0
 
@@ -78,16 +79,16 @@ def _run(case: Case, place: Path) -> Outcome:
         outcome.faults.append(f"it took {seconds:.1f} s")
     elif os.WIFSIGNALED(status):
         outcome.faults.append(f"it was ended by {signal.Signals(os.WTERMSIG(status)).name}")
-    elif said["status"] not in (0, 1, 2):
+    elif said["status"] not in (*DONE, 2):
         outcome.faults.append(f"it ended with status {said['status']}: {said['err'][-500:]}")
-    elif said["status"] and (len(errors) != 1 or len(errors[0]) > 4000):
+    elif said["status"] not in DONE and (len(errors) != 1 or len(errors[0]) > 4000):
         outcome.faults.append(f"it did not end in one line: {said['err'][-500:]}")
     if "Traceback" in said["err"] + said["out"]:
         outcome.faults.append(f"it printed a traceback: {said['err'][-1500:]}")
     if outcome.memory > MEMORY:
         outcome.faults.append(f"it took {outcome.memory / 2**20:.0f} MiB")
     new = set(_listing(place)) - before
-    allowed = {path for path in new if path.split("/")[0] == "out"} if said["status"] == 0 else set()
+    allowed = {path for path in new if path.split("/")[0] == "out"} if said["status"] in DONE else set()
     if new - allowed:
         outcome.faults.append(f"it left {sorted(new - allowed)[:5]}")
     return outcome
@@ -120,9 +121,9 @@ def _work(command: tuple[str, ...], report: Path) -> None:
         with redirect_stdout(out), redirect_stderr(err):
             status = COMMANDS[command[0]](*command[1:])
     except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 3
+        status = error.code if isinstance(error.code, int) else 70
     except BaseException:
-        status = 3
+        status = 70
         err.write(traceback.format_exc())
     finally:
         text = json.dumps({"status": status, "out": out.getvalue()[-10_000:], "err": err.getvalue()[-10_000:]})

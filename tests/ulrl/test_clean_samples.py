@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.defense.detection import Detection, LabelEvidence
+from advrbd_plugin.defense.detection import Detection
 from advrbd_plugin.defense.scoring import Scores
+from advrbd_plugin.defense.splits import LabelEvidence
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.ulrl import clean_from_poisoned, clean_samples
 

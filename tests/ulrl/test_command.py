@@ -127,7 +127,7 @@ def test_a_finished_repair_is_shown_again_and_not_replaced(model_folder, tmp_pat
     assert shown.out == first and "finished before" in shown.err
     assert repair(*command, "--seed", 4) == 1
     assert "finished results of other settings (seed was 0, now 4)" in error_of(capsys)
-    description = load_model(model_folder)[1]
+    description = load_model(model_folder).description
     save_model(model_folder, description.build(), description)
     assert repair(*command) == 1
     assert "finished results of other data" in error_of(capsys)

@@ -1,10 +1,10 @@
-"""Target classes and their poisoned cluster, on features whose right answer is known."""
+"""Two clusters of a class, on features whose right answer is known."""
 
 import pytest
 import torch
 
 from advrbd_plugin.defense.clusters import Shares, discriminate, held_out_gain, sharpen, whiten
-from advrbd_plugin.defense.detection import detect
+from advrbd_plugin.defense.splits import split_classes
 from advrbd_plugin.nn.inference import runner_up_classes
 
 
@@ -32,56 +32,53 @@ def answers(labels, poisoned, num_classes):
 def detect_one(features, poisoned, ranks, gain):
     """One label of six, all of whose samples are given."""
     labels = torch.zeros(len(features), dtype=torch.int64)
-    return detect(features, answers(labels, poisoned, 6), labels, ranks, gain=gain)
+    return split_classes(features, answers(labels, poisoned, 6), labels, ranks, gain=gain)
 
 
-def test_an_attacked_label_is_suspected_and_an_easy_one_is_not():
+def test_the_clusters_of_an_attacked_label_stand_apart_and_those_of_an_easy_one_do_not():
     attacked, poisoned, attacked_rank = clusters(0.3, 25.0)
     clean, none, clean_rank = clusters(0.0, 0.0, seed=1)
     labels = torch.cat([torch.zeros(600), torch.ones(600)]).long()
     # Label 1's samples are all more consistent than label 0's: ease alone must not suffice.
     consistency = torch.cat([attacked_rank / 2, 0.5 + clean_rank / 2])
     logits = answers(labels, torch.cat([poisoned, none]), 3)
-    found = detect(torch.cat([attacked, clean]), logits, labels, consistency, gain=0.15)
-    assert found.suspected_classes == (0,)
+    found = split_classes(torch.cat([attacked, clean]), logits, labels, consistency, gain=0.15)
+    assert found.separate_classes == (0,)
     assert found.evidence[0].gain > 0.8 > 0.1 > found.evidence[1].gain
-    assert (found.evidence[2].samples, found.evidence[2].suspected) == (0, False)
-    flagged = found.poison_probability[:600] > 0.5
+    assert (found.evidence[2].samples, found.evidence[2].separate) == (0, False)
+    flagged = found.probability[:600] > 0.5
     assert (flagged == poisoned).float().mean() > 0.99
-    assert found.poison_probability[600:].max() == 0
 
 
 def test_the_poison_probability_never_falls_with_the_projection():
     features, poisoned, rank = clusters(0.3, 12.0)
     found = detect_one(features, poisoned, rank, gain=0.0)
-    by_projection = found.poison_probability[found.projection.argsort()]
+    by_projection = found.probability[found.projection.argsort()]
     assert (by_projection.diff() >= 0).all() and by_projection[-1] > 0.99
 
 
 def test_too_few_samples_are_not_judged():
     features, poisoned, rank = clusters(0.3, 25.0, count=30)
-    assert detect_one(features, poisoned, rank, gain=0.0).suspected_classes == ()
+    assert detect_one(features, poisoned, rank, gain=0.0).separate_classes == ()
 
 
 def test_the_start_that_splits_best_counts():
     features, poisoned, rank = clusters(0.3, 12.0)
     misleading = torch.rand(600, generator=torch.Generator().manual_seed(3))
     found = detect_one(features, poisoned, torch.stack([misleading, rank, misleading.flip(0)]), gain=0.15)
-    assert found.suspected_classes == (0,)
-    assert ((found.poison_probability > 0.5) == poisoned).float().mean() > 0.98
+    assert found.separate_classes == (0,)
+    assert ((found.probability > 0.5) == poisoned).float().mean() > 0.98
 
 
 def test_the_cluster_with_the_more_varied_runner_up_classes_is_the_suspicious_one():
     features, poisoned, _ = clusters(0.3, 25.0)
     inverted = torch.rand(600, generator=torch.Generator().manual_seed(5)) + 2.0 * (~poisoned)
     found = detect_one(features, poisoned, inverted, gain=0.15)
-    assert ((found.poison_probability > 0.5) == poisoned).float().mean() > 0.98
+    assert ((found.probability > 0.5) == poisoned).float().mean() > 0.98
     assert found.evidence[0].share == pytest.approx(float(poisoned.float().mean()), abs=0.02)
     assert found.evidence[0].entropy_gap > 1.0
     undecided = detect_one(features, torch.zeros_like(poisoned), inverted, gain=0.15)
-    assert (
-        (undecided.poison_probability > 0.5) == ~poisoned
-    ).float().mean() > 0.98  # by its ranks, where runner_up are alike
+    assert ((undecided.probability > 0.5) == ~poisoned).float().mean() > 0.98  # by its ranks, where runner_up are alike
 
 
 def test_poison_that_comes_from_one_class_is_not_taken_for_the_clean_cluster():
@@ -92,44 +89,44 @@ def test_poison_that_comes_from_one_class_is_not_taken_for_the_clean_cluster():
     runner_up = torch.where(often, common, torch.randint(1, 6, (600,), generator=generator))
     logits = torch.zeros(600, 6).scatter(1, runner_up[:, None], 1.0)
     logits[:, 0] = 5.0
-    found = detect(features, logits, torch.zeros(600, dtype=torch.int64), rank, gain=0.15)
+    found = split_classes(features, logits, torch.zeros(600, dtype=torch.int64), rank, gain=0.15)
     assert -0.7 < found.evidence[0].entropy_gap < -0.3
-    assert ((found.poison_probability > 0.5) == poisoned).float().mean() > 0.98
+    assert ((found.probability > 0.5) == poisoned).float().mean() > 0.98
 
 
-def test_a_small_part_is_suspected():
+def test_a_small_part_stands_apart():
     features, poisoned, _ = clusters(0.06, 25.0)
     rank = (torch.rand(600, generator=torch.Generator().manual_seed(7)) + 0.3 * poisoned).argsort().argsort() / 599
     found = detect_one(features, poisoned, rank, gain=0.15)
-    assert found.suspected_classes == (0,) and found.evidence[0].share == pytest.approx(0.06, abs=0.02)
-    assert ((found.poison_probability > 0.5) == poisoned).float().mean() > 0.98
+    assert found.separate_classes == (0,) and found.evidence[0].share == pytest.approx(0.06, abs=0.02)
+    assert ((found.probability > 0.5) == poisoned).float().mean() > 0.98
 
 
 def test_few_samples_need_a_larger_gain():
     features, poisoned, rank = clusters(0.35, 15.0, count=90)
     found = detect_one(features, poisoned, rank, gain=0.15)
-    assert 0.15 < found.evidence[0].gain < 0.48 and found.suspected_classes == ()
+    assert 0.15 < found.evidence[0].gain < 0.48 and found.separate_classes == ()
     features, poisoned, rank = clusters(0.35, 10.0)
     found = detect_one(features, poisoned, rank, gain=0.15)
-    assert 0.2 < found.evidence[0].gain < 0.48 and found.suspected_classes == (0,)
+    assert 0.2 < found.evidence[0].gain < 0.48 and found.separate_classes == (0,)
 
 
 @pytest.mark.parametrize(
-    ("distance", "not_predicted", "suspected"),
+    ("distance", "not_predicted", "separate"),
     [
         *[(8.25, "none", ()), (8.25, "poisoned", (0,)), (8.25, "all", ())],
         (8.0, "poisoned", ()),  # a gain of 0.05, as 600 samples may have by chance
     ],
 )
 def test_samples_not_predicted_as_their_class_need_hardly_a_gain_unless_the_rest_is_not_either(
-    distance, not_predicted, suspected
+    distance, not_predicted, separate
 ):
     features, poisoned, rank = clusters(0.35, distance)
     logits = answers(torch.zeros(600, dtype=torch.int64), poisoned, 6)
     lost = {"none": torch.zeros_like(poisoned), "poisoned": poisoned, "all": torch.ones_like(poisoned)}[not_predicted]
     logits[lost, 0] = 0.0
-    found = detect(features, logits, torch.zeros(600, dtype=torch.int64), rank, gain=0.15)
-    assert 0.04 < found.evidence[0].gain < 0.1 and found.suspected_classes == suspected
+    found = split_classes(features, logits, torch.zeros(600, dtype=torch.int64), rank, gain=0.15)
+    assert 0.04 < found.evidence[0].gain < 0.1 and found.separate_classes == separate
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
 from advrbd_plugin.files import write_bytes, write_json
+from advrbd_plugin.nn.classifier import ImageClassifier
 from advrbd_plugin.nn.description import ModelDescription
 from advrbd_plugin.plain import brief, one_reason, read_json
 
@@ -43,13 +44,20 @@ def save_model(
     write_json(Path(folder) / MODEL_DESCRIPTION, about | asdict(description))
 
 
-def load_model(folder: str | os.PathLike[str], weights: str = MODEL_WEIGHTS) -> tuple[nn.Module, ModelDescription]:
-    """The model that :func:`save_model` wrote, in eval mode on the CPU, and its description.
+def load_model(
+    folder: str | os.PathLike[str], weights: str = MODEL_WEIGHTS, *, make_model: Callable[[], nn.Module] | None = None
+) -> ImageClassifier:
+    """The model that ``advrbd defend``, :meth:`ImageClassifier.save` or :func:`save_model` wrote.
 
     Nothing in the two files is executed: JSON and safetensors hold data only.
 
     Args:
+        folder: holds ``weights`` and ``model.json``.
         weights: :data:`BACKDOORED_WEIGHTS` for the model before the defense.
+        make_model: builds the network, where it is your own.
+
+    Returns:
+        The model in eval mode on the CPU.
 
     Raises:
         AdvrBDError: a file is missing, damaged, or does not fit the other.
@@ -70,14 +78,14 @@ def load_model(folder: str | os.PathLike[str], weights: str = MODEL_WEIGHTS) -> 
         if is_out_of_memory(error):
             raise out_of_memory(f"reading {folder / weights}") from error
         raise AdvrBDError(f"{folder / weights} is damaged: {one_reason(error)}") from error
-    model = description.build()
+    model = description.build() if make_model is None else make_model()
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise out_of_memory(f"reading {folder / weights}") from error
         raise AdvrBDError(f"{folder / weights} does not fit {MODEL_DESCRIPTION} ({description.name})") from error
-    return model.eval(), description
+    return ImageClassifier(model.eval(), description)
 
 
 def _read_description(path: Path) -> ModelDescription:

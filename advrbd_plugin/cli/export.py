@@ -1,0 +1,26 @@
+"""``advrbd export``: a model that ``advrbd defend`` wrote as a file for other programs."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a model as ONNX or for torch.export",
+        description="The file takes floats in [0, 1] of shape (N, C, H, W) in the model's size, and gives logits.",
+    )
+    parser.add_argument("model", metavar="DIR", help="a folder that `advrbd defend` or `repair` wrote")
+    parser.add_argument("file", metavar="FILE", help="NAME.onnx (needs onnx and onnxscript) or NAME.pt2")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load and write."""
+    from advrbd_plugin.cli.evaluate import model_folder
+    from advrbd_plugin.nn.model_file import load_model
+
+    model = load_model(model_folder(arguments.model))
+    print(f"{model.export(arguments.file)}: {model}")
+    return 0

@@ -1,0 +1,87 @@
+"""What a run costs is said before it begins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from advrbd_plugin.cli import foretelling, main
+from advrbd_plugin.data import ImageSet
+from advrbd_plugin.defense import forecast
+from advrbd_plugin.defense.config import AdvrBDConfig
+from advrbd_plugin.nn.models import make_model
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3, "1 s"), (42, "40 s"), (480, "8 min"), (4200, "1 h 10 min"), (7200, "2 h")]
+)
+def test_times_are_rounded_for_people(seconds, text):
+    assert foretelling.rough(seconds) == text
+
+
+def test_a_forecast_grows_with_the_work_and_a_scan_costs_less(monkeypatch):
+    monkeypatch.setattr(forecast, "_seconds_per_image", lambda *_: 0.01)
+    images = ImageSet(torch.zeros(40, 3, 8, 8, dtype=torch.uint8), torch.arange(40) % 2, ("a", "b"))
+
+    def seconds(epochs, **options):
+        config = AdvrBDConfig(epochs=epochs, patch_size=4, enhancement_steps=1)
+        make = lambda: make_model("resnet_narrow", num_classes=2, image_size=8)  # noqa: E731
+        found = forecast.foretell(make, images, config, device=torch.device("cpu"), **options)
+        assert found.peak_bytes > 2**20
+        return found.seconds
+
+    assert seconds(2000) > 1.5 * seconds(100)
+    assert seconds(2000, scan=True) < 0.8 * seconds(2000)
+
+
+def test_a_measurement_takes_a_moment_and_changes_no_random_numbers():
+    images = ImageSet(torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8) % 2, ("a", "b"))
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    make = lambda: make_model("resnet_narrow", num_classes=2, image_size=8)  # noqa: E731
+    found = forecast.foretell(make, images, AdvrBDConfig(patch_size=4), device=torch.device("cpu"), image_size=(16, 12))
+    assert found.seconds > 0 and torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(("size", "smaller"), [((32, 32), None), ((64, 64), (32, 32)), ((300, 400), (48, 64))])
+def test_a_smaller_size_is_offered_for_large_images(size, smaller):
+    assert forecast.smaller_size(size) == smaller
+
+
+def test_a_long_run_is_foretold_with_a_way_to_make_it_short(defense, images, tmp_path, capsys, monkeypatch):
+    def foretell(*_, image_size=None, **__):
+        return forecast.Forecast(4200.0 if image_size is None else 480.0, 1180 * 2**20)
+
+    monkeypatch.setattr(forecast, "foretell", foretell)
+    assert main(["scan", str(images), "--out", str(tmp_path / "out"), "--image-size", "128"]) == 3
+    expected = "About 1 h 10 min on this machine, 1.2 GiB of memory; with --image-size 64 about 8 min."
+    assert expected in capsys.readouterr().err
+
+
+def test_a_missing_tensorboard_is_one_line(defense, images, tmp_path, fails, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    line = fails("scan", images, "--out", tmp_path / "out", "--tensorboard", tmp_path / "board")
+    assert line == "--tensorboard needs the package tensorboard: pip install tensorboard"
+
+
+def test_figures_go_to_tensorboard(defense, images, tmp_path):
+    pytest.importorskip("tensorboard")
+    assert main(["scan", str(images), "--out", str(tmp_path / "out"), "--tensorboard", str(tmp_path / "board")]) == 3
+    (events,) = (tmp_path / "board").iterdir()
+    assert b"train/loss" in events.read_bytes()
+
+
+def test_completions_name_the_commands(capsys, monkeypatch):
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit) as ended:
+        main(["--print-completion", "bash"])
+    shown = capsys.readouterr().out
+    assert ended.value.code in (0, None) and "scan" in shown and "--image-size" in shown
+
+
+def test_completions_without_shtab_are_one_line(capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "shtab", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["--print-completion", "bash"])
+    assert ended.value.code == 2 and "needs the package shtab" in capsys.readouterr().err
