@@ -94,9 +94,13 @@ def test_search_filter_and_pages(browser):
     assert browser.run(SHOWN) == "51 to 100 of 100 pictures"
     assert browser.run("return document.getElementById('next').disabled") is True
     browser.run("document.getElementById('show-clean').click()")
-    browser.run("const list = document.getElementById('class'); list.value = 3; list.dispatchEvent(new Event('change'))")
+    browser.run(
+        "const list = document.getElementById('class'); list.value = 3; list.dispatchEvent(new Event('change'))"
+    )
     assert browser.run(SHOWN) == "1 to 50 of 12,500 pictures"
-    browser.run("const list = document.getElementById('class'); list.value = ''; list.dispatchEvent(new Event('change'))")
+    browser.run(
+        "const list = document.getElementById('class'); list.value = ''; list.dispatchEvent(new Event('change'))"
+    )
 
 
 def test_sorting_by_every_column(browser):
