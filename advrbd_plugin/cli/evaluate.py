@@ -25,7 +25,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="measure a cleaned model on labelled images",
         description="Clean accuracy on --clean; with --triggered (images that carry the trigger, in folders of their "
         "true class) also the attack success rate and the robust accuracy. The figures are percentages, with --json "
-        "fractions. FOLDER may be a zip, or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked, whose test part is read.",
+        "fractions. FOLDER may be a zip, or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked, whose test "
+        "part is read.",
     )
     parser.add_argument("model", metavar="DIR", help="a folder that `advrbd defend` or `repair` wrote")
     parser.add_argument("--clean", metavar="FOLDER", required=True, help="clean test images, one sub-folder a class")
