@@ -1,4 +1,4 @@
-"""``advrbd reproduce``: the paper's evaluation, cell by cell, and its tables."""
+"""``advrbd reproduce``: the paper's evaluation or the stress suite, cell by cell, and their tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from advrbd_plugin.cli.options import add_device_option, check_device, positive, setting
+from advrbd_plugin.errors import AdvrBDError
 
 if TYPE_CHECKING:
     from advrbd_plugin.evaluation.cell import Cell
@@ -15,28 +16,37 @@ if TYPE_CHECKING:
 TABLES = ("II", "III", "IV", "V", "VI", "VII")
 FIGURES = ("7",)
 SCALES = ("small", "full")
+SUITES = ("paper", "stress")
+_OF_THE_SUITE = ("sets", "samples", "reference")
+_OF_THE_GRID = ("table", "figure", "scale", "attacks", "poison_ratios", "partition_rates")
 _SIDES = ("attacks", "defenses", "datasets", "models", "poison_ratios", "partition_rates", "seeds")
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "reproduce",
-        help="run the paper's evaluation cell by cell, and draw its tables",
+        help="run the paper's evaluation or the stress suite cell by cell, and draw their tables",
         description="Every cell (one method on one backdoored model) is a process and a JSON file; what is done is "
         "skipped. Lists are separated by commas. See docs/reproduce.md.",
     )
     parser.add_argument("--report", action="store_true", help="draw every table from the results and run nothing")
-    parser.add_argument("--scale", choices=SCALES, default="small", help="default: %(default)s")
+    parser.add_argument("--suite", choices=SUITES, default="paper", help="the paper's grid, or hard sets (%(default)s)")
+    parser.add_argument("--scale", choices=SCALES, help="of the paper's grid (default: small)")
     parser.add_argument("--table", choices=TABLES, action="append", default=[], help="a table of the paper")
     parser.add_argument("--figure", choices=FIGURES, action="append", default=[], help="the partition-rate ablation")
     grid = parser.add_argument_group("the grid (over what a table or a figure says)")
     grid.add_argument("--attacks", type=_list(str), help="default: the paper's eight; none is the unpoisoned set")
     grid.add_argument("--defenses", type=_list(str), help="default: none,clean_only,advrbd")
     grid.add_argument("--datasets", type=_list(str), help="default: cifar10")
-    grid.add_argument("--models", type=_list(str), help="default: the scale's")
+    grid.add_argument("--models", "--model", type=_list(str), help="default: the scale's; resnet_narrow for the suite")
     grid.add_argument("--poison-ratios", type=_list(float), help="default: 0.05")
     grid.add_argument("--partition-rates", type=_list(float), help="AdvrBD's alpha (default: its configuration's)")
-    grid.add_argument("--seeds", type=_list(int), help="default: 0")
+    grid.add_argument("--seeds", "--seed", type=_list(int), help="default: 0; a set's name may carry its own")
+    suite = parser.add_argument_group("the stress suite (--suite stress)")
+    suite.add_argument("--sets", type=_list(str), help="such as composite+badnets-s3,clean-s2@5000 (default: all)")
+    suite.add_argument("--samples", type=positive, help="photographs drawn for a set (default: 10,000)")
+    suite.add_argument("--reference", action="store_true", help="also train on the truly clean samples alone")
+    parser.add_argument("--epochs", type=positive, help="of every training, in place of the suite's or the scale's own")
     parser.add_argument("--data", default="../shared/data", metavar="DIR", help="holds the data sets (%(default)s)")
     parser.add_argument("--out", default="results", metavar="DIR", help="where results go (default: %(default)s)")
     parser.add_argument("--work", default="out/benchmark", metavar="DIR", help="for trained models (%(default)s)")
@@ -68,28 +78,61 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report:
         return _report(arguments)
     from advrbd_plugin.evaluation.experiment import Options
-    from advrbd_plugin.evaluation.grid import Selection, make_grid, select
 
     check_device(arguments.device)
+    epochs = {} if arguments.epochs is None else {"epochs": arguments.epochs}
     options = Options(
         data=arguments.data,
         out=arguments.out,
         work=arguments.work,
         device=arguments.device,
         backdoorbench=arguments.backdoorbench,
-        settings=dict(arguments.settings),
+        settings={**dict(arguments.settings), **epochs},
     )
-    own = Selection(**{side: getattr(arguments, side) for side in _SIDES})
-    cells = make_grid(arguments.scale, select(arguments.scale, arguments.table, arguments.figure, own))
+    cells = _suite_cells(arguments) if arguments.suite == "stress" else _grid_cells(arguments)
     if arguments.dry_run:
         return _list_cells(cells, options, arguments)
     return _run_cells(cells, options, arguments)
 
 
-def _report(arguments: argparse.Namespace) -> int:
-    from advrbd_plugin.report.evaluation import write_report
+def _grid_cells(arguments: argparse.Namespace) -> list[Cell]:
+    from advrbd_plugin.evaluation.grid import Selection, make_grid, select
 
-    for path in write_report(arguments.out, arguments.leaderboard):
+    _refuse(arguments, _OF_THE_SUITE, "is an option of --suite stress")
+    scale = arguments.scale or "small"
+    own = Selection(**{side: getattr(arguments, side) for side in _SIDES})
+    return make_grid(scale, select(scale, arguments.table, arguments.figure, own))
+
+
+def _suite_cells(arguments: argparse.Namespace) -> list[Cell]:
+    from advrbd_plugin.evaluation.stress_grid import SuiteSelection, make_suite
+
+    _refuse(arguments, _OF_THE_GRID, "is an option of the paper's grid, not of --suite stress")
+    selection = SuiteSelection(
+        sets=arguments.sets,
+        samples=arguments.samples,
+        models=arguments.models,
+        seeds=arguments.seeds,
+        datasets=arguments.datasets,
+        defenses=arguments.defenses,
+        reference=arguments.reference,
+    )
+    return make_suite(selection)
+
+
+def _refuse(arguments: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    """An option that would be ignored is an error."""
+    for name in names:
+        if getattr(arguments, name):
+            raise AdvrBDError(f"--{name.replace('_', '-')} {why}")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from advrbd_plugin.report.evaluation import write_report, write_stress_report
+
+    stress = arguments.suite == "stress"
+    paths = write_stress_report(arguments.out) if stress else write_report(arguments.out, arguments.leaderboard)
+    for path in paths:
         print(f"written: {path}")
     return 0
 

@@ -1,4 +1,4 @@
-"""One cell of the grid: one method on one backdoored model, and where its result lies."""
+"""One cell of a grid: one method on one backdoored model, and where its result lies."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ UNDEFENDED = "none"
 NO_ATTACK = "none"
 TARGET_LABEL = 1
 POISON_RATIO = 0.05
+STRESS = "stress"
 
 
 @dataclass(frozen=True)
 class Cell:
     """Attributes:
-    scale: a key of :data:`advrbd_plugin.evaluation.scales.SCALES`.
+    scale: a key of :data:`advrbd_plugin.evaluation.scales.SCALES`, or ``stress`` for the stress suite.
     dataset: a key of :data:`advrbd_plugin.data.DATASETS`.
     model: a key of :data:`advrbd_plugin.nn.models.MODELS`.
-    attack: a key of :data:`advrbd_plugin.attacks.ATTACKS`, or ``none``.
-    poison_ratio: share of the training set that is poisoned; 0 for the attack ``none``.
+    attack: a key of :data:`advrbd_plugin.attacks.ATTACKS`, or ``none``; in the stress suite a set's name without seed.
+    poison_ratio: share of the training set that is poisoned; 0 for the attack ``none`` and in the stress suite.
     seed: of the draw of the samples, the attack and the training.
     method: a key of :data:`advrbd_plugin.evaluation.methods.METHODS`.
     partition_rate: AdvrBD's alpha, where it is not the method's own.
+    samples: how many training images are drawn, where that is not the scale's own number.
     """
 
     scale: str
@@ -34,6 +36,7 @@ class Cell:
     seed: int
     method: str
     partition_rate: float | None = None
+    samples: int | None = None
 
     @property
     def prerequisite(self) -> Cell:
@@ -58,7 +61,14 @@ class Cell:
     @property
     def setting(self) -> str:
         """What all methods on one backdoored model have in common."""
+        if self.scale == STRESS:
+            return f"{self.dataset}/{self.model}/{self.set_name}-n{self.samples}"
         return f"{self.dataset}/{self.model}/{self.attack}-{self.poison_ratio:g}-seed{self.seed}"
+
+    @property
+    def set_name(self) -> str:
+        """In the stress suite: the set as :func:`advrbd_plugin.evaluation.stress_suite.make_stress_set` knows it."""
+        return f"{self.attack}-s{self.seed}"
 
     @property
     def path(self) -> Path:

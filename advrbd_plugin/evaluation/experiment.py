@@ -17,9 +17,9 @@ from advrbd_plugin.data.selection import draw_stratified
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.pipeline import AdvrBD
 from advrbd_plugin.defense.result import BackdooredModel
-from advrbd_plugin.evaluation.cell import NO_ATTACK, POISON_RATIO, TARGET_LABEL, Cell
+from advrbd_plugin.evaluation.cell import NO_ATTACK, POISON_RATIO, STRESS, TARGET_LABEL, Cell
 from advrbd_plugin.evaluation.image_store import load_images
-from advrbd_plugin.evaluation.scales import SCALES
+from advrbd_plugin.evaluation.scales import find_scale
 from advrbd_plugin.nn.description import ModelDescription
 
 # Shown to the models of the unpoisoned set, so that they have a rate of triggered images in the target class too.
@@ -56,6 +56,8 @@ class Outcome:
         flagged: (N,) bool, the training samples called poisoned, where the method says so.
         score: (N,) float, higher is more suspicious, where it gives one.
         trusted: (N,) bool, the samples that were taken as clean (D_c).
+        mislabelled: (N,) bool, the samples said to have a wrong label and no trigger, where the method says so.
+        suggested_label: (N,) int64, the label that a sample should have by the method.
         tpr, fpr: where nothing but these rates is known of a detection.
         curves: stage -> rows, one a step.
         stage_seconds: stage -> time.
@@ -67,6 +69,8 @@ class Outcome:
     flagged: Tensor | None = None
     score: Tensor | None = None
     trusted: Tensor | None = None
+    mislabelled: Tensor | None = None
+    suggested_label: Tensor | None = None
     tpr: float | None = None
     fpr: float | None = None
     curves: Mapping[str, list[dict[str, float]]] = field(default_factory=dict)
@@ -85,7 +89,7 @@ class Experiment:
     @cached_property
     def images(self) -> tuple[ImageSet, ImageSet]:
         """(train, test), before the attack."""
-        samples = SCALES[self.cell.scale].samples
+        samples = self.cell.samples or find_scale(self.cell.scale).samples
         return load_images(self.cell.dataset, self.options.data, samples, self.cell.seed, self.options.work)
 
     @property
@@ -118,6 +122,17 @@ class Experiment:
         return no_attack(train) if self.attack is None else self.attack.poison(train, seed=self.cell.seed)
 
     @property
+    def truly_clean(self) -> Tensor:
+        """(N,) bool: the samples with their true label, covers too."""
+        return ~self.poisoned.poisoned
+
+    @property
+    def kinds(self) -> dict[str, Tensor]:
+        """What the samples are in truth, (N,) bool each; every sample is of one kind."""
+        poisoned, covers = self.poisoned.poisoned, self.poisoned.covers
+        return {"poisoned": poisoned, "covers": covers, "clean": ~poisoned & ~covers}
+
+    @property
     def train_set(self) -> ImageSet:
         return self.poisoned.image_set
 
@@ -129,6 +144,11 @@ class Experiment:
         """
         attack = self.attack or make_attack(_TRIGGER_OF_NO_ATTACK, target_label=TARGET_LABEL)
         return attack.triggered_test_set(self.test)
+
+    @property
+    def num_triggered(self) -> int:
+        """On how many images the attack is measured."""
+        return len(self.triggered)
 
     @cached_property
     def description(self) -> ModelDescription:
@@ -160,6 +180,8 @@ def work_folder(cell: Cell) -> str:
 
     One folder serves all networks and data sets: its files are named by digests of what they depend on.
     """
+    if cell.scale == STRESS:
+        return f"{STRESS}/{cell.set_name}"
     ratio = "" if cell.poison_ratio in (0, POISON_RATIO) and not cell.seed else f"-{cell.poison_ratio:g}"
     return cell.attack + ratio + (f"-seed{cell.seed}" if cell.seed else "")
 
@@ -167,7 +189,7 @@ def work_folder(cell: Cell) -> str:
 def advrbd_config(cell: Cell, options: Options, preset: str = "robust", **changes: Any) -> AdvrBDConfig:
     """A preset with the scale's and the user's settings; ``changes`` and the cell's values override both."""
     partition = {} if cell.partition_rate is None else {"alpha": cell.partition_rate}
-    wanted = {**SCALES[cell.scale].settings, **options.settings, **changes, **partition, "seed": cell.seed}
+    wanted = {**find_scale(cell.scale).settings, **options.settings, **changes, **partition, "seed": cell.seed}
     return AdvrBDConfig.preset(preset).replace(**wanted)
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from advrbd_plugin.data.datasets import find_dataset
-from advrbd_plugin.evaluation.algorithm import is_of_current_algorithm
-from advrbd_plugin.evaluation.cell import Cell
+from advrbd_plugin.evaluation.algorithm import is_of_current_algorithm, stress_sets_digest
+from advrbd_plugin.evaluation.cell import STRESS, Cell
 from advrbd_plugin.evaluation.child import Command, Ended
 from advrbd_plugin.evaluation.estimate import Estimate
 from advrbd_plugin.evaluation.experiment import Options
@@ -69,7 +69,8 @@ def estimate_from(out: str | Path) -> Estimate:
 
 def kind_of(cell: Cell) -> Kind:
     """Cells of one method on one network and data set take alike long."""
-    return Kind((cell.scale, cell.dataset, cell.model), cell.method, METHODS[cell.method].cost)
+    size = () if cell.samples is None else (str(cell.samples),)
+    return Kind((cell.scale, cell.dataset, cell.model, *size), cell.method, METHODS[cell.method].cost)
 
 
 def measured_seconds(result: Result) -> float | None:
@@ -84,12 +85,14 @@ def current_result(cell: Cell, options: Options) -> Result | None:
     """A cell's result if it is done and was made with what it would be made with now.
 
     That is: the method's settings, those of the backdoored model's training, the poisoned set of the undefended cell,
-    and, where AdvrBD's verdicts play a part, the algorithm.
+    where AdvrBD's verdicts play a part, the algorithm, and in the stress suite the source that makes its sets.
     """
     result, method = read_result(options.out, cell), METHODS[cell.method]
     if result is None or not result.is_done:
         return None
     if method.uses_algorithm and not is_of_current_algorithm(result.content):
+        return None
+    if cell.scale == STRESS and result.content.get("set", {}).get("made_by") != stress_sets_digest():
         return None
     same = result.content.get("configuration") == _as_json(method.configuration(cell, options))
     if method.uses_backdoored_model:

@@ -33,8 +33,7 @@ def figures_of(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
 
 def samples_of(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
     """Counts of the samples flagged and trusted, and histograms of their scores, by what they are in truth."""
-    truth, covers = experiment.poisoned.poisoned, experiment.poisoned.covers
-    kinds = {"poisoned": truth, "covers": covers, "clean": ~truth & ~covers}
+    kinds = experiment.kinds
     found = {kind: {"all": int(members.sum())} for kind, members in kinds.items()}
     for name in ("flagged", "trusted"):
         chosen = getattr(outcome, name)

@@ -20,12 +20,14 @@ from advrbd_plugin.cache import digest
 from advrbd_plugin.environment import commit, hardware, versions
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation.algorithm import current_algorithm
-from advrbd_plugin.evaluation.cell import Cell
-from advrbd_plugin.evaluation.experiment import Experiment, Options
+from advrbd_plugin.evaluation.cell import STRESS, Cell
+from advrbd_plugin.evaluation.experiment import Experiment, Options, Outcome
 from advrbd_plugin.evaluation.judge import figures_of, poison_learned, samples_of
 from advrbd_plugin.evaluation.methods import METHODS
 from advrbd_plugin.evaluation.methods.undefended import training_configuration
 from advrbd_plugin.evaluation.result import DONE, FAILED, write_failure, write_result
+from advrbd_plugin.evaluation.stress_experiment import StressExperiment
+from advrbd_plugin.evaluation.stress_judge import judge_stress
 from advrbd_plugin.files import finite
 
 
@@ -70,17 +72,16 @@ def run_cell(cell: Cell, options: Options) -> dict[str, Any]:
     """
     spent = _Spending()
     method = METHODS[cell.method]
-    experiment = Experiment(cell, options)
+    experiment = StressExperiment(cell, options) if cell.scale == STRESS else Experiment(cell, options)
     outcome = method.run(experiment)
     cost = spent.to_mapping()
-    samples = samples_of(experiment, outcome)
-    if cell.is_prerequisite:
-        samples["poison_learned"] = poison_learned(experiment)
+    judged = (
+        judge_stress(experiment, outcome) if isinstance(experiment, StressExperiment) else _judge(experiment, outcome)
+    )
     content: dict[str, Any] = finite(
         {
             "status": DONE,
-            "figures": figures_of(experiment, outcome),
-            "samples": samples,
+            **judged,
             "details": outcome.details,
             "attack": experiment.poisoned.parameters,
             "data": _describe_data(experiment),
@@ -98,6 +99,13 @@ def run_cell(cell: Cell, options: Options) -> dict[str, Any]:
         }
     )
     return content
+
+
+def _judge(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
+    samples = samples_of(experiment, outcome)
+    if experiment.cell.is_prerequisite:
+        samples["poison_learned"] = poison_learned(experiment)
+    return {"figures": figures_of(experiment, outcome), "samples": samples}
 
 
 class _Spending:
@@ -121,7 +129,7 @@ def _describe_data(experiment: Experiment) -> dict[str, Any]:
     return {
         "train": len(train),
         "test": len(experiment.test),
-        "triggered": len(experiment.triggered),
+        "triggered": experiment.num_triggered,
         "image_size": list(train.image_size),
         "classes": train.num_classes,
         "fingerprint": digest(train.images, train.labels, train.sample_ids)[:16],

@@ -1,10 +1,12 @@
-"""The two sizes of the evaluation."""
+"""The sizes of the evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from advrbd_plugin.evaluation.cell import STRESS
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,12 @@ SCALES: dict[str, Scale] = {
         {"epochs": 60, "batch_size": 128},
     ),
 }
+
+STRESS_SAMPLES = 10_000
+STRESS_SCALE = Scale(STRESS_SAMPLES, "resnet_narrow", ("cifar10",))
+"""That of the stress suite, whose cells name their own number of samples; AdvrBD's default decides on the epochs."""
+
+
+def find_scale(name: str) -> Scale:
+    """The scale of a cell."""
+    return STRESS_SCALE if name == STRESS else SCALES[name]

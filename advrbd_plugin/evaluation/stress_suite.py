@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from advrbd_plugin.attacks import Attack, make_attack
+from advrbd_plugin.attacks import ATTACKS, Attack, make_attack
 from advrbd_plugin.attacks.sample_specific import RandomPatch, Reflection, SampleNoise
 from advrbd_plugin.attacks.whole_picture import DCT, Blur, ColourCast, ColourDepth, Frame, Wave
 from advrbd_plugin.data.image_set import ImageSet
@@ -61,6 +61,27 @@ def split_name(name: str) -> tuple[list[str], int]:
         raise AdvrBDError(f"a stress set must be called like composite+badnets-s3, got {name!r}")
     parts = [part for part in found["recipe"].split("+") if part != "clean"]
     return parts, int(found["seed"])
+
+
+def check_set_name(name: str) -> None:
+    """Refuse a name that :func:`make_stress_set` could make nothing of.
+
+    Raises:
+        AdvrBDError: a part of it is unknown; the line lists those that there are.
+    """
+    for part in split_name(name)[0]:
+        attack, _, percent = part.partition("%")
+        attack = attack.removeprefix("all_to_all_").removeprefix("untargeted_")
+        if part not in (*STRUCTURES, *LATE_PARTS) and attack not in (*STRESS_ATTACKS, *ATTACKS):
+            known = ", ".join(("clean", *STRUCTURES, *LATE_PARTS, *ATTACKS, *STRESS_ATTACKS))
+            raise AdvrBDError(f"{name}: {part!r} is no part of a stress set; there are {known}")
+        if percent and not re.fullmatch(r"\d{1,2}(\.\d+)?", percent):
+            raise AdvrBDError(f"{name}: a share of poison must be a percentage below 100, got {percent!r}")
+
+
+def has_wrong_labels(name: str) -> bool:
+    """Whether some samples of the set called ``name`` are poisoned or have a wrong label."""
+    return any(part not in (*STRUCTURES, "duplicates") for part in split_name(name)[0])
 
 
 def _attacked(stress: StressSet, part: str, targets: list[int], seed: int) -> StressSet:

@@ -22,11 +22,18 @@ def run(experiment: Experiment, preset: str, **changes: Any) -> Outcome:
         flagged=verdicts.poisoned,
         score=verdicts.score,
         trusted=verdicts.trusted,
+        mislabelled=verdicts.mislabelled,
+        suggested_label=verdicts.suggested_label,
         curves=result.curves,
         stage_seconds=result.seconds,
         details={
             "suspected_classes": list(result.suspected_classes),
             "evidence": [asdict(each) for each in result.evidence],
+            "findings": [each.to_json() for each in result.findings],
+            "rounds": result.rounds,
+            "is_retrained": result.is_retrained,
+            "remark": result.remark,
+            "trained_enough": result.trained_enough,
         },
     )
 

@@ -8,14 +8,14 @@ from advrbd_plugin.baselines import CutMixConfig, SCAnFTConfig, scanft, train_cu
 from advrbd_plugin.evaluation.cell import Cell
 from advrbd_plugin.evaluation.experiment import Experiment, Options, Outcome
 from advrbd_plugin.evaluation.methods.base import Method
-from advrbd_plugin.evaluation.scales import SCALES
+from advrbd_plugin.evaluation.scales import find_scale
 
 _CLEAN_SHARE = 0.05
 
 
 def _cutmix_config(cell: Cell) -> CutMixConfig:
     """The preset with the scale's epochs and batch size."""
-    return CutMixConfig.preset("repair").replace(**SCALES[cell.scale].settings, seed=cell.seed)
+    return CutMixConfig.preset("repair").replace(**find_scale(cell.scale).settings, seed=cell.seed)
 
 
 def run_cutmix(experiment: Experiment) -> Outcome:

@@ -13,10 +13,11 @@ from advrbd_plugin.randomness import derive_seed
 
 
 def run(experiment: Experiment) -> Outcome:
-    """Train as the backdoored model was trained, without the poisoned samples; covers have true labels and stay."""
+    """Train as the backdoored model was trained, without the samples that have no true label; covers stay."""
     seed = experiment.cell.seed
-    options = advrbd_config(experiment.cell, experiment.options).training(derive_seed(seed, "training"))
-    clean = experiment.train_set.subset(~experiment.poisoned.poisoned)
+    config = advrbd_config(experiment.cell, experiment.options).for_samples(len(experiment.train_set))
+    options = config.training(derive_seed(seed, "training"))
+    clean = experiment.train_set.subset(experiment.truly_clean)
     with repeatable(experiment.device, derive_seed(seed, "weights", "training")):
         model = experiment.make_model().to(experiment.device)
     recipe = describe_training(model, options)

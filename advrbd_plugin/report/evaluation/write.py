@@ -87,7 +87,7 @@ def write_report(out: str | Path, leaderboard: str | Path | None = None) -> list
     Raises:
         AdvrBDError: there are no results, or a file in the way is none.
     """
-    results = list(read_results(out))
+    results = [result for result in read_results(out) if result.cell.scale in SCALES]
     if not results:
         raise AdvrBDError(f"{out} holds no results: run some cells first, for instance `advrbd reproduce --table VII`")
     by_scale = {scale: [result for result in results if result.cell.scale == scale] for scale in SCALES}
