@@ -68,6 +68,12 @@ def search(browser: Browser, text: str) -> float:
 
 
 def test_nothing_is_wider_than_the_window(browser):
+    wide = browser.run(
+        """return [...document.querySelectorAll('body *')].filter((each) =>
+        each.getBoundingClientRect().right > window.innerWidth && !each.closest('.skip, .scroll'))
+        .map((each) => each.outerHTML.slice(0, 80))"""
+    )
+    assert wide == []
     width, window = browser.run("return [document.documentElement.scrollWidth, window.innerWidth]")
     assert width <= window
 
