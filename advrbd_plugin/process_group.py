@@ -28,6 +28,7 @@ _BEAT_SECONDS = 0.5
 _STILL_SECONDS = 2.5
 # Others may wait this long for rank 0 to read its pictures; a process that died is noticed at once.
 _TIMEOUT = timedelta(hours=12)
+_JOIN_SECONDS = 600
 _GO_ON = "run the same command again to go on from here, with as many processes as you like"
 
 
@@ -65,6 +66,7 @@ def joined(device: str | None) -> Iterator[tuple[Processes, torch.device]]:
         warnings.simplefilter("ignore")  # rank 0 says it
     backend = "gloo" if place.type == "cpu" else "cpu:gloo,cuda:nccl"
     try:
+        group.wait_for_all()
         dist.init_process_group(backend, store=group.store, rank=rank, world_size=count, timeout=_TIMEOUT)
         processes = Processes(rank, count)
         with sharing(processes):
@@ -87,6 +89,16 @@ class _Group:
         self._ended = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
         self._beating.start()
+
+    def wait_for_all(self) -> None:
+        """Return once every process is there. Raises AdvrBDError if one does not come."""
+        missing = list(range(self._count))
+        for _ in range(_JOIN_SECONDS):
+            missing = [rank for rank in missing if not self._store.check([f"who/{rank}"])]
+            if not missing:
+                return
+            time.sleep(1)
+        raise AdvrBDError(f"{names(missing)} of {self._count} did not start within {_JOIN_SECONDS // 60} minutes")
 
     def leave(self) -> None:
         """This process is done; that it falls silent is no death."""

@@ -54,7 +54,14 @@ class Processes:
         if self.count == 1:
             return content()
         text = json.dumps(content()).encode() if self.leads else b""
-        return json.loads(_from_rank_0(text))
+        return json.loads(_from(0, text))
+
+    def gather(self, content: Any) -> list[Any]:
+        """What each process gives, ready for JSON, in the order of the ranks, in every process."""
+        if self.count == 1:
+            return [content]
+        text = json.dumps(content).encode()
+        return [json.loads(_from(rank, text if rank == self.rank else b"")) for rank in range(self.count)]
 
     def receive_tensors(self, tensors: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """What ``tensors`` gives in rank 0, on the CPU, in every process; the others do not call it."""
@@ -65,7 +72,7 @@ class Processes:
         packed = b""
         if self.leads:
             packed = save({name: _packed(tensor) for name, tensor in tensors().items()})
-        return load(_from_rank_0(packed))
+        return load(_from(0, packed))
 
     def fill(self, tensor: Tensor) -> None:
         """Fill a contiguous tensor with that of rank 0."""
@@ -147,13 +154,14 @@ def sharing(processes: Processes) -> Iterator[None]:
         _current = before
 
 
-def _from_rank_0(content: bytes) -> bytes:
+def _from(rank: int, content: bytes) -> bytes:
+    """The content of one process, in every process."""
     size = torch.tensor([len(content)], dtype=torch.int64)
-    dist.broadcast(size, 0)
+    dist.broadcast(size, rank)
     buffer = torch.empty(int(size), dtype=torch.uint8)
     if content:
         buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    dist.broadcast(buffer, 0)
+    dist.broadcast(buffer, rank)
     return buffer.numpy().tobytes()
 
 

@@ -23,7 +23,7 @@ def add_store_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
         metavar="DIR",
-        help="keep the decoded pictures in DIR and map them from there, in this run and later ones; without it, a set "
+        help="keep the decoded pictures in DIR and read them from there, in this run and later ones; without it, a set "
         "that would take more than half of the free memory is kept in --out until the run is finished",
     )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.data.stored_images import MappedFile, StoredImages
+from advrbd_plugin.data.stored_images import PictureFile, StoredImages
 from advrbd_plugin.processes import Processes
 
 _CHUNK_BYTES = 2**28
@@ -30,7 +30,7 @@ def share_images(images: ImageSet | None, processes: Processes) -> ImageSet:
     names, shape, file = processes.receive(lambda: _about(images))
     rest = processes.receive_tensors(lambda: _samples(images))
     if file is not None:
-        pixels: Tensor = StoredImages(MappedFile(Path(file), tuple(shape)), rest["rows"])
+        pixels: Tensor = StoredImages(PictureFile(Path(file), tuple(shape)), rest["rows"])
     else:
         pixels = images.images.contiguous() if images is not None else torch.empty(shape, dtype=torch.uint8)
         for chunk in pixels.flatten().split(_CHUNK_BYTES):

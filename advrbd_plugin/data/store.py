@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.data.stored_images import MappedFile, StoredImages, reserve
+from advrbd_plugin.data.stored_images import PictureFile, StoredImages, reserve
 from advrbd_plugin.errors import AdvrBDError, OutOfMemory
 from advrbd_plugin.files import explain_os_error, umask, workspace_for, write_bytes, write_json
 from advrbd_plugin.plain import read_json
@@ -86,7 +86,7 @@ def fill_store(
                 paths.append(picture.path)
         if shape is None:
             raise AdvrBDError("a store needs at least one picture, got none")
-        images = StoredImages(MappedFile(work / _PIXELS, (len(labels), *shape)))
+        images = StoredImages(PictureFile(work / _PIXELS, (len(labels), *shape)))
         known = [path for path in paths if path is not None]
         filled = ImageSet(
             images,
@@ -125,7 +125,7 @@ def open_store(folder: str | os.PathLike[str], key: str | None = None) -> tuple[
     try:
         tensors = load_file(place / _SAMPLES)
         labels, ids = tensors["labels"], tensors["sample_ids"]
-        images = StoredImages(MappedFile(place / _PIXELS, (len(labels), *about["shape"])))
+        images = StoredImages(PictureFile(place / _PIXELS, (len(labels), *about["shape"])))
         names, paths = tuple(about["class_names"]), _unpacked(tensors["paths"])
         return ImageSet(images, labels, names, ids, paths), {**about["notes"]}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.candidates import Candidate
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
+from advrbd_plugin.processes import current
 from advrbd_plugin.randomness import derive_seed
 
 EVIDENCE = ("goes", "goes_best", "leaves", "window", "detail", "colour", "spectrum")
@@ -74,7 +75,8 @@ def gather_evidence(
 ) -> list[ClusterEvidence]:
     """The evidence of each candidate, in their order.
 
-    The residual is put to every candidate; the others, which cost more, to components of mixtures alone.
+    The residual is put to every candidate; the others, which cost more, to components of mixtures alone. Several
+    processes share the classes out.
 
     Args:
         model: takes float pictures in [0, 1], in eval mode.
@@ -93,8 +95,14 @@ def gather_evidence(
     recipients = transplant.draw_recipients(images, labels, predicted, seed=seed, most=most)
     fresh = _of_each_class(images, labels, predicted, seed)
     references: dict[int, float] = {}
-    found = []
+    found: dict[int, ClusterEvidence] = {}
+    processes = current()
+    processes.equalise(model)
     for number, candidate in enumerate(candidates):
+        if on_candidate is not None:
+            on_candidate()
+        if candidate.label % processes.count != processes.rank:
+            continue
         others = recipients.outside(candidate.label)
         members = candidate.members[statistics.first[candidate.members]]
         pictures = as_floats(images[members])
@@ -116,22 +124,22 @@ def gather_evidence(
             rest[candidate.members] = False
             more = _of_mixture(model, predict, donors, as_floats(images[rest]), others, candidate.label, generator)
             more["detail"] -= references[candidate.label]
-        found.append(
-            ClusterEvidence(
-                candidate.label,
-                len(members),
-                candidate.source,
-                goes=carried.goes,
-                goes_best=goes_best,
-                leaves=carried.leaves,
-                best_class=carried.best_class,
-                predicted_share=float(predicted[candidate.members].float().mean()),
-                **{name: min(1.0, max(0.0, value)) for name, value in more.items()},
-            )
+        found[number] = ClusterEvidence(
+            candidate.label,
+            len(members),
+            candidate.source,
+            goes=carried.goes,
+            goes_best=goes_best,
+            leaves=carried.leaves,
+            best_class=carried.best_class,
+            predicted_share=float(predicted[candidate.members].float().mean()),
+            **{name: min(1.0, max(0.0, value)) for name, value in more.items()},
         )
-        if on_candidate is not None:
-            on_candidate()
-    return found
+    if processes.count == 1:
+        return list(found.values())
+    parts = processes.gather({number: asdict(each) for number, each in found.items()})
+    everyones = {int(number): ClusterEvidence(**each) for part in parts for number, each in part.items()}
+    return [everyones[number] for number in range(len(candidates))]
 
 
 def less_reference(evidence: list[ClusterEvidence], candidates: list[Candidate]) -> list[ClusterEvidence]:

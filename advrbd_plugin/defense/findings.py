@@ -88,7 +88,7 @@ def trigger_pictures(findings: Sequence[ClassFinding], samples: ImageSet, poison
     statistics = SetStatistics.of(samples.images)
     pictured = []
     for each in findings:
-        shown = (poisoned & (samples.labels == each.label) & statistics.first).nonzero().flatten()
+        shown = (poisoned & (samples.labels == each.label) & statistics.first).nonzero().flatten()[:_SHOWN]
         if each.suspected and len(shown):
             pattern = residual(samples.images[shown].float() / 255, statistics)
             each = replace(each, pattern=pattern, window=best_window(pattern))
@@ -96,6 +96,7 @@ def trigger_pictures(findings: Sequence[ClassFinding], samples: ImageSet, poison
     return tuple(pictured)
 
 
+_SHOWN = 2000  # poisoned samples of a class that its pattern is taken from
 _WINDOW_SHARE = 0.6  # of the pattern's energy that a window must hold
 _WINDOW_PART = 3  # the side of the largest window is the picture's divided by this
 

@@ -8,6 +8,7 @@ in what they take, and so in the triggers that they see.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ Predict = Callable[[Tensor], Tensor]
 
 _LEAST_OF_A_CLASS = 16
 _BANDS = 8
+_PIECE_BYTES = 2**24  # of pictures that are looked at together
 _STANDARD_ERRORS = 2.0
 _STANDARD_ERRORS_OF_WAVES = 3.0
 
@@ -116,10 +118,10 @@ class SetStatistics:
 
     @classmethod
     def of(cls, images: Tensor) -> SetStatistics:
-        """Of (N, C, H, W) uint8 images; in parts, since as floats they would take four times the memory."""
+        """Of (N, C, H, W) uint8 images; in parts, since they may be many, and take more memory as floats."""
         total = torch.zeros(images.shape[1:], dtype=torch.float64)
         squares, power = torch.zeros_like(total), torch.zeros_like(total)
-        for some in images.split(2048):
+        for some in images.split(_at_once(images)):
             pictures = some.float() / 255
             total += pictures.double().sum(0)
             squares += pictures.double().square().sum(0)
@@ -168,11 +170,19 @@ def _first_of_copies(images: Tensor) -> Tensor:
     """(N,) bool: whether no picture before it has the same pixels."""
     seen: set[bytes] = set()
     first = torch.zeros(len(images), dtype=torch.bool)
-    for row, image in enumerate(images):
-        pixels = image.numpy().tobytes()
-        first[row] = pixels not in seen
-        seen.add(pixels)
+    row = 0
+    for some in images.split(_at_once(images)):
+        for image in some[torch.arange(len(some))].contiguous().numpy():
+            pixels = hashlib.blake2b(image.data, digest_size=16).digest()  # all pixels would be the whole set again
+            first[row] = pixels not in seen
+            seen.add(pixels)
+            row += 1
     return first
+
+
+def _at_once(images: Tensor) -> int:
+    """How many pictures are looked at together: 2048, and fewer large ones."""
+    return max(1, min(2048, _PIECE_BYTES // max(1, images[0].numel()))) if len(images) else 1
 
 
 def by_residual(

@@ -91,9 +91,14 @@ def layered_features(
         for hook in hooks:
             hook.remove()
     own = [*(layer.whole() for layer in layers), features]
-    widths = current().receive(lambda: [layer.shape[1] for layer in own])
-    whole = _merge(torch.cat(own, dim=1), len(images))
-    return torch.cat([_unit_spread(layer) for layer in whole.split(widths, dim=1)], dim=1), logits
+    own_widths = [layer.shape[1] for layer in own]
+    joined = torch.cat(own, dim=1)
+    layers.clear()
+    del own, features  # of a large set they take as much memory again
+    whole, widths = _merge(joined, len(images)), current().receive(lambda: own_widths)
+    for layer in whole.split(widths, dim=1):
+        _scale_to_unit_spread(layer)
+    return whole, logits
 
 
 def _merge(own: Tensor, count: int) -> Tensor:
@@ -101,6 +106,7 @@ def _merge(own: Tensor, count: int) -> Tensor:
     return current().share(count, EVALUATION_BATCH_SIZE).merge(own)
 
 
-def _unit_spread(layer: Tensor) -> Tensor:
+def _scale_to_unit_spread(layer: Tensor) -> None:
+    """Change (N, F) features in place to mean 0 and, on the average of all, standard deviation 1."""
     spread = layer.std(dim=0, correction=0).mean() if len(layer) else layer.new_ones(())
-    return (layer - layer.mean(dim=0)) / spread.clamp_min(1e-12)
+    layer.sub_(layer.mean(dim=0)).div_(spread.clamp_min(1e-12))

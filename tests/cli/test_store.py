@@ -10,6 +10,7 @@ import torch
 
 from advrbd_plugin.cache import digest
 from advrbd_plugin.cli import main
+from advrbd_plugin.cli.status import FOUND
 from advrbd_plugin.data import load_folder
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.store import Picture, fill_store, open_store, read_through_store
@@ -47,9 +48,9 @@ def stored(in_memory, tmp_path):
 def read(monkeypatch):
     """How many pictures have been read from files, one number a read."""
     counts = []
-    original = StoredImages.__dict__["pick"].__globals__["MappedFile"].read
+    original = StoredImages.__dict__["pick"].__globals__["PictureFile"].read
     monkeypatch.setattr(
-        "advrbd_plugin.data.stored_images.MappedFile.read",
+        "advrbd_plugin.data.stored_images.PictureFile.read",
         lambda self, rows: (counts.append(len(rows)), original(self, rows))[1],
     )
     return counts
@@ -176,8 +177,8 @@ def test_pictures_that_cannot_be_read_leave_no_gap(images, tmp_path):
 
 def test_the_command_keeps_decoded_pictures_where_it_is_told(defense, images, tmp_path, fails):
     words = ["defend", str(images), "--store", str(tmp_path / "store")]
-    assert main([*words, "--out", str(tmp_path / "one")]) == 0
-    assert main(["defend", str(images), "--out", str(tmp_path / "two")]) == 0
+    assert main([*words, "--out", str(tmp_path / "one")]) == FOUND
+    assert main(["defend", str(images), "--out", str(tmp_path / "two")]) == FOUND
     one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
     assert one["run"]["fingerprint"] == two["run"]["fingerprint"]
     assert (tmp_path / "one" / "verdicts.csv").read_bytes() == (tmp_path / "two" / "verdicts.csv").read_bytes()
@@ -196,5 +197,12 @@ def test_a_set_too_large_for_memory_is_kept_beside_the_results_until_they_are_th
     fails("defend", images, "--out", out)
     assert (out / ".advrbd-pictures" / "pixels.u8").stat().st_size == 24 * 3 * 8 * 8
     defense.failure = None
-    assert main(["defend", str(images), "--out", str(out)]) == 0
+    assert main(["defend", str(images), "--out", str(out)]) == FOUND
     assert not (out / ".advrbd-pictures").exists() and (out / "summary.json").exists()
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_is_one_line(stored, tmp_path):
+    os.truncate(tmp_path / "store" / "pixels.u8", 100)
+    assert stored.images[torch.tensor([0])].shape == (1, 3, 6, 5)
+    with pytest.raises(AdvrBDError, match="pixels.u8 was cut off while it was in use"):
+        stored.images[torch.tensor([1])]

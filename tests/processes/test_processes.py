@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from advrbd_plugin.cli import main
 from advrbd_plugin.nn.checkpoints import StoredTraining
+from advrbd_plugin.nn.distributed import _on_gpu
 from advrbd_plugin.processes import Processes, Share, current
 
 HERE = Path(__file__).parent
@@ -56,7 +57,8 @@ def errors(text: str) -> list[str]:
 
 
 def test_two_processes_give_what_one_gives(small_run, start, tmp_path):
-    alone = small_run.contents(small_run.defend(None))
+    alone = small_run.contents(small_run.defend(tmp_path / "alone"))
+    alone["evidence"] = small_run.evidence(small_run.make_set())
     for said in start(2, "small_run.py", tmp_path / "work", tmp_path / "out"):
         assert said.returncode == 0, said.stderr
     first, second = (load_file(tmp_path / f"out.{rank}") for rank in range(2))
@@ -65,8 +67,18 @@ def test_two_processes_give_what_one_gives(small_run, start, tmp_path):
         assert torch.equal(first[name], second[name]), name
         # The loss of a batch is a float32; all else is within the rounding of float64.
         torch.testing.assert_close(first[name], value, rtol=0, atol=1e-6 if name == "loss" else 1e-11)
-    for name in ("poisoned", "uncertain", "suggested_label", "score"):
+    for name in ("poisoned", "uncertain", "suggested_label", "score", "evidence"):
         assert torch.equal(first[name], alone[name])
+    (recorded,) = (tmp_path / "work").glob("trajectory-*")
+    theirs, ours = load_file(recorded)["trajectory"], load_file(tmp_path / "alone" / recorded.name)["trajectory"]
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
+
+
+def test_on_a_gpu_pytorchs_own_synchronised_layer_takes_the_place_of_ours():
+    layer = torch.nn.BatchNorm2d(3, eps=0.1, momentum=0.2)
+    synchronised = _on_gpu(layer)
+    assert synchronised.weight is layer.weight and synchronised.running_var is layer.running_var
+    assert (synchronised.eps, synchronised.momentum, synchronised.training) == (0.1, 0.2, True)
 
 
 def test_a_process_that_dies_is_named_and_one_process_goes_on_from_there(images, torchrun, tmp_path, monkeypatch):
@@ -84,9 +96,9 @@ def test_a_process_that_dies_is_named_and_one_process_goes_on_from_there(images,
     monkeypatch.setattr(
         StoredTraining, "save", lambda self, done, tensors: (trained.append(done), save(self, done, tensors))[1]
     )
-    assert main(["defend", str(images), "--out", str(out), *FEW]) in (0, 3)
+    assert main(["defend", str(images), "--out", str(out), *FEW]) in (0, 3, 4)
     assert trained[0] == 3  # two epochs were there
-    assert main(["defend", str(images), "--out", str(tmp_path / "alone"), *FEW]) in (0, 3)
+    assert main(["defend", str(images), "--out", str(tmp_path / "alone"), *FEW]) in (0, 3, 4)
     resumed, alone = verdicts(out), verdicts(tmp_path / "alone")
     assert len(alone) == 48 and resumed.keys() == alone.keys()
     assert all(resumed[path]["verdict"] == row["verdict"] for path, row in alone.items())
