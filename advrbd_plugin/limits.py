@@ -22,6 +22,9 @@ MAX_SLOW_PIXELS = 16_000_000  # of JPEG 2000, whose decoder is slow and takes mu
 MAX_PATH_PARTS = 32
 MAX_NAME_CHARACTERS = 255  # of one part of a path, as on most file systems
 MAX_SWOLLEN_BYTES = 4 * 2**30  # inflated, over a whole zip, from entries that shrink more than pictures do
+MAX_UNPACKED_BYTES = 2**30  # of a compressed tar, beside MAX_UNPACKED_RATIO times its own size
+MAX_UNPACKED_RATIO = 20
+MAX_TAR_HEADER_BYTES = 2**20  # of a long name or a pax header
 
 # Text that is parsed.
 MAX_YAML_BYTES = 64 * 2**10

@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from advrbd_plugin.cli import messages, option_file, status
+from advrbd_plugin.cli.data import DATA_HELP, add_data_options, read_data
 from advrbd_plugin.cli.options import (
     add_defense_options,
     add_output_options,
@@ -17,10 +17,10 @@ from advrbd_plugin.cli.options import (
     check_device,
     check_model,
     fit_patch,
-    image_size,
     make_config,
+    model_maker,
     no_detection,
-    positive,
+    starting_weights,
 )
 from advrbd_plugin.cli.pictures import add_store_option, read_pictures, remove_automatic_store
 from advrbd_plugin.cli.status import EXPLAINED
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from advrbd_plugin.report.identity import RunIdentity
 
 DATA = (
-    "DATA is a folder with one sub-folder of images for each class, or a zip of one; or CIFAR, Tiny ImageNet, "
-    "Imagenette or GTSRB as they are unpacked, whose training part is read."
+    f"DATA is {DATA_HELP}; or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked. Of a set with several "
+    "parts the training part is read."
 )
 LISTED = 10
 FINISHED_BEFORE = "This run was finished before, so nothing is computed again (--overwrite makes it again)."
@@ -56,10 +56,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def add_defend_options(parser: argparse.ArgumentParser) -> None:
     """What ``defend`` and ``scan`` take."""
-    parser.add_argument("data", metavar="DATA", help="an image folder or a zip of one")
+    parser.add_argument("data", metavar="DATA", help="the images with their labels")
     add_output_options(parser, required=True, help="a new or empty folder for the results")
-    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
-    parser.add_argument("--samples", type=positive, help="use only so many images, each class in proportion")
+    add_data_options(parser, samples="use only so many images, each class in proportion")
     add_store_option(parser)
     add_defense_options(parser)
     add_telling_options(parser)
@@ -73,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = make_config(arguments)
     check_model(arguments.model)
+    starting_weights(arguments)
     if launched() == 1:
         check_device(arguments.device)
     with joined(arguments.device) as (processes, device):
@@ -88,18 +88,19 @@ def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Proces
     from advrbd_plugin.cli.foretelling import tell_cost
     from advrbd_plugin.cli.progress import make_progress
     from advrbd_plugin.cli.tensorboard import watched
-    from advrbd_plugin.data import load_folder, recognise
     from advrbd_plugin.data.sharing import share_images
     from advrbd_plugin.defense.pipeline import AdvrBD
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
 
     out = OutputFolder(arguments.out, data=arguments.data, overwrite=arguments.overwrite)
     with out, make_progress() as progress:
-        known = recognise(arguments.data)
-        load = partial(load_folder, arguments.data) if known is None else partial(known.load, "train")
-        choices = {"image_size": arguments.image_size, "samples": arguments.samples, "seed": config.seed}
         report = reading(progress)
-        loaded = read_pictures(arguments, out, lambda: load(**choices, on_progress=report), **choices)
+        loaded = read_pictures(
+            arguments,
+            out,
+            lambda: read_data(arguments.data, arguments, seed=config.seed, on_progress=report),
+            seed=config.seed,
+        )
         progress.finish()
         tell_about_reading(progress, loaded)
         images = loaded.image_set
@@ -113,10 +114,11 @@ def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Proces
         else:
             share_images(images, processes)
             tell_about_epochs(progress, config, len(images))
-            model = ModelDescription.for_images(arguments.model, images)
-            tell_cost(progress, arguments, model.build, images, config)
+            model = ModelDescription.for_images(arguments.model, images, fit=arguments.fit)
+            make = model_maker(model, starting_weights(arguments), progress.note)
+            tell_cost(progress, arguments, make, images, config)
             with watched(progress, arguments.tensorboard) as told:
-                defense = AdvrBD(model.build, config, device=device, work_dir=out.work, progress=told)
+                defense = AdvrBD(make, config, device=device, work_dir=out.work, progress=told)
                 result = defense.scan(images) if arguments.command == "scan" else defense.fit(images)
             notes = [*loaded.notes, *notes]
             record = RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes))
@@ -136,7 +138,9 @@ def _assist(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Proc
     if processes.receive(lambda: None):
         images = share_images(None, processes)
         config, _ = fit_patch(config, arguments, images.image_size)
-        defense = AdvrBD(ModelDescription.for_images(arguments.model, images).build, config, device=device)
+        model = ModelDescription.for_images(arguments.model, images, fit=arguments.fit)
+        make = model_maker(model, starting_weights(arguments), lambda note: None)
+        defense = AdvrBD(make, config, device=device)
         if arguments.command == "scan":
             defense.scan(images)
         else:
@@ -176,10 +180,13 @@ def defense_identity(
     from advrbd_plugin.defense.version import ALGORITHM_VERSION
     from advrbd_plugin.report.identity import RunIdentity, contents_of
 
+    weights = starting_weights(arguments)
     options |= {
         "model": arguments.model,
         "samples": arguments.samples,
         "image_size": arguments.image_size,
+        "fit": arguments.fit,
+        "weights": None if weights is None else weights.digest,
         "algorithm_version": ALGORITHM_VERSION,
     }
     config = config.for_samples(len(image_sets[0]))

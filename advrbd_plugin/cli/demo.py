@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advrbd_plugin.cli.data import add_data_options, read_data
 from advrbd_plugin.cli.defend import (
     FINISHED_BEFORE,
     defense_identity,
@@ -24,10 +24,10 @@ from advrbd_plugin.cli.options import (
     add_telling_options,
     check_device,
     check_model,
-    image_size,
     make_config,
+    model_maker,
     no_detection,
-    positive,
+    starting_weights,
 )
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--poison-ratio", type=float, default=0.05, help="share of samples that is poisoned (default: 0.05)"
     )
-    parser.add_argument("--samples", type=positive, help="train on only so many images, each class in proportion")
-    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="size that all images are brought to")
+    add_data_options(parser, samples="train on only so many images, each class in proportion")
     add_output_options(parser, help="folder for the results (default: out/demo-DATA-ATTACK)")
     add_defense_options(parser)
     add_telling_options(parser)
@@ -81,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = make_config(arguments, **(DIGITS_SETTINGS if arguments.data is None else {}))
     check_model(arguments.model)
+    weights = starting_weights(arguments)
     check_device(arguments.device)
     attack = None
     if arguments.attack != "none":
@@ -98,8 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
             progress.note(FINISHED_BEFORE)
         else:
             tell_about_epochs(progress, config, len(train))
-            model = ModelDescription.for_images(arguments.model, poisoned.image_set)
-            defense = AdvrBD(model.build, config, device=arguments.device, work_dir=out.work, progress=progress)
+            model = ModelDescription.for_images(arguments.model, poisoned.image_set, fit=arguments.fit)
+            make = model_maker(model, weights, progress.note)
+            defense = AdvrBD(make, config, device=arguments.device, work_dir=out.work, progress=progress)
             result = defense.fit(poisoned.image_set)
             record = RunRecord(data, poisoned.image_set, result, model, left_out, notes)
             demonstration = _judge(record, train, poisoned, test, attack)
@@ -120,35 +121,39 @@ def _load(
     arguments: argparse.Namespace, seed: int, progress: BarProgress | PlainProgress
 ) -> tuple[ImageSet, ImageSet, tuple[tuple[str, str], ...], tuple[str, ...]]:
     """(train, test, left-out training files, notes)."""
-    from advrbd_plugin.data import draw_images, load_digits, load_folder, split
+    from advrbd_plugin.data import draw_images, load_digits, split
 
     if arguments.data is None:
         train, test = load_digits(seed=seed)
         return draw_images(train, arguments.samples, seed=seed), test, (), ()
-    parts = _parts(Path(arguments.data))
+    parts = _parts(arguments.data)
     if parts is None:
-        loaded = _read(partial(load_folder, arguments.data), arguments, None, seed, progress, "read images")
+        loaded = _read(arguments.data, arguments, None, seed, progress, "read images")
         train, test = split(loaded.image_set, seed=seed)
         train = draw_images(train, arguments.samples, seed=seed)
     else:
         loaded = _read(parts[0], arguments, arguments.samples, seed, progress, "read training images")
         train = loaded.image_set
         arguments.image_size = train.image_size
-        test = _read(parts[1], arguments, None, seed, progress, "read test images", train.class_names).image_set
+        test = _read(parts[1], arguments, None, seed, progress, "read test images", "test", train.class_names).image_set
     return train, test, loaded.left_out, loaded.notes
 
 
 def _read(
-    load: Callable[..., LoadedImages],
+    data: str,
     arguments: argparse.Namespace,
     samples: int | None,
     seed: int,
     progress: BarProgress | PlainProgress,
     stage: str,
+    part: str = "train",
     class_names: tuple[str, ...] | None = None,
 ) -> LoadedImages:
     """Read one part of a data set, and say what was read."""
-    loaded = load(
+    loaded = read_data(
+        data,
+        arguments,
+        part,
         image_size=arguments.image_size,
         class_names=class_names,
         samples=samples,
@@ -160,17 +165,16 @@ def _read(
     return loaded
 
 
-def _parts(data: Path) -> tuple[Callable[..., LoadedImages], Callable[..., LoadedImages]] | None:
-    """What loads the train and the test part inside a folder, if it has both."""
-    from advrbd_plugin.data import load_folder, recognise
+def _parts(data: str) -> tuple[str, str] | None:
+    """Where the train and the test part are, if the data has both."""
+    from advrbd_plugin.data import recognise
 
-    known = recognise(data)
-    if known is not None:
-        return partial(known.load, "train"), partial(known.load, "test")
-    for suffix in ("", ".zip"):
-        parts = data / f"train{suffix}", data / f"test{suffix}"
+    if data.startswith("torchvision:") or (Path(data).is_dir() and recognise(data) is not None):
+        return data, data
+    for suffix in ("", ".zip", ".tar", ".csv", ".parquet"):
+        parts = Path(data) / f"train{suffix}", Path(data) / f"test{suffix}"
         if all(part.exists() for part in parts):
-            return partial(load_folder, parts[0]), partial(load_folder, parts[1])
+            return str(parts[0]), str(parts[1])
     return None
 
 

@@ -7,11 +7,11 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advrbd_plugin.cli.options import add_device_option, check_device
+from advrbd_plugin.cli.data import add_data_options, read_data
+from advrbd_plugin.cli.options import add_device_option, add_network_option, check_device
 from advrbd_plugin.errors import AdvrBDError
 
 if TYPE_CHECKING:
@@ -25,14 +25,16 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="measure a cleaned model on labelled images",
         description="Clean accuracy on --clean; with --triggered (images that carry the trigger, in folders of their "
         "true class) also the attack success rate and the robust accuracy. The figures are percentages, with --json "
-        "fractions. FOLDER may be a zip, or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked, whose test "
-        "part is read.",
+        "fractions. FOLDER may be data of any other kind (docs/data.md); of a set with several parts the test part is "
+        "read.",
     )
     parser.add_argument("model", metavar="DIR", help="a folder that `advrbd defend` or `repair` wrote")
     parser.add_argument("--clean", metavar="FOLDER", required=True, help="clean test images, one sub-folder a class")
     parser.add_argument("--triggered", metavar="FOLDER", help="triggered test images in folders of their true class")
     parser.add_argument("--target", metavar="CLASS", help="the target class of the attack")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_network_option(parser)
+    add_data_options(parser, sizes=False)
     add_device_option(parser)
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors and the figures")
     parser.set_defaults(run=run)
@@ -46,14 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.report import load_model
 
     check_device(arguments.device)
-    model = load_model(model_folder(arguments.model))
+    model = load_model(model_folder(arguments.model), model=arguments.network)
     description = model.description
     target = _target_label(description, arguments.target)
-    loaded = load_for_model(arguments.clean, "test", description)
+    loaded = load_for_model(arguments.clean, arguments, "test", description)
     clean, left_out = loaded.image_set, len(loaded.left_out)
     triggered, attacked = None, None
     if arguments.triggered is not None:
-        loaded = load_for_model(arguments.triggered, "test", description)
+        loaded = load_for_model(arguments.triggered, arguments, "test", description)
         triggered, left_out = loaded.image_set, left_out + len(loaded.left_out)
         attacked = sum(label != target for label in triggered.labels.tolist())
     model.to(arguments.device or _default_device())
@@ -98,21 +100,21 @@ def model_folder(place: str) -> Path:
     return path.parent
 
 
-def load_for_model(data: str, part: str, description: ModelDescription, **reading: Any) -> LoadedImages:
+def load_for_model(
+    data: str, arguments: argparse.Namespace, part: str, description: ModelDescription, **reading: Any
+) -> LoadedImages:
     """Labelled images in the model's size and channels; their classes must be among the model's.
 
     Args:
-        data: an image folder or a zip of one, or a data set in its own layout.
-        part: ``train`` or ``test``, of a data set in its own layout.
-        reading: goes to :func:`advrbd_plugin.data.load_folder`.
+        data: of any kind that is read.
+        arguments: of the command, with the options of :func:`advrbd_plugin.cli.data.add_data_options`.
+        part: ``train`` or ``test``, where the data set has both.
+        reading: goes to :func:`advrbd_plugin.data.load_data`.
     """
     import torch
 
-    from advrbd_plugin.data import load_folder, recognise
-
-    known = recognise(data)
-    load = partial(load_folder, data) if known is None else partial(known.load, part)
-    loaded = load(image_size=description.image_size, class_names=description.class_names, **reading)
+    fixed = {"image_size": description.image_size, "fit": description.fit, "class_names": description.class_names}
+    loaded = read_data(data, arguments, part, **fixed, **reading)
     if description.in_channels == 3:
         return loaded
     images = loaded.image_set

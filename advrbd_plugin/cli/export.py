@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from advrbd_plugin.cli.options import add_network_option
+
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
@@ -13,6 +15,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("model", metavar="DIR", help="a folder that `advrbd defend` or `repair` wrote")
     parser.add_argument("file", metavar="FILE", help="NAME.onnx (needs onnx and onnxscript) or NAME.pt2")
+    add_network_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -21,6 +24,6 @@ def run(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.cli.evaluate import model_folder
     from advrbd_plugin.nn.model_file import load_model
 
-    model = load_model(model_folder(arguments.model))
+    model = load_model(model_folder(arguments.model), model=arguments.network)
     print(f"{model.export(arguments.file)}: {model}")
     return 0

@@ -11,6 +11,7 @@ from advrbd_plugin.errors import AdvrBDError
 
 # Of no use in a file, or about where results go and how they are shown: not written, and the first two not read.
 _NEVER_READ = ("help", "config")
+_CODE = ("model", "network")  # options that may name a function to import
 _NEVER_WRITTEN = (*_NEVER_READ, "out", "overwrite", "json", "quiet", "tensorboard")
 
 
@@ -45,6 +46,13 @@ def apply(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     settings: dict[str, Any] = {}
     for key, value in content.items():
         name = key.replace("_", "-") if isinstance(key, str) else key
+        if name in _CODE and is_own_code(value):
+            if not any(word == f"--{name}" or word.startswith(f"--{name}=") for word in words):
+                raise AdvrBDError(
+                    f"{path}: {name} names code of your own, {brief(value)}, which no file may choose: give it on the "
+                    f"command line, --{name} {value}"
+                )
+            continue
         if name == "set" and isinstance(value, dict) and _has_settings(parser):
             settings.update(value)
         elif name in actions and not (name in ("seed", "epochs") and _has_settings(parser)):
@@ -70,6 +78,11 @@ def effective(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> str
             options[name] = _plain(value)
     text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
     return text + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
+
+
+def is_own_code(value: Any) -> bool:
+    """Whether a value of ``--model`` names a function of the user's own."""
+    return isinstance(value, str) and ":" in value and not value.startswith(("torchvision:", "timm:"))
 
 
 def _named_file(parser: argparse.ArgumentParser, words: Sequence[str]) -> str | None:

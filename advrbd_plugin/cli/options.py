@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from advrbd_plugin.errors import AdvrBDError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
     from advrbd_plugin.defense.config import AdvrBDConfig
+    from advrbd_plugin.nn.description import ModelDescription
+    from advrbd_plugin.nn.weights import StartingWeights
     from advrbd_plugin.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
@@ -31,8 +37,24 @@ def add_defense_options(parser: argparse.ArgumentParser) -> None:
         type=setting,
         help="override any configuration key; may be given several times",
     )
-    parser.add_argument("--model", default="resnet_narrow", help="network to train (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        default="resnet_narrow",
+        metavar="NAME",
+        help="network to train: resnet_narrow, resnet18, resnet34, preactresnet18, mobilenet_v2, torchvision:NAME, "
+        "timm:NAME, or module:function of your own (default: %(default)s)",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="begin each training with these weights (safetensors)")
     add_device_option(parser)
+
+
+def add_network_option(parser: argparse.ArgumentParser) -> None:
+    """``--network`` of a command that reads a model, whose files must not say which code to run."""
+    parser.add_argument(
+        "--network",
+        metavar="NAME",
+        help="the network, where it is none of the built-in ones: as --model of `advrbd defend`",
+    )
 
 
 def add_output_options(parser: argparse.ArgumentParser, **out: Any) -> None:
@@ -129,9 +151,44 @@ def fit_patch(
 def check_model(name: str) -> None:
     """Refuse an unknown network before any work is done."""
     from advrbd_plugin.nn.models import MODELS
+    from advrbd_plugin.nn.named import WAYS, check_named, is_built_elsewhere
 
-    if name not in MODELS:
-        raise AdvrBDError(f"--model must be one of {', '.join(sorted(MODELS))}, got {name!r}")
+    if is_built_elsewhere(name):
+        check_named(name)
+    elif name not in MODELS:
+        raise AdvrBDError(f"--model must be one of {', '.join(sorted(MODELS))}; {WAYS}; got {name!r}")
+
+
+def starting_weights(arguments: argparse.Namespace) -> StartingWeights | None:
+    """The weights of ``--weights``; a wrong file is refused before any work is done."""
+    from advrbd_plugin.nn.weights import StartingWeights
+
+    return None if arguments.weights is None else StartingWeights(arguments.weights)
+
+
+def model_maker(
+    description: ModelDescription, weights: StartingWeights | None, tell: Callable[[str], None]
+) -> Callable[[], nn.Module]:
+    """A function that makes the network, with the weights that each training begins with.
+
+    Args:
+        tell: is given a sentence where a part of the network begins at random all the same.
+
+    Raises:
+        AdvrBDError: the weights do not fit the network.
+    """
+    if weights is None:
+        return description.build
+    note = weights.into(description.build())
+    if note is not None:
+        tell(note)
+
+    def make() -> nn.Module:
+        network = description.build()
+        weights.into(network)
+        return network
+
+    return make
 
 
 def check_device(name: str | None) -> None:

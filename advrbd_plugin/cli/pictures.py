@@ -36,7 +36,7 @@ def read_pictures(
     Args:
         out: where a store is kept that nobody asked for.
         load: decodes the pictures.
-        made_of: the options that the pictures depend on beside the data, ready for JSON.
+        made_of: what the pictures depend on beside the data and the options that say how to read it, ready for JSON.
 
     Raises:
         AdvrBDError: as ``load``; or ``--store`` holds something else.
@@ -44,7 +44,10 @@ def read_pictures(
     from advrbd_plugin.cache import digest
     from advrbd_plugin.data.store import read_through_store
 
-    key = digest(_state(Path(arguments.data)), made_of)
+    options = ("image_size", "fit", "samples", "root", "image_column", "label_column")
+    made_of |= {name: getattr(arguments, name) for name in options}
+    name = "" if Path(arguments.data).exists() else arguments.data  # torchvision's, or of several shards
+    key = digest(name, [_state(place) for place in _places(arguments)], made_of)
     if arguments.store is not None:
         return read_through_store(load, arguments.store, key)
     place = out.path / AUTOMATIC_STORE
@@ -65,6 +68,19 @@ def _is_of(place: Path, key: str) -> bool:
     with suppress(AdvrBDError):
         return open_store(place, key) is not None
     return False
+
+
+def _places(arguments: argparse.Namespace) -> list[Path]:
+    """Where the files of DATA lie: there, and for a table or a name below ``--root`` or beside it."""
+    data, root = Path(arguments.data), arguments.root
+    places = [data] if data.exists() else []
+    if root is not None:
+        places.append(Path(root))
+    elif arguments.data.startswith("torchvision:"):
+        places.append(Path())
+    elif not data.is_dir() and (not data.exists() or data.suffix.lower() in (".csv", ".tsv", ".parquet")):
+        places.append(data.parent)
+    return places
 
 
 def _state(data: Path) -> list[list[Any]]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advrbd_plugin.cli import option_file
+from advrbd_plugin.cli.data import add_data_options
 from advrbd_plugin.cli.defend import FINISHED_BEFORE, reading, show_summary, tell_about_reading
 from advrbd_plugin.cli.evaluate import load_for_model, model_folder
 from advrbd_plugin.cli.options import (
     PRESETS,
     add_device_option,
+    add_network_option,
     add_output_options,
     add_telling_options,
     check_device,
@@ -31,8 +33,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "repair",
         help="repair a backdoored model with few clean samples, or with none (ULRL)",
         description="MODEL is a folder that `advrbd defend` wrote, or model.safetensors with model.json beside it. "
-        "DATA is a folder or a zip, or CIFAR, Tiny ImageNet, Imagenette or GTSRB as they are unpacked, whose training "
-        "part is read. "
+        "DATA is of any kind that docs/data.md lists; of a set with several parts the training part is read. "
         "The same command goes on with a run that was stopped, and shows one that is finished.",
     )
     parser.add_argument("model", metavar="MODEL", help="a folder with model.safetensors and model.json")
@@ -60,6 +61,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=setting,
         help="override any configuration key; may be given several times",
     )
+    add_network_option(parser)
+    add_data_options(parser, sizes=False)
     add_device_option(parser)
     add_telling_options(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
@@ -83,10 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
     _refuse_models_folder(arguments.out, source)
     out = OutputFolder(arguments.out, data=data, overwrite=arguments.overwrite)
     with out, make_progress() as progress:
-        found = load_model(source)
+        found = load_model(source, model=arguments.network)
         model, description = found.network, found.description
         loaded = load_for_model(
             data,
+            arguments,
             "train",
             description,
             samples=None if from_poisoned else arguments.samples,

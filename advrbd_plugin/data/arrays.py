@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import zipfile
 from collections import Counter
@@ -59,7 +60,8 @@ def images_from_array(values: Any, where: str = "images") -> Tensor:
         array = np.moveaxis(array, 3, 1)
     if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape:
         raise AdvrBDError(f"{where} must have the shape {_WANTED}, got {array.shape}")
-    return torch.from_numpy(np.ascontiguousarray(_to_bytes(array, where)))
+    pixels = np.ascontiguousarray(_to_bytes(array, where))
+    return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
 
 
 def _to_bytes(array: np.ndarray, where: str) -> np.ndarray:
@@ -230,12 +232,33 @@ def _read_array(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) ->
             f"{path}: {brief(entry.filename)} swells to {entry.file_size} bytes: it was not made to be trusted"
         )
     try:
-        content = read_entry(archive, entry)
-        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        return _array_of(read_entry(archive, entry))
     except (*DAMAGE, OSError, ValueError, TypeError, SyntaxError, MemoryError) as error:
         if is_out_of_memory(error):
             raise out_of_memory(f"reading {path}") from error
         raise AdvrBDError(f"{path}: {brief(entry.filename)} cannot be read: {one_reason(error)}") from error
+
+
+def _array_of(content: bytes) -> np.ndarray:
+    """An array in NumPy's format; what its header claims is held against the bytes that are there.
+
+    Raises:
+        ValueError: it is none, or holds Python objects, which are pickles.
+    """
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of NumPy's format")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(stream)
+    if dtype.hasobject or dtype.names is not None:
+        raise ValueError("it holds Python objects, not numbers or texts")
+    count = math.prod(shape)
+    if count * dtype.itemsize != len(content) - stream.tell():
+        raise ValueError(f"it says {count} values and holds {len(content) - stream.tell()} bytes")
+    if not count:
+        return np.empty(shape, dtype)
+    return np.frombuffer(content, dtype, count, stream.tell()).reshape(shape, order="F" if fortran else "C")
 
 
 def no_labels(path: Path) -> AdvrBDError:

@@ -76,5 +76,5 @@ def fit_pixels(pixels: np.ndarray, wanted: tuple[int, int], fit: str) -> np.ndar
     place = placement((pixels.shape[0], pixels.shape[1]), wanted, fit)
     image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
     size = (place.size[1], place.size[0])
-    resized = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=place.box, reducing_gap=3.0))
+    resized = np.array(image.resize(size, Image.Resampling.BILINEAR, box=place.box, reducing_gap=3.0))
     return filled_up(resized.reshape(*place.size, pixels.shape[2]), wanted)

@@ -1,4 +1,4 @@
-"""Where image files lie: a folder, or a zip that is read in place and never unpacked."""
+"""Where image files lie: a folder, or a zip that is read in place and never unpacked (``data/tar.py``: a tar)."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class FolderSource(Source):
         seen = {home: ""}
         twice: list[tuple[str, str]] = []
         failures: list[OSError] = []
-        budget = _ListBudget(root)
+        budget = ListBudget(root)
         for parent, children, names in os.walk(root, followlinks=True, onerror=failures.append):
             if failures:
                 break
@@ -150,7 +150,7 @@ class FolderSource(Source):
         return min(self._place(path).stat().st_size, MAX_FILE_BYTES)
 
     def head(self, path: str) -> bytes:
-        with _open_regular(self._place(path)) as handle:
+        with open_regular(self._place(path)) as handle:
             return handle.read(HEAD_BYTES)
 
     def _place(self, path: str) -> Path:
@@ -210,7 +210,7 @@ class ZipSource(Source):
         self._zip.close()
 
 
-class _ListBudget:
+class ListBudget:
     """What the list of a set's files may take in memory and time, and how deep and long its paths may be."""
 
     def __init__(self, root: Path) -> None:
@@ -302,7 +302,7 @@ def _entries_by_path(root: Path, archive: zipfile.ZipFile) -> tuple[dict[str, zi
     entries: dict[str, zipfile.ZipInfo] = {}
     folders: set[str] = set()
     twice = 0
-    budget = _ListBudget(root)
+    budget = ListBudget(root)
     infos = archive.infolist()
     no_slash = not any("/" in info.filename for info in infos)
     for info in infos:
@@ -375,18 +375,22 @@ def is_flat_picture(head: bytes, size: int) -> bool:
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
-    """The source at ``path``: a directory or a zip.
+    """The source at ``path``: a directory, a zip or a tar.
 
     Raises:
-        AdvrBDError: there is nothing, or neither of the two.
+        AdvrBDError: there is nothing, or none of the three.
     """
+    from advrbd_plugin.data.tar import TarSource, is_tar
+
     root = Path(path)
     if root.is_dir():
         return FolderSource(root)
     if not root.exists():
         raise AdvrBDError(f"{root} does not exist: give a folder with one sub-folder of images for each class")
+    if root.is_file() and is_tar(root):
+        return TarSource(root)
     if not root.is_file() or not zipfile.is_zipfile(root):
-        raise AdvrBDError(f"{root} is neither a folder nor a zip: give a folder with one sub-folder for each class")
+        raise AdvrBDError(f"{root} is no folder, zip or tar: give a folder with one sub-folder for each class")
     return ZipSource(root)
 
 
@@ -398,7 +402,7 @@ def read_regular_file(path: str | os.PathLike[str], *, limit: int) -> bytes:
         ValueError: it is a pipe or another thing that is no file, or has more than ``limit`` bytes.
         MemoryError: the computer's memory is used up.
     """
-    with _open_regular(path) as handle:
+    with open_regular(path) as handle:
         size = os.fstat(handle.fileno()).st_size
         if size > limit:
             raise ValueError(f"{size} bytes is more than the limit of {limit}")
@@ -406,7 +410,7 @@ def read_regular_file(path: str | os.PathLike[str], *, limit: int) -> bytes:
 
 
 @contextmanager
-def _open_regular(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def open_regular(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """An ordinary file, open; raises ValueError for any other."""
     with open(path, "rb", opener=_open_without_waiting) as handle:
         if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ from advrbd_plugin.data.fitting import DEFAULT_FIT, check_fit, fit_pixels
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.labels import MAX_CLASSES, number_labels
 from advrbd_plugin.data.reading import LoadedImages, common_size, describe_sizes
-from advrbd_plugin.data.selection import check_samples, draw_stratified
+from advrbd_plugin.data.selection import draw_images
+from advrbd_plugin.data.store import release_room, room_for
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
 from advrbd_plugin.plain import brief, one_reason
 
+_LOOKED_AT = 256  # pictures, for the size of all
+_RELEASED_EVERY = 1024
 _LOADER = "give loader.dataset, without random augmentation"
 
 
@@ -48,38 +52,75 @@ def load_dataset_object(
         AdvrBDError: it holds something else, nothing, or a label out of range.
     """
     check_fit(fit)
-    pictures: list[np.ndarray] = []
+    total = len(dataset) if _has_places(dataset) else 0
+    items = _items(dataset, where)
+    size, notes, channels, items = _choose(dataset, items, image_size, where)
+    shape = (channels, *size)
+    fitted: Tensor | list[Tensor] = room_for((total, *shape)) if total else []
     values: list[int | str] = []
-    total = len(dataset) if hasattr(dataset, "__len__") else 0
-    for index, item in enumerate(_items(dataset, where)):
-        if not isinstance(item, (tuple, list)) or len(item) < 2:
-            raise AdvrBDError(f"{where}, item {index}, must be (picture, label), got {brief(item)}")
-        pictures.append(_pixels(item[0], f"{where}, picture {index}"))
+    sizes: list[tuple[int, int]] = []
+    for index, item in enumerate(items):
+        pixels = _pixels(_pair(item, index, where)[0], f"{where}, picture {index}")
         values.append(_label(item[1], f"{where}, item {index}"))
+        sizes.append((pixels.shape[0], pixels.shape[1]))
+        image = torch.from_numpy(np.ascontiguousarray(fit_pixels(pixels, size, fit))).permute(2, 0, 1)
+        if len(image) > channels:  # the first pictures were grey
+            channels = len(image)
+            fitted = [each.expand(channels, -1, -1) for each in fitted[:index]]
+        if isinstance(fitted, list):
+            fitted.append(image.expand(channels, -1, -1))
+        else:
+            fitted[index] = image
         if on_progress is not None:
             on_progress(index + 1, max(total, index + 1))
-    if not pictures:
+        if index % _RELEASED_EVERY == 0:
+            release_room()
+    if not values:
         raise AdvrBDError(f"{where} holds no pictures")
+    images = torch.stack(fitted) if isinstance(fitted, list) else fitted[: len(values)]
     numbers, known = number_labels(
         values,
         lambda index: f"{where}, item {index}",
         names=_names(dataset, names, values),
         class_names=class_names,
     )
-    ids = torch.arange(len(values))
-    if samples is not None and samples < len(values):
-        check_samples(samples, len(known))
-        ids = draw_stratified(ids, numbers, samples, seed=seed)
-        pictures, numbers = [pictures[index] for index in ids.tolist()], numbers[ids]
-    sizes = [(each.shape[0], each.shape[1]) for each in pictures]
-    size, notes = (image_size, []) if image_size is not None else common_size(Counter(sizes))
-    channels = max(each.shape[2] for each in pictures)
-    images = torch.empty((len(pictures), channels, *size), dtype=torch.uint8)
-    for place, each in enumerate(pictures):
-        fitted = np.ascontiguousarray(fit_pixels(each, size, fit))
-        images[place] = torch.from_numpy(fitted).permute(2, 0, 1)
-    image_set = ImageSet(images, numbers, known, ids)
+    image_set = draw_images(ImageSet(images, numbers, known), samples, seed=seed)
+    sizes = [sizes[index] for index in image_set.sample_ids.tolist()]
     return LoadedImages(image_set, (), (*notes, *describe_sizes(sizes, size, fit)))
+
+
+def _has_places(dataset: Any) -> bool:
+    return hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+
+
+def _choose(
+    dataset: Any, items: Iterator[Any], asked: tuple[int, int] | None, where: str
+) -> tuple[tuple[int, int], list[str], int, Iterator[Any]]:
+    """The size of all, a sentence on it, their channels, and the items, of which some were looked at for that.
+
+    Never are all pictures held as large as they come.
+    """
+    if _has_places(dataset):
+        step = max(1, len(dataset) // _LOOKED_AT)
+        looked_at = [_item_at(dataset, index, where) for index in range(0, len(dataset), step)]
+    else:
+        step = 1
+        looked_at = list(islice(items, _LOOKED_AT))
+        items = chain(looked_at, items)
+    sizes: Counter[tuple[int, int]] = Counter()
+    channels = 1
+    for number, item in enumerate(looked_at):
+        pixels = _pixels(_pair(item, number * step, where)[0], f"{where}, picture {number * step}")
+        sizes[pixels.shape[0], pixels.shape[1]] += 1
+        channels = max(channels, pixels.shape[2])
+    size, notes = (asked, []) if asked is not None else common_size(sizes)
+    return size, notes, channels, items
+
+
+def _pair(item: Any, index: int, where: str) -> Any:
+    if not isinstance(item, (tuple, list)) or len(item) < 2:
+        raise AdvrBDError(f"{where}, item {index}, must be (picture, label), got {brief(item)}")
+    return item
 
 
 def _items(dataset: Any, where: str) -> Iterator[Any]:
@@ -88,21 +129,34 @@ def _items(dataset: Any, where: str) -> Iterator[Any]:
         raise AdvrBDError(f"{where} is a DataLoader, which gives batches: {_LOADER}")
     if not isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__"):
         raise AdvrBDError(f"{where} must be a data set of (picture, label), got {brief(dataset)}")
-    by_place = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if _has_places(dataset):
+        yield from (_item_at(dataset, index, where) for index in range(len(dataset)))
+        return
     try:
-        yield from (dataset[place] for place in range(len(dataset))) if by_place else dataset
-    except AdvrBDError:
-        raise
+        yield from dataset
     except Exception as error:  # the user's own code
-        if is_out_of_memory(error):
-            raise out_of_memory("reading pictures") from error
-        raise AdvrBDError(f"{where} fails while it is read ({type(error).__name__}): {one_reason(error)}") from error
+        raise _failure(error, where) from error
+
+
+def _item_at(dataset: Any, index: int, where: str) -> Any:
+    try:
+        return dataset[index]
+    except Exception as error:  # the user's own code
+        raise _failure(error, where) from error
+
+
+def _failure(error: Exception, where: str) -> Exception:
+    if isinstance(error, AdvrBDError):
+        return error
+    if is_out_of_memory(error):
+        return out_of_memory("reading pictures")
+    return AdvrBDError(f"{where} fails while it is read ({type(error).__name__}): {one_reason(error)}")
 
 
 def _pixels(picture: Any, where: str) -> np.ndarray:
     """(H, W, 1 or 3) uint8."""
     if hasattr(picture, "convert") and hasattr(picture, "mode"):  # PIL's
-        picture = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+        picture = np.array(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
     if not isinstance(picture, (np.ndarray, Tensor)):
         raise AdvrBDError(f"{where}, must be a PIL picture, an array or a tensor, got {brief(picture)}")
     batch = images_from_array(picture[None], where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advrbd_plugin.data.fitting import DEFAULT_FIT, check_fit, fit_pixels
+from advrbd_plugin.data.fitting import check_fit, fit_pixels
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.description import ModelDescription
@@ -42,15 +43,14 @@ class ImageClassifier(nn.Module):
         network: takes float images in pixel scale [0, 1], gives (N, num_classes) logits.
         description: of the network and its images.
         fit: how pictures of another shape come to the model's: ``pad``, ``crop`` or ``squeeze``
-            (:data:`advrbd_plugin.data.fitting.FITS`).
+            (:data:`advrbd_plugin.data.fitting.FITS`); as the description says by default.
     """
 
-    def __init__(self, network: nn.Module, description: ModelDescription, *, fit: str = DEFAULT_FIT) -> None:
+    def __init__(self, network: nn.Module, description: ModelDescription, *, fit: str | None = None) -> None:
         super().__init__()
-        check_fit(fit)
+        check_fit(description.fit if fit is None else fit)
         self.network = network
-        self.description = description
-        self.fit = fit
+        self.description = description if fit is None else replace(description, fit=fit)
         self.training = network.training
 
     @classmethod
@@ -64,6 +64,11 @@ class ImageClassifier(nn.Module):
     def class_names(self) -> tuple[str, ...]:
         """In the order of the logits."""
         return self.description.class_names
+
+    @property
+    def fit(self) -> str:
+        """How pictures of another shape come to its images."""
+        return self.description.fit
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from advrbd_plugin.data.fitting import DEFAULT_FIT
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.processes import current
 
@@ -18,11 +19,12 @@ class ModelDescription:
     """What is needed to build a model and to feed it.
 
     Attributes:
-        name: one of ``advrbd_plugin.nn.models.MODELS``.
+        name: one of ``advrbd_plugin.nn.models.MODELS``, or one that ``advrbd_plugin.nn.named`` builds.
         class_names: in the order of the model's outputs.
         in_channels: 1 or 3.
         image_size: (height, width) that it was trained on.
         mean, std: per channel, in pixel scale [0, 1]; the model's first layer normalises with them.
+        fit: how pictures of another shape come to ``image_size``, one of :data:`advrbd_plugin.data.fitting.FITS`.
     """
 
     name: str
@@ -31,12 +33,16 @@ class ModelDescription:
     image_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    fit: str = DEFAULT_FIT
 
     @classmethod
-    def for_images(cls, name: str, image_set: ImageSet) -> ModelDescription:
-        """The model called ``name`` for these images, normalising with their own mean and standard deviation."""
+    def for_images(cls, name: str, image_set: ImageSet, *, fit: str = DEFAULT_FIT) -> ModelDescription:
+        """The model called ``name`` for these images, normalising with their own mean and standard deviation.
+
+        ``fit`` is how pictures of another shape were brought to their size.
+        """
         mean, std = map(tuple, current().receive(lambda: channel_statistics(image_set.images)))
-        return cls(name, image_set.class_names, image_set.num_channels, image_set.image_size, mean, std)
+        return cls(name, image_set.class_names, image_set.num_channels, image_set.image_size, mean, std, fit)
 
     @classmethod
     def of_network(cls, network: nn.Module, image_set: ImageSet) -> ModelDescription:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
-from advrbd_plugin.nn.inference import predict
+from advrbd_plugin.nn.inference import as_input
 from advrbd_plugin.plain import brief, one_reason
 
 _ADVICE = 'give a function that makes one, such as lambda: make_model("resnet18", num_classes=10)'
@@ -168,7 +168,7 @@ def check_network(make_model: Callable[[], nn.Module], images: ImageSet, *, need
             does not give a logit for each class.
     """
     with torch.random.fork_rng(devices=[]):
-        network = make_model()
+        network = make_model().cpu()
     kind = type(network).__name__
     if next(network.parameters(), None) is None:
         raise AdvrBDError(f"the network ({kind}) has no weights that could be trained")
@@ -176,7 +176,8 @@ def check_network(make_model: Callable[[], nn.Module], images: ImageSet, *, need
         raise AdvrBDError(f"the network ({kind}) has no linear layer, so there are no features to compare")
     shape = "x".join(str(side) for side in images.images.shape[1:])
     try:
-        logits = predict(network, images.images[:1], mixed_precision=False)
+        with torch.no_grad():  # in this process alone, whatever others share its work
+            logits = network.eval()(as_input(images.images[:1], torch.device("cpu")))
     except AdvrBDError:
         raise
     except Exception as error:  # the user's own code

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from advrbd_plugin.data.fitting import FITS
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
 from advrbd_plugin.files import write_bytes, write_json
 from advrbd_plugin.nn.classifier import ImageClassifier
 from advrbd_plugin.nn.description import ModelDescription
+from advrbd_plugin.nn.models import MODELS
 from advrbd_plugin.plain import brief, one_reason, read_json
 
 MODEL_WEIGHTS = "model.safetensors"
@@ -45,7 +47,11 @@ def save_model(
 
 
 def load_model(
-    folder: str | os.PathLike[str], weights: str = MODEL_WEIGHTS, *, make_model: Callable[[], nn.Module] | None = None
+    folder: str | os.PathLike[str],
+    weights: str = MODEL_WEIGHTS,
+    *,
+    model: str | None = None,
+    make_model: Callable[[], nn.Module] | None = None,
 ) -> ImageClassifier:
     """The model that ``advrbd defend``, :meth:`ImageClassifier.save` or :func:`save_model` wrote.
 
@@ -54,6 +60,8 @@ def load_model(
     Args:
         folder: holds ``weights`` and ``model.json``.
         weights: :data:`BACKDOORED_WEIGHTS` for the model before the defense.
+        model: the network's name (:func:`advrbd_plugin.make_model`), where it is none of the built-in ones: the files,
+            which may come from anyone, do not choose code that is run.
         make_model: builds the network, where it is your own.
 
     Returns:
@@ -72,20 +80,27 @@ def load_model(
             why = " (`advrbd scan`, which wrote this one, trains no clean model)" if scanned else ""
             raise AdvrBDError(f"{folder} holds no {name}: give a folder that `advrbd defend` wrote{why}")
     description = _read_description(folder / MODEL_DESCRIPTION)
+    if model is not None:
+        description = replace(description, name=model)
+    elif make_model is None and description.name not in MODELS:
+        raise AdvrBDError(
+            f"{folder / MODEL_DESCRIPTION} names the network {brief(description.name)}, which is not built in: if you "
+            "know it, name it yourself (--network, or load_model(..., model=NAME or make_model=FUNCTION))"
+        )
     try:
         tensors = load_file(folder / weights)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise out_of_memory(f"reading {folder / weights}") from error
         raise AdvrBDError(f"{folder / weights} is damaged: {one_reason(error)}") from error
-    model = description.build() if make_model is None else make_model()
+    network = description.build() if make_model is None else make_model()
     try:
-        model.load_state_dict(tensors)
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise out_of_memory(f"reading {folder / weights}") from error
         raise AdvrBDError(f"{folder / weights} does not fit {MODEL_DESCRIPTION} ({description.name})") from error
-    return ImageClassifier(model.eval(), description)
+    return ImageClassifier(network.eval(), description)
 
 
 def _read_description(path: Path) -> ModelDescription:
@@ -119,6 +134,8 @@ def _checked_description(path: Path, content: Mapping[str, Any]) -> ModelDescrip
         raise wrong("class_names", "distinct names")
     if type(channels) is not int or channels not in (1, 3):
         raise wrong("in_channels", "1 or 3")
+    if content.get("fit", FITS[0]) not in FITS:
+        raise wrong("fit", f"one of {', '.join(FITS)}")
     return ModelDescription(
         name=name,
         class_names=tuple(names),
@@ -126,4 +143,5 @@ def _checked_description(path: Path, content: Mapping[str, Any]) -> ModelDescrip
         image_size=numbers("image_size", (int,), 2, 1, 4096),
         mean=numbers("mean", (int, float), channels, 0, 1),
         std=numbers("std", (int, float), channels, 0.001, 1),
+        fit=content.get("fit", "squeeze"),
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.nn.named import WAYS, build_named, is_built_elsewhere, takes_normalised
 
 # From this side on, the first layers halve the picture as they do for ImageNet; below it they keep every pixel.
 _LARGE_IMAGE_SIZE = 96
@@ -63,7 +64,8 @@ def make_model(
     """Build a freshly initialised network.
 
     Args:
-        name: one of :data:`MODELS`.
+        name: one of :data:`MODELS`; or ``torchvision:NAME``, ``timm:NAME`` or your own ``module:function``
+            (:mod:`advrbd_plugin.nn.named`).
         num_classes: number of logits.
         in_channels: 1 or 3.
         image_size: side, or (height, width), in pixels; decides between the small-image and the ImageNet stem.
@@ -75,16 +77,19 @@ def make_model(
     Raises:
         AdvrBDError: no such model, or ``mean``/``std`` of another length than ``in_channels``.
     """
-    if name not in MODELS:
-        raise AdvrBDError(f"model must be one of {', '.join(MODELS)}, got {name!r}")
+    if name not in MODELS and not is_built_elsewhere(name):
+        raise AdvrBDError(f"model must be one of {', '.join(MODELS)}; {WAYS}; got {name!r}")
     mean = [0.5] * in_channels if mean is None else list(mean)
     std = [0.25] * in_channels if std is None else list(std)
     for key, values in (("mean", mean), ("std", std)):
         if len(values) != in_channels:
             raise AdvrBDError(f"{key} must have one value for each of the {in_channels} channels, got {len(values)}")
-    side = image_size if isinstance(image_size, int) else min(image_size)
-    network = MODELS[name](num_classes, in_channels, side < _LARGE_IMAGE_SIZE)
-    model = nn.Sequential(Normalize(mean, std), network)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if name in MODELS:
+        network = MODELS[name](num_classes, in_channels, min(height, width) < _LARGE_IMAGE_SIZE)
+    else:
+        network = build_named(name, num_classes=num_classes, in_channels=in_channels, image_size=(height, width))
+    model = nn.Sequential(Normalize(mean, std), network) if takes_normalised(name) else network
     model.__dict__["made_as"] = name  # no class of its own: stored stages are named after the text of the model
     return model
 

@@ -62,5 +62,5 @@ def test_a_record_of_another_type_is_read_when_it_is_trusted(fake_checkout, monk
     command = ["backdoorbench", "label-consistent", "--backdoorbench", str(fake_checkout), "--any-version"]
     command += ["--result_file", "prototype"]
     for trusted, said in (([], f"{strange} holds argparse.Namespace"), (["--trust-record"], "the weights were read")):
-        assert main([*command, *trusted]) == 1
+        assert main([*command, *trusted]) == 2
         assert said in capsys.readouterr().err

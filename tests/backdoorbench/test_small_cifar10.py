@@ -65,7 +65,7 @@ def test_a_cifar10_that_is_there_is_only_replaced_when_asked(images, tmp_path, c
     (place / "data_batch_1").write_text("downloaded")
     (place / "readme.html").write_text("downloaded")
     command = ["backdoorbench", "data", str(images), "--out", str(tmp_path / "data"), "--train", "50", "--test", "10"]
-    assert main(command) == 1
+    assert main(command) == 2
     assert f"{place} exists already" in (said := capsys.readouterr().err) and "--overwrite" in said
     assert set(contents(place).values()) == {b"downloaded"}
     assert main([*command, "--overwrite"]) == 0

@@ -50,6 +50,17 @@ def test_a_scan_has_verdicts_and_no_model_and_defend_goes_on_from_its_stages(def
     assert names(out) == SCANNED | {"model.safetensors"}
 
 
+def test_the_real_defense_computes_nothing_that_a_scan_did(images, out, capsys):
+    quick = ["--epochs", "1", "--device", "cpu", "--set", "enhancement_steps=1", "--set", "relearn_epochs=0"]
+    assert run("scan", images, out, *quick) in (0, 3, 4)
+    assert "found in" not in capsys.readouterr().err
+    assert run("defend", images, out, *quick) in (0, 3, 4)
+    lines = capsys.readouterr().err.splitlines()
+    for stage in ("training", "scoring", "detection"):
+        assert f"advrbd: {stage}: found in {out}/.advrbd-work, not computed again." in lines
+    assert "model.safetensors" in names(out) and ".advrbd-work" not in names(out)
+
+
 def test_a_finished_scan_is_shown_again_and_its_stages_stay(defense, images, out, capsys):
     assert run("scan", images, out) == 3
     first = capsys.readouterr().out

@@ -128,7 +128,11 @@ def test_mixed_sizes_take_the_most_common_one(tmp_path):
     write(tmp_path, TWO_CLASSES | {"cat/3.png": picture(50, (12, 10))})
     loaded = load_folder(tmp_path)
     assert loaded.image_set.image_size == (8, 8)
-    assert loaded.notes == ("1 of 5 images were resized to 8x8 pixels.",)
+    assert loaded.notes == (
+        "1 of 5 images were resized to 8x8 pixels.",
+        "1 of 5 images have another shape; they keep their shape and are filled up with their mirror image (--fit "
+        "changes that).",
+    )
     assert load_folder(tmp_path, image_size=(6, 7)).image_set.image_size == (6, 7)
 
 
@@ -198,7 +202,7 @@ def test_of_a_split_set_the_training_part_is_advised(tmp_path, wrapper, parts, a
 def test_a_missing_place_and_a_file_that_is_no_zip(tmp_path):
     with pytest.raises(AdvrBDError, match="does not exist"):
         load_folder(tmp_path / "nowhere")
-    with pytest.raises(AdvrBDError, match="neither a folder nor a zip"):
+    with pytest.raises(AdvrBDError, match="no folder, zip or tar"):
         load_folder(write(tmp_path, {"x.zip": b"PK nonsense"}) / "x.zip")
 
 

@@ -157,7 +157,7 @@ def test_from_dataset_takes_pictures_of_every_kind_and_size():
     assert images.class_names == ("ant", "bee", "cat") and images.labels.tolist() == [0, 2, 0]
     assert images.images[0, :, 8, 8].tolist() == [10, 20, 30] and images.images[1].unique().tolist() == [128]
     assert images.images[2].unique().tolist() == [7]
-    own = ImageSet.from_dataset([(picture, str(label)) for picture, label in pairs])
+    own = ImageSet.from_dataset([(picture, str(int(label))) for picture, label in pairs])
     assert own.image_size == (30, 30) and own.class_names == ("0", "2")
     assert ImageSet.from_dataset(iter(pairs[1:])).class_names == ("0", "1", "2")
 

@@ -105,7 +105,7 @@ def test_the_dry_run_of_a_rerun_lists_what_is_done_too(capsys, tmp_path, monkeyp
 
 
 def test_a_grid_without_cells_is_refused(capsys, tmp_path):
-    assert main(["reproduce", "--attacks", "none", "--defenses", "ft", "--out", str(tmp_path)]) == 1
+    assert main(["reproduce", "--attacks", "none", "--defenses", "ft", "--out", str(tmp_path)]) == 2
     assert "none of --defenses has anything to do on the unpoisoned set" in capsys.readouterr().err
 
 

@@ -295,7 +295,7 @@ def test_the_command(out, capsys, tmp_path):
         "report.tex",
         "report.html",
     ]
-    assert main(["reproduce", "--report", "--out", str(tmp_path / "nothing")]) == 1
+    assert main(["reproduce", "--report", "--out", str(tmp_path / "nothing")]) == 2
     assert "holds no results: run some cells first" in capsys.readouterr().err
 
 

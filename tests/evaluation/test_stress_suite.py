@@ -85,7 +85,7 @@ def test_options_of_the_other_suite_are_refused(capsys, tmp_path):
         (["--suite", "stress", "--table", "VII"], "--table is an option of the paper's grid"),
         (["--sets", "clean-s1"], "--sets is an option of --suite stress"),
     ):
-        assert main(["reproduce", *command, "--out", str(tmp_path)]) == 1
+        assert main(["reproduce", *command, "--out", str(tmp_path)]) == 2
         assert said in capsys.readouterr().err
 
 

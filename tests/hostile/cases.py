@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tests.hostile import files
+from tests.hostile import doors, files
 from tests.hostile.judge import Case
 
-KINDS = ("pickle", "record", "zip", "image", "yaml", "json", "safetensors", "folder")
+KINDS = ("pickle", "record", "zip", "image", "yaml", "json", "safetensors", "folder", "door")
 HEAVY = (
     "million",
     "megapixels",
@@ -58,6 +58,8 @@ def made_to_harm(seed: int = 0) -> Iterator[Case]:
         yield Case(f"json: {name}", _model(make))
     for name, build in _folders_to_harm().items():
         yield Case(f"folder: {name}", build)
+    for name, make_door in doors.to_harm().items():
+        yield Case(f"door: {name}", _door(make_door))
 
 
 def at_random(seed: int, number: int) -> Case:
@@ -94,6 +96,19 @@ def _torch(make: Callable[[], bytes]) -> Callable[[Path], tuple[str, ...]]:
         return ("torch", "x.pt")
 
     return build
+
+
+def _door(make: Callable[[], tuple[str, dict[str, bytes]]]) -> Callable[[Path], tuple[str, ...]]:
+    def build(folder: Path) -> tuple[str, ...]:
+        data, held = make()
+        files.write(folder, held)
+        return _defend(data)
+
+    return build
+
+
+def _random_door(rng: random.Random) -> Callable[[Path], tuple[str, ...]]:
+    return _door(lambda: doors.damaged(rng))
 
 
 def _defend_zip(make: Callable[[], bytes]) -> Callable[[Path], tuple[str, ...]]:

@@ -154,7 +154,7 @@ def test_an_instance_and_a_dictionary_go_through_the_whole_defense(images):
     config = AdvrBDConfig(epochs=1, relearn_epochs=1, enhancement_steps=1, crop_padding=1, patch_size=4, num_masks=2)
     network = Wrapped(lambda logits: {"logits": logits})
     result = AdvrBD(network, config, device="cpu").fit(images)
-    assert isinstance(result.model, Wrapped) and len(result.verdicts.poisoned) == 12
+    assert isinstance(result.model.network, Wrapped) and len(result.verdicts.poisoned) == 12
 
 
 def test_wrong_types_name_themselves_and_the_way_to_make_the_right_one(images):

@@ -51,7 +51,7 @@ def test_a_repair_writes_model_neurons_and_report(model_folder, tmp_path, capsys
     names = {file.name for file in out.iterdir()}
     assert names == {
         "model.safetensors", "model.json", "summary.json", "neurons.csv", "curves.csv", "curves.json", "report.html",
-        "report.png",
+        "report.png", "config.yaml",
     }  # fmt: skip
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["method"], summary["verdict"]) == ("ulrl", "suspicious neurons found")
@@ -91,7 +91,7 @@ def test_clean_samples_can_come_from_the_untrusted_set(model_folder, tmp_path):
 
 def test_too_few_clean_samples_are_one_line(model_folder, tmp_path, capsys):
     data = write_images(tmp_path / "clean", (1, 1, 0))
-    assert repair(model_folder, "--data", data, "--out", tmp_path / "out", *QUICK) == 1
+    assert repair(model_folder, "--data", data, "--out", tmp_path / "out", *QUICK) == 2
     assert "at least one clean sample of each of the 3 classes, got 2" in error_of(capsys)
     assert not (tmp_path / "out").exists()
 
@@ -103,10 +103,10 @@ def test_weights_that_do_not_fit_or_are_no_numbers_are_one_line(model_folder, tm
     tensors = load_file(weights)
     first = next(name for name, value in tensors.items() if value.ndim == 4)
     save_file(tensors | {first: torch.full_like(tensors[first], float("nan"))}, weights)
-    assert repair(model_folder, "--data", data, "--out", tmp_path / "out", *QUICK) == 1
+    assert repair(model_folder, "--data", data, "--out", tmp_path / "out", *QUICK) == 2
     assert "NaN or infinite" in error_of(capsys)
     save_file({name: value for name, value in tensors.items() if name != first}, weights)
-    assert repair(model_folder, "--data", data, "--out", tmp_path / "out", *QUICK) == 1
+    assert repair(model_folder, "--data", data, "--out", tmp_path / "out", *QUICK) == 2
     assert "does not fit model.json" in error_of(capsys)
 
 
@@ -125,10 +125,10 @@ def test_a_finished_repair_is_shown_again_and_not_replaced(model_folder, tmp_pat
     assert repair(*command) == 0
     shown = capsys.readouterr()
     assert shown.out == first and "finished before" in shown.err
-    assert repair(*command, "--seed", 4) == 1
+    assert repair(*command, "--seed", 4) == 2
     assert "finished results of other settings (seed was 0, now 4)" in error_of(capsys)
     description = load_model(model_folder).description
     save_model(model_folder, description.build(), description)
-    assert repair(*command) == 1
+    assert repair(*command) == 2
     assert "finished results of other data" in error_of(capsys)
     assert (out / "summary.json").read_bytes() == written
