@@ -1,4 +1,4 @@
-# make demo, test, lint, torture, benchmark: each sets up all it needs, and reuses what is there.
+# make demo, test, lint, docs, wheel, torture, benchmark: each sets up all it needs, and reuses what is there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ SOURCES := setup.py pyproject.toml advrbd_plugin/ops/schemas.inc \
 CHECK_PYTHON := import sys; ok = (3, 10) <= sys.version_info < (3, 14); sys.exit(None if ok else \
 	"advrbd_plugin needs Python 3.10 to 3.13; choose one with: make PYTHON=python3.12")
 
-.PHONY: all demo test test-processors lint torture benchmark clean
+.PHONY: all demo docs test test-processors lint wheel torture benchmark clean
 
 all: $(BUILT)
 
@@ -46,6 +46,14 @@ lint: $(BUILT)
 	$(BIN)/mypy
 	git ls-files -z 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inc' 'tests/emulation/*.h' \
 		'tests/emulation/*.cpp' | xargs -0 $(BIN)/clang-format --dry-run -Werror
+
+# The documentation site, in build/site; a link that leads nowhere is an error.
+docs: $(BUILT)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# dist/advrbd_plugin-...-py3-none-....whl, for every Python and torch (docs/install.md).
+wheel: $(INSTALLED)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 
 # Long: hostile files, kills at random moments, ten times the cases of the ops, the kernels under sanitizers.
 torture: $(BUILT)

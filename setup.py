@@ -1,6 +1,10 @@
-"""Builds advrbd_plugin._C (CPU) and advrbd_plugin._C_cuda from csrc/; the rest of the metadata is in pyproject.toml.
+"""Builds the ops from csrc/; the rest of the metadata is in pyproject.toml.
 
-Each is built by itself: what fails leaves the other, and plain PyTorch serves in its place. What was decided, and why,
+libadvrbd_cpu; libadvrbd_cuda, by nvcc; libadvrbd_nvrtc, which launches the same CUDA kernels compiled at run time. All
+use PyTorch's stable ABI and nothing of Python's: a wheel made here serves every Python, and torch 2.10 and later.
+A build in place (`make`, `pip install -e .`) adds the small Python module _C (csrc/module.cpp).
+
+Each is built by itself: what fails leaves the others, and plain PyTorch serves in its place. What was decided, and why,
 is printed and kept in advrbd_plugin/_build.json for `advrbd doctor`. ADVRBD_CUDA=0 leaves the CUDA kernels out;
 ADVRBD_CUDA=1 makes it an error if they cannot be built. TORCH_CUDA_ARCH_LIST is respected.
 """
@@ -28,8 +32,19 @@ except ImportError as error:
 
 CSRC = Path("csrc")
 DEFAULT_CUDA_ARCHITECTURES = "8.0;9.0+PTX"
-# The last two let the compiler turn comparisons into vector selects; they change no result.
-CXX_FLAGS = ["-O3", "-g0", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+OLDEST_TORCH = (2, 10)  # the first with a stable ABI for all that the ops need
+# Vectors by `omp simd`, without OpenMP's library: the threads are PyTorch's. The two flags of mathematics let the
+# compiler turn comparisons into vector selects; they change no result.
+CXX_FLAGS = [
+    "-O3",
+    "-g0",
+    "-fvisibility=hidden",
+    "-fopenmp-simd",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-psabi",
+    "-Wno-unknown-pragmas",
+]
 NVCC_FLAGS = ["-O3"]
 
 
@@ -37,8 +52,10 @@ def say(message: str) -> None:
     print(f"advrbd_plugin: {message}", flush=True)
 
 
-def missing_compiler() -> str:
-    """Why there is no C++ compiler for PyTorch's builder to call; "" where there is one."""
+def cannot_compile() -> str:
+    """Why no library can be built; "" where all can."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        return f"PyTorch {torch.__version__} is older than {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}, which the kernels need"
     names = [os.environ["CXX"].split()[0]] if os.environ.get("CXX", "").split() else ["c++", "g++"]
     return "" if any(map(shutil.which, names)) else "no C++ compiler is found (install g++ or set CXX)"
 
@@ -85,10 +102,15 @@ def choose_architectures() -> None:
     os.environ["TORCH_CUDA_ARCH_LIST"] = architectures or DEFAULT_CUDA_ARCHITECTURES
 
 
-missing = {"_C": missing_compiler(), "_C_cuda": ""}  # why a library is not built
+missing = {
+    "libadvrbd_cpu": cannot_compile(),
+    "libadvrbd_cuda": "",
+    "libadvrbd_nvrtc": "",
+    "_C": "",
+}  # why a library is not built
 cuda_home, why = find_cuda()
 if cuda_home is None:
-    missing["_C_cuda"] = why
+    missing["libadvrbd_cuda"] = why
 else:
     os.environ["CUDA_HOME"] = str(cuda_home)  # read when cpp_extension is imported
     choose_architectures()
@@ -100,22 +122,35 @@ def make_extension(kind, name: str, *patterns: str, **options):
     return kind(
         name=f"advrbd_plugin.{name}",
         sources=sorted({str(path) for pattern in patterns for path in CSRC.glob(pattern)}),
-        depends=sorted(map(str, [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), "advrbd_plugin/ops/schemas.inc"])),
+        depends=sorted(map(str, [*CSRC.rglob("*.h"), *CSRC.rglob("*.cu*"), "advrbd_plugin/ops/schemas.inc"])),
         # Absolute, because ninja compiles in the build folder.
         include_dirs=[str(CSRC.resolve()), str(Path("advrbd_plugin/ops").resolve())],
         extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
-        extra_link_args=["-fopenmp"],
         **options,
     )
 
 
+def make_library(kind, name: str, *patterns: str, links: tuple[str, ...], **macros: str):
+    """A library of ops: nothing of PyTorch but its stable ABI, and nothing of Python."""
+    target = f"0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000"
+    macros = {"TORCH_TARGET_VERSION": target, **macros}
+    library = make_extension(kind, name, *patterns, define_macros=list(macros.items()), py_limited_api=True)
+    library.libraries = list(links)
+    return library
+
+
 def make_extensions() -> list:
-    made = [make_extension(CppExtension, "_C", "*.cpp", "cpu/**/*.cpp")]
-    if not missing["_C_cuda"]:
-        macros = [("ADVRBD_CUDA_ARCHITECTURES", f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"')]
+    torch_links = ("torch_cpu", "torch")
+    made = [make_library(CppExtension, "libadvrbd_cpu", "checks.cpp", "prepare.cpp", "cpu/**/*.cpp", links=torch_links)]
+    if not missing["libadvrbd_cuda"]:
+        macros = {"USE_CUDA": "1", "ADVRBD_CUDA_ARCHITECTURES": f'"{os.environ["TORCH_CUDA_ARCH_LIST"]}"'}
         sources = ("checks.cpp", "prepare.cpp", "cuda/*.cpp", "cuda/*.cu")
-        made.append(make_extension(CUDAExtension, "_C_cuda", *sources, define_macros=macros))
-    return made
+        links = ("cudart", "torch_cuda", *torch_links)
+        made.append(make_library(CUDAExtension, "libadvrbd_cuda", *sources, links=links, **macros))
+    sources = ("checks.cpp", "prepare.cpp", "nvrtc/*.cpp")
+    made.append(make_library(CppExtension, "libadvrbd_nvrtc", *sources, links=torch_links, ADVRBD_NVRTC="1"))
+    made[-1].include_dirs.insert(0, str((CSRC / "nvrtc" / "host").resolve()))
+    return [*made, make_extension(CppExtension, "_C", "module.cpp")]
 
 
 @contextlib.contextmanager
@@ -137,10 +172,17 @@ def printing_to(file):
 class BuildOps(BuildExtension):
     """Builds one library at a time; one that fails is left out, unless CUDA was asked for by name."""
 
+    def get_ext_filename(self, name):
+        """No Python's name in the name of a library that holds nothing of Python."""
+        return super().get_ext_filename(name) if name.endswith("_C") else f"{name.replace('.', os.sep)}.so"
+
     def build_extensions(self):
         for extension in list(self.extensions):
             name = extension.name.rpartition(".")[2]
-            missing[name] = missing["_C"] or self._failure(extension)
+            if name == "_C" and not self.beside_the_sources:
+                missing[name] = "a wheel serves every Python"
+            else:
+                missing[name] = missing["libadvrbd_cpu"] or self._failure(extension)
             if missing[name]:
                 self.extensions.remove(extension)
 
@@ -163,18 +205,30 @@ class BuildOps(BuildExtension):
         return f"it does not compile: {blamed[0]}" if failure and blamed else failure
 
     def run(self):
+        self.beside_the_sources = self.inplace  # setuptools clears `inplace` while it builds
         super().run()
         folders = {Path(self.build_lib) / "advrbd_plugin", *([Path("advrbd_plugin")] if self.inplace else [])}
         for folder in filter(Path.is_dir, folders):
             (folder / "_build.json").write_text(json.dumps(missing) + "\n")
-            for name in filter(missing.get, missing):  # what an earlier build left
-                for stale in folder.glob(f"{name}.*.so"):
+            for stale in folder.glob("*.so"):  # what an earlier build left
+                if missing.get(stale.name.partition(".")[0], "no longer built"):
                     stale.unlink()
-        say("CPU kernels: " + (f"no, plain PyTorch will serve ({missing['_C']})" if missing["_C"] else "yes"))
+        cpu, cuda = missing["libadvrbd_cpu"], missing["libadvrbd_cuda"]
+        say("CPU kernels: " + (f"no, plain PyTorch will serve ({cpu})" if cpu else "yes"))
         built = f"yes ({why}, {cuda_home}, for {os.environ.get('TORCH_CUDA_ARCH_LIST')})"
-        say("CUDA kernels: " + (f"no ({missing['_C_cuda']})" if missing["_C_cuda"] else built))
-        if os.environ.get("ADVRBD_CUDA") == "1" and missing["_C_cuda"]:
-            raise SystemExit(f"advrbd_plugin: ADVRBD_CUDA=1, but {missing['_C_cuda']}")
+        say("CUDA kernels: " + (f"no ({cuda})" if cuda else built))
+        if os.environ.get("ADVRBD_CUDA") == "1" and cuda:
+            raise SystemExit(f"advrbd_plugin: ADVRBD_CUDA=1, but {cuda}")
 
 
-setup(ext_modules=make_extensions(), cmdclass={"build_ext": BuildOps})
+commands = {"build_ext": BuildOps}
+with contextlib.suppress(ImportError):  # a setuptools too old to make a wheel by itself still builds in place
+    from setuptools.command.bdist_wheel import bdist_wheel
+
+    class PortableWheel(bdist_wheel):
+        def get_tag(self):
+            return ("py3", "none", super().get_tag()[2])
+
+    commands["bdist_wheel"] = PortableWheel
+
+setup(ext_modules=make_extensions(), cmdclass=commands)

@@ -22,7 +22,7 @@ from advrbd_plugin.files import atomic_file
 from advrbd_plugin.processes import Processes, current
 
 _LOG = logging.getLogger(__name__)
-_PIECE_BYTES = 2**24
+_PIECE_BYTES = 2**20
 _META_KEY = "advrbd"
 _CHECKSUM_KEY = "sha256"
 
@@ -42,7 +42,7 @@ def digest(*parts: Tensor | Any) -> str:
 
 
 def _in_pieces(tensor: Tensor) -> Iterable[Tensor]:
-    """The tensor in rows of some megabytes, so that a set larger than memory has a fingerprint, too."""
+    """The tensor in rows of a megabyte, so that a set larger than memory has a fingerprint, too."""
     if not tensor.dim() or not tensor.numel():
         return (tensor,)
     return tensor.split(max(1, _PIECE_BYTES * len(tensor) // (tensor.numel() * tensor.element_size())))

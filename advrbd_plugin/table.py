@@ -156,7 +156,7 @@ def percentage(share: float | None, *, missing: str = "-") -> str:
         return missing
     if 0 < share < 0.0005:
         return "<0.1%"
-    return ">99.9%" if 0.9995 <= share < 1 else f"{100 * share:.1f}%"
+    return ">99.9%" if 0.9995 <= share < 1 - 1e-9 else f"{100 * share:.1f}%"
 
 
 def _plain(entry: Entry) -> str:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advrbd_plugin import ops
+from advrbd_plugin.ops.library import fact
 
 BATCH, CHANNELS, SIDE, PATCH = 512, 3, 32, 8
 WARM_UP = 5
@@ -127,9 +128,7 @@ def describe(device: torch.device) -> dict[str, object]:
         "patch_size": PATCH,
     }
     if facts["backend"] != "reference":
-        from advrbd_plugin import _C
-
-        facts["cpu_instruction_set"] = _C.cpu_instruction_set
+        facts["cpu_instruction_set"] = fact("libadvrbd_cpu", "advrbd_cpu_instruction_set")
     return facts
 
 

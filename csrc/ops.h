@@ -1,8 +1,7 @@
 // The ops, written once for every device: a Device has a `launch` for each kind of task.
 #pragma once
 
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
+#include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
@@ -13,64 +12,62 @@ namespace advrbd {
 
 template <typename Device>
 struct Ops {
-  static at::Tensor patch_origins(
-      const at::Tensor& sample_ids, int64_t height, int64_t width, int64_t patch_size, int64_t num_masks,
-      int64_t seed) {
+  static Tensor patch_origins(
+      const Tensor& sample_ids, int64_t height, int64_t width, int64_t patch_size, int64_t num_masks, int64_t seed) {
     const auto prepared = prepare_origins(sample_ids, height, width, patch_size, num_masks, seed);
-    Device::launch(sample_ids.device(), prepared.task);
-    return prepared.origins;
+    Device::launch(sample_ids, prepared.task);
+    return *prepared.origins;
   }
 
-  static at::Tensor philox_uniform(const at::Tensor& sample_ids, int64_t high, int64_t seed) {
+  static Tensor philox_uniform(const Tensor& sample_ids, int64_t high, int64_t seed) {
     const auto prepared = prepare_uniform(sample_ids, high, seed);
-    Device::launch(sample_ids.device(), prepared.task);
-    return prepared.values;
+    Device::launch(sample_ids, prepared.task);
+    return *prepared.values;
   }
 
-  static at::Tensor perturb(
-      const at::Tensor& images, const at::Tensor& grad, at::ArrayRef<double> epsilon, int64_t patch_size,
-      int64_t num_masks, int64_t seed, const std::optional<at::Tensor>& sample_ids, at::ArrayRef<double> low,
-      at::ArrayRef<double> high) {
+  static Tensor perturb(
+      const Tensor& images, const Tensor& grad, Numbers epsilon, int64_t patch_size, int64_t num_masks, int64_t seed,
+      const std::optional<Tensor>& sample_ids, Numbers low, Numbers high) {
     const auto prepared = prepare_perturb(images, grad, epsilon, patch_size, num_masks, seed, sample_ids, low, high);
-    Device::launch(images.device(), prepared.task);
-    return prepared.perturbed;
+    Device::launch(images, prepared.task);
+    return *prepared.perturbed;
   }
 
-  static at::Tensor kl_divergence(const at::Tensor& logits, const at::Tensor& perturbed_logits) {
+  static Tensor kl_divergence(const Tensor& logits, const Tensor& perturbed_logits) {
     const auto prepared = prepare_kl(logits, perturbed_logits);
-    Device::launch(logits.device(), prepared.task);
-    return prepared.divergence;
+    Device::launch(logits, prepared.task);
+    return *prepared.divergence;
   }
 
-  static std::tuple<at::Tensor, at::Tensor> score_step(
-      const std::optional<at::Tensor>& logits, const std::optional<at::Tensor>& perturbed_logits,
-      const std::optional<at::Tensor>& images, const std::optional<at::Tensor>& grad, at::ArrayRef<double> epsilon,
-      int64_t patch_size, int64_t num_masks, int64_t seed, const std::optional<at::Tensor>& sample_ids,
-      at::ArrayRef<double> low, at::ArrayRef<double> high) {
+  static std::tuple<Tensor, Tensor> score_step(
+      const std::optional<Tensor>& logits, const std::optional<Tensor>& perturbed_logits,
+      const std::optional<Tensor>& images, const std::optional<Tensor>& grad, Numbers epsilon, int64_t patch_size,
+      int64_t num_masks, int64_t seed, const std::optional<Tensor>& sample_ids, Numbers low, Numbers high) {
     check_halves(logits, perturbed_logits, images, grad);
-    const auto options = (images ? *images : *logits).options().dtype(at::kFloat);
+    const Tensor& given = images ? *images : *logits;
+    const auto nothing = [&] { return empty({0}, {1}, given, aoti_torch_dtype_float32()); };
     PreparedKl kl;
     PreparedPerturb perturb;
     if (logits) {
       kl = prepare_kl(*logits, *perturbed_logits);
     } else {
-      kl.divergence = at::empty({0}, options);
+      kl.divergence = nothing();
     }
     if (images) {
       perturb = prepare_perturb(*images, *grad, epsilon, patch_size, num_masks, seed, sample_ids, low, high);
     } else {
-      perturb.perturbed = at::empty({0}, options);
+      perturb.perturbed = nothing();
     }
-    Device::launch(options.device(), kl.task, perturb.task);
-    return {perturb.perturbed, kl.divergence};
+    Device::launch(given, kl.task, perturb.task);
+    return {*perturb.perturbed, *kl.divergence};
   }
 
-  static void register_in(torch::Library& library) {
-    library.impl("patch_origins", &patch_origins);
-    library.impl("philox_uniform", &philox_uniform);
-    library.impl("perturb", &perturb);
-    library.impl("kl_divergence", &kl_divergence);
-    library.impl("score_step", &score_step);
+  static void register_in(torch::stable::detail::StableLibrary& library) {
+    library.impl("patch_origins", TORCH_BOX(&patch_origins));
+    library.impl("philox_uniform", TORCH_BOX(&philox_uniform));
+    library.impl("perturb", TORCH_BOX(&perturb));
+    library.impl("kl_divergence", TORCH_BOX(&kl_divergence));
+    library.impl("score_step", TORCH_BOX(&score_step));
   }
 };
 

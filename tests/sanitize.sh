@@ -17,7 +17,7 @@ cd "$work"
 build() {
   flags="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
   CFLAGS="$flags" CXXFLAGS="$flags" LDFLAGS="-fsanitize=address,undefined" ADVRBD_CUDA=0 \
-    "$python" setup.py -q build_ext --inplace > build.log 2>&1 && ls advrbd_plugin/_C.*.so > /dev/null \
+    "$python" setup.py -q build_ext --inplace > build.log 2>&1 && ls advrbd_plugin/libadvrbd_cpu.so > /dev/null \
     || { tail -n 30 build.log; exit 1; }
 }
 

@@ -51,21 +51,22 @@ def test_the_reason_why_there_are_no_cuda_kernels_is_told(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    found = doctor._cuda_backend("it does not compile: nvcc fatal : Unsupported gpu architecture 'compute_101'")
+    found = doctor._cuda_backend("it does not compile: Unsupported gpu architecture 'compute_101'", "ADVRBD_NVRTC=0")
     assert found.state == "note" and "compute_101" in found.value and "ADVRBD_CUDA=1" in found.advice
+    found = doctor._cuda_backend("nvcc is not found", None)
+    assert found.state == "ok" and found.value.startswith("nvrtc") and "nvcc is not found" in found.value
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert doctor._cuda_backend("this PyTorch is built without CUDA").state == "ok"
+    assert doctor._cuda_backend("nvcc is not found", "this PyTorch is built without CUDA").state == "ok"
 
 
 def test_the_reasons_of_the_build_are_read(monkeypatch, tmp_path):
     from advrbd_plugin.ops import library
 
     monkeypatch.setattr(library.resources, "files", lambda package: tmp_path)
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv("ADVRBD_REFERENCE", raising=False)
-    assert library._load("_C_cuda") == "advrbd_plugin was installed without it"
-    (tmp_path / "_build.json").write_text('{"_C": "", "_C_cuda": "nvcc is not found"}')
-    assert library._load("_C_cuda") == "nvcc is not found"
+    assert library._load("libadvrbd_cuda") == "advrbd_plugin was installed without it"
+    (tmp_path / "_build.json").write_text('{"libadvrbd_cpu": "", "libadvrbd_cuda": "nvcc is not found"}')
+    assert library._load("libadvrbd_cuda") == "nvcc is not found"
 
 
 def test_a_gpu_that_the_kernels_do_not_run_on_is_missing_them(monkeypatch):

@@ -109,6 +109,7 @@ def test_what_needs_a_gpu_is_skipped_and_nothing_else(found):
         "another stream",
         "compute-sanitizer memcheck",
         "compute-sanitizer racecheck",
+        "kernels compiled by NVRTC",
     ]
 
 

@@ -45,7 +45,6 @@ STAGES = [
     "splits",
     "candidates",
     "transplant",
-    "misplacement",
     "evidence",
     "findings",
     "posterior",

@@ -24,8 +24,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "evaluate",
         help="measure a cleaned model on labelled images",
         description="Clean accuracy on --clean; with --triggered (images that carry the trigger, in folders of their "
-        "true class) also the attack success rate and the robust accuracy. All figures are fractions. FOLDER may be "
-        "data of any other kind (docs/data.md); of a set with several parts the test part is read.",
+        "true class) also the attack success rate and the robust accuracy. The figures are percentages, with --json "
+        "fractions. FOLDER may be data of any other kind (docs/data.md); of a set with several parts the test part is "
+        "read.",
     )
     parser.add_argument("model", metavar="DIR", help="a folder that `advrbd defend` or `repair` wrote")
     parser.add_argument("--clean", metavar="FOLDER", required=True, help="clean test images, one sub-folder a class")
@@ -131,11 +132,13 @@ def _print_table(figures: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from advrbd_plugin.table import percentage
+
     table = Table("figure", "value", "images")
-    table.add_row("clean accuracy (ACC)", f"{figures['acc']:.4f}", f"{figures['clean_images']:,}")
+    table.add_row("clean accuracy (ACC)", percentage(figures["acc"]), f"{figures['clean_images']:,}")
     if figures["asr"] is not None:
-        table.add_row("attack success rate (ASR)", f"{figures['asr']:.4f}", f"{figures['triggered_images']:,}")
-        table.add_row("robust accuracy (RA)", f"{figures['ra']:.4f}", f"{figures['triggered_images']:,}")
+        table.add_row("attack success rate (ASR)", percentage(figures["asr"]), f"{figures['triggered_images']:,}")
+        table.add_row("robust accuracy (RA)", percentage(figures["ra"]), f"{figures['triggered_images']:,}")
     console = Console(file=sys.stdout)
     console.print(table)
     if figures["left_out"]:

@@ -73,32 +73,36 @@ def _backends() -> list[Finding]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         from advrbd_plugin import ops
-        from advrbd_plugin.ops.library import MISSING_CUDA, MISSING_EXTENSION, reference_requested
+        from advrbd_plugin.ops.library import (
+            MISSING_CUDA,
+            MISSING_EXTENSION,
+            MISSING_NVRTC,
+            fact,
+            reference_requested,
+        )
 
     serving = ops.backend(torch.empty(0))
     if MISSING_EXTENSION:
         advice = "unset ADVRBD_REFERENCE" if reference_requested() else f"install a C++ compiler, then {REINSTALL}"
         return [Finding("ops on CPU tensors", f"{serving} ({MISSING_EXTENSION})", "note", advice)]
-    from advrbd_plugin import _C
-
-    findings = [Finding("ops on CPU tensors", f"{serving} ({_C.cpu_instruction_set})")]
-    if _C.torch_version.split("+")[0] != torch.__version__.split("+")[0]:
-        findings.append(Finding("extension built for", f"PyTorch {_C.torch_version}", "note", REINSTALL))
-    return [*findings, _cuda_backend(MISSING_CUDA)]
+    instructions = fact("libadvrbd_cpu", "advrbd_cpu_instruction_set")
+    return [Finding("ops on CPU tensors", f"{serving} ({instructions})"), _cuda_backend(MISSING_CUDA, MISSING_NVRTC)]
 
 
-def _cuda_backend(missing: str | None) -> Finding:
-    """The CUDA kernels, or ``missing``: why they are not there."""
+def _cuda_backend(missing: str | None, missing_nvrtc: str | None) -> Finding:
+    """The CUDA kernels, or why nvcc's are ``missing`` and NVRTC compiles none."""
     import torch
 
     if torch.version.cuda is None:
         return Finding("ops on CUDA tensors", "none: this PyTorch has no CUDA")
+    if missing and missing_nvrtc is None:
+        return Finding("ops on CUDA tensors", f"nvrtc: each is compiled when it is first used ({missing})")
     if missing:
-        advice = f"fix that, then ADVRBD_CUDA=1 {REINSTALL}"
-        return Finding("ops on CUDA tensors", f"reference ({missing})", "note", advice)
-    from advrbd_plugin import _C_cuda
+        advice = f"fix one of the two; for the first, then ADVRBD_CUDA=1 {REINSTALL}"
+        return Finding("ops on CUDA tensors", f"reference (nvcc: {missing}; NVRTC: {missing_nvrtc})", "note", advice)
+    from advrbd_plugin.ops.library import fact
 
-    return _cuda_kernels(_C_cuda.cuda_architectures)
+    return _cuda_kernels(fact("libadvrbd_cuda", "advrbd_cuda_architectures"))
 
 
 def _cuda_kernels(architectures: str) -> Finding:

@@ -149,11 +149,11 @@ CHOOSING = (
     "tact-s11",
     "reflection%3+blur%3+dct%3-s12",
     "colour_cast-s13",
+    "untargeted_wave-s7",
 )
 """Sets that were looked at while the detection was made."""
 
 HELD_OUT = (
-    "untargeted_wave-s7",
     "random_patch%3+colour_depth%3+sample_noise%3-s8",
     "minor+camera-s16",
     "sig%3+frame%3+blend%1-s21",

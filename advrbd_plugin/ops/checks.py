@@ -32,8 +32,7 @@ def check_patch(height: int, width: int, patch_size: int, num_masks: int) -> Non
 
 def check_sample_ids(sample_ids: Tensor) -> None:
     """Raise unless ``sample_ids`` is a one-dimensional int64 tensor."""
-    if sample_ids.dtype != torch.int64:
-        raise TypeError(f"sample_ids must be int64, got {_name(sample_ids.dtype)}")
+    check_id_dtype(sample_ids)
     if sample_ids.dim() != 1:
         raise ValueError(f"sample_ids must have 1 dimension, got {sample_ids.dim()}")
 
@@ -42,6 +41,25 @@ def check_high(high: int) -> None:
     """Raise ValueError unless ``high`` is in range."""
     if high < 1 or high >= 2**31:
         raise ValueError(f"high must be in [1, {2**31 - 1}], got {high}")
+
+
+def check_dtypes(name: str, tensor: Tensor | None, other_name: str, other: Tensor | None) -> None:
+    """Raise TypeError unless ``tensor`` has a dtype that the ops take, and ``other`` the same.
+
+    The compiled ops can raise nothing but ValueError, so the public functions call this first.
+    """
+    if tensor is None or other is None:
+        return
+    if tensor.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name} must be float32, bfloat16 or float16, got {_name(tensor.dtype)}")
+    if other.dtype != tensor.dtype:
+        raise TypeError(f"{other_name} must have the dtype of {name} ({_name(tensor.dtype)}), got {_name(other.dtype)}")
+
+
+def check_id_dtype(sample_ids: Tensor | None) -> None:
+    """Raise TypeError unless ``sample_ids`` is an int64 tensor, or None."""
+    if sample_ids is not None and sample_ids.dtype != torch.int64:
+        raise TypeError(f"sample_ids must be int64, got {_name(sample_ids.dtype)}")
 
 
 def check_perturb(
@@ -55,9 +73,8 @@ def check_perturb(
     high: Sequence[float] | float,
 ) -> ChannelBounds:
     """Check the arguments of ``perturb`` and return its per-channel values."""
-    _check_float("images", images, 4)
-    if grad.dtype != images.dtype:
-        raise TypeError(f"grad must have the dtype of images ({_name(images.dtype)}), got {_name(grad.dtype)}")
+    check_dtypes("images", images, "grad", grad)
+    _check_dimensions("images", images, 4)
     if grad.shape != images.shape:
         raise ValueError(f"grad must have the shape of images {tuple(images.shape)}, got {tuple(grad.shape)}")
     _check_device("grad", grad, "images", images)
@@ -75,12 +92,8 @@ def check_perturb(
 
 def check_kl_divergence(logits: Tensor, perturbed_logits: Tensor) -> None:
     """Check the arguments of ``kl_divergence``."""
-    _check_float("logits", logits, 2)
-    if perturbed_logits.dtype != logits.dtype:
-        raise TypeError(
-            f"perturbed_logits must have the dtype of logits ({_name(logits.dtype)}), "
-            f"got {_name(perturbed_logits.dtype)}"
-        )
+    check_dtypes("logits", logits, "perturbed_logits", perturbed_logits)
+    _check_dimensions("logits", logits, 2)
     if perturbed_logits.dim() != 3:
         raise ValueError(
             f"perturbed_logits must have 3 dimensions (num_masks, N, classes), got {perturbed_logits.dim()}"
@@ -144,9 +157,7 @@ def _channel_bounds(
     return ChannelBounds(**values)
 
 
-def _check_float(name: str, tensor: Tensor, dimensions: int) -> None:
-    if tensor.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"{name} must be float32, bfloat16 or float16, got {_name(tensor.dtype)}")
+def _check_dimensions(name: str, tensor: Tensor, dimensions: int) -> None:
     if tensor.dim() != dimensions:
         meaning = {4: "(N, C, H, W)", 2: "(N, classes)"}[dimensions]
         raise ValueError(f"{name} must have {dimensions} dimensions {meaning}, got {tensor.dim()}")

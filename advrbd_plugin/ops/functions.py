@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .library import NAMESPACE
+from .checks import check_dtypes, check_id_dtype
+from .library import MISSING_CUDA, NAMESPACE
 
 PerChannel = float | Sequence[float] | Tensor
 
@@ -39,6 +40,7 @@ def patch_origins(
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    check_id_dtype(sample_ids)
     height, width = (image_size, image_size) if isinstance(image_size, (int, torch.SymInt)) else image_size
     return torch.ops.advrbd.patch_origins(sample_ids, height, width, patch_size, num_masks, _signed(seed))
 
@@ -60,6 +62,7 @@ def philox_uniform(sample_ids: Tensor, high: int, seed: int = 0) -> Tensor:
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    check_id_dtype(sample_ids)
     return torch.ops.advrbd.philox_uniform(sample_ids, high, _signed(seed))
 
 
@@ -96,6 +99,8 @@ def perturb(
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    check_dtypes("images", images, "grad", grad)
+    check_id_dtype(sample_ids)
     return torch.ops.advrbd.perturb(
         images,
         grad,
@@ -123,6 +128,7 @@ def kl_divergence(logits: Tensor, perturbed_logits: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    check_dtypes("logits", logits, "perturbed_logits", perturbed_logits)
     return torch.ops.advrbd.kl_divergence(logits, perturbed_logits)
 
 
@@ -149,6 +155,9 @@ def score_step(
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    check_dtypes("logits", logits, "perturbed_logits", perturbed_logits)
+    check_dtypes("images", images, "grad", grad)
+    check_id_dtype(sample_ids)
     perturbed, divergence = torch.ops.advrbd.score_step(
         logits,
         perturbed_logits,
@@ -164,10 +173,14 @@ def score_step(
 
 
 def backend(tensor: Tensor, op: str = "perturb") -> str:
-    """Which implementation serves ``tensor``: "cuda", "cpu" (compiled kernels) or "reference" (plain PyTorch)."""
+    """Which implementation serves ``tensor``.
+
+    "cpu", "cuda" (compiled kernels), "nvrtc" (the kernels of "cuda", compiled when they are first used) or "reference"
+    (plain PyTorch).
+    """
     key = {"cuda": "CUDA", "cpu": "CPU"}.get(tensor.device.type)
     if key and torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", key):
-        return tensor.device.type
+        return "nvrtc" if key == "CUDA" and MISSING_CUDA else tensor.device.type
     return "reference"
 
 

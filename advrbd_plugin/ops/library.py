@@ -1,15 +1,15 @@
 """Loads the compiled ops, or defines them here, and gives every op its reference and its fake implementation."""
 
-import importlib
-import importlib.util
+import ctypes
 import json
 import os
 import warnings
 from importlib import resources
+from pathlib import Path
 
 import torch
 
-from . import fake, reference
+from . import fake, nvrtc, reference
 from .autograd import autograd_kernel
 
 NAMESPACE = "advrbd"
@@ -20,23 +20,57 @@ def reference_requested() -> bool:
     return os.environ.get("ADVRBD_REFERENCE", "0") not in ("", "0")
 
 
+def _file(library: str) -> Path:
+    return Path(str(resources.files("advrbd_plugin"))) / f"{library}.so"
+
+
 def _reason_of_build(library: str) -> str | None:
     """Why a library was not built, from what setup.py left beside the package."""
-    record = resources.files("advrbd_plugin").joinpath("_build.json")
+    record = _file(library).with_name("_build.json")
     return json.loads(record.read_text()).get(library) if record.is_file() else None
 
 
 def _load(library: str) -> str | None:
-    """Import one of the compiled libraries, which registers its kernels; the reason where that is impossible."""
+    """Load one of the compiled libraries, which registers its kernels; the reason where that is impossible."""
     if reference_requested():
         return "ADVRBD_REFERENCE is set"
-    if importlib.util.find_spec(f"advrbd_plugin.{library}") is None:
+    if not _file(library).is_file():
         return _reason_of_build(library) or "advrbd_plugin was installed without it"
     try:
-        importlib.import_module(f"advrbd_plugin.{library}")
-    except ImportError as error:
+        torch.ops.load_library(_file(library))
+    except (OSError, RuntimeError) as error:
         return str(error).splitlines()[0]
     return None
+
+
+def _nvrtc_requested() -> bool:
+    """True where ADVRBD_NVRTC=1 asks for kernels compiled at run time, though nvcc's may be there."""
+    return os.environ.get("ADVRBD_NVRTC", "") == "1"
+
+
+def _start_nvrtc() -> str | None:
+    """Let the kernels of CUDA tensors be compiled when they are first used; the reason where that is impossible."""
+    if os.environ.get("ADVRBD_NVRTC") == "0":
+        return "ADVRBD_NVRTC=0"
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    path = nvrtc.find_library()
+    if path is None:
+        return f"PyTorch's NVRTC (libnvrtc.so.{torch.version.cuda.split('.')[0]}) is not found"
+    missing = _load("libadvrbd_nvrtc")
+    if missing is None:
+        _compilers.append(nvrtc.Compiler(_file("libadvrbd_nvrtc"), path))
+    return missing
+
+
+_compilers: list[nvrtc.Compiler] = []  # kept: the library calls it
+
+
+def fact(library: str, name: str) -> str:
+    """What a loaded library says of itself: ``advrbd_cpu_instruction_set``, ``advrbd_cuda_architectures``."""
+    say = getattr(ctypes.CDLL(str(_file(library))), name)
+    say.restype = ctypes.c_char_p
+    return str(say().decode())
 
 
 def _define_schemas() -> torch.library.Library:
@@ -57,8 +91,10 @@ OPS = (
     "score_step.tensor",
 )
 
-MISSING_EXTENSION = _load("_C")  # the schemas and the CPU kernels
-MISSING_CUDA = MISSING_EXTENSION or _load("_C_cuda")
+MISSING_EXTENSION = _load("libadvrbd_cpu")  # the schemas and the CPU kernels
+MISSING_CUDA = MISSING_EXTENSION or ("ADVRBD_NVRTC is set" if _nvrtc_requested() else _load("libadvrbd_cuda"))
+# Why no kernels are compiled at run time; None where they serve CUDA tensors.
+MISSING_NVRTC = MISSING_EXTENSION or (_start_nvrtc() if MISSING_CUDA else "the kernels that nvcc compiled serve")
 # The libraries are kept: PyTorch drops what they registered when they are collected.
 _schemas = _define_schemas() if MISSING_EXTENSION else None
 _implementations = torch.library.Library(NAMESPACE, "IMPL")

@@ -24,6 +24,7 @@ from advrbd_plugin.report.figures import (
     shorten,
 )
 from advrbd_plugin.report.record import RunRecord
+from advrbd_plugin.table import percentage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ def outcome_table(truth: Mapping[str, Any]) -> dict[str, Any]:
     """
     detection = truth["detection"]
     auroc = "-" if detection["auroc"] is None else f"{detection['auroc']:.3f}"
-    found = (_percent(detection["tpr"]), _percent(detection["fpr"]), auroc)
+    found = (percentage(detection["tpr"]), percentage(detection["fpr"]), auroc)
     return {
         "attack": truth["attack"],
         "columns": ("ACC", "ASR", "RA", "TPR", "FPR", "AUROC"),
@@ -145,8 +146,4 @@ def _draw_scores(axes: Axes, record: RunRecord, demonstration: Demonstration) ->
 
 
 def _performance_texts(performance: Mapping[str, float | None]) -> tuple[str, ...]:
-    return tuple(_percent(performance[name]) for name in ("acc", "asr", "ra"))
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}%"
+    return tuple(percentage(performance[name]) for name in ("acc", "asr", "ra"))

@@ -10,8 +10,8 @@ from torch import Tensor
 from advrbd_plugin.report.record import VERDICTS
 
 _BINS = 20
-_WIDTH, _HEIGHT = 640, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 8, 12, 48
+_WIDTH, _HEIGHT = 500, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 78, 24, 12, 52
 
 
 def histogram_svg(score: Tensor, codes: Tensor) -> str:
@@ -65,15 +65,15 @@ def _axes(top: float) -> list[str]:
     for count in ticks:
         height = _y(count, top)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{count:,}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{height + 5:.1f}" text-anchor="end">{count:,}</text>')
     for tenth in range(0, 11, 2):
-        parts.append(f'<text x="{_x(tenth / 10):.1f}" y="{bottom + 18}" text-anchor="middle">{10 * tenth}%</text>')
+        parts.append(f'<text x="{_x(tenth / 10):.1f}" y="{bottom + 20}" text-anchor="middle">{10 * tenth}%</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(
         f'<text x="{middle:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">probability that the picture is poisoned</text>'
     )
     parts.append(
-        f'<text transform="translate(13 {(bottom + _TOP) / 2:.0f}) rotate(-90)" text-anchor="middle">'
+        f'<text transform="translate(15 {(bottom + _TOP) / 2:.0f}) rotate(-90)" text-anchor="middle">'
         "pictures (logarithmic)</text>"
     )
     return parts

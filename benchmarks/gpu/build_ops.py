@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "csrc", "configs", "advrbd_plugin")
 _SETUPTOOLS = 77  # the first that reads pyproject.toml's licence
 _SAYS = "advrbd_plugin: "  # before what setup.py has decided
-_LIBRARIES = ("_C.*.so", "_C_cuda.*.so", "_build.json")
+_LIBRARIES = ("*.so", "_build.json")
 
 
 def main() -> int:
@@ -108,16 +108,17 @@ def install(tree: Path) -> list[str]:
 def serving(device: str) -> dict[str, Any]:
     """Which implementation serves, asked of a fresh process; RuntimeError where it is not the compiled one."""
     code = (
-        "import json, sys, torch\n"
+        "import json, torch\n"
         "from advrbd_plugin import ops\n"
+        "from advrbd_plugin.ops.library import MISSING_CUDA, MISSING_EXTENSION, fact\n"
         f"tensor = torch.rand(2, 3, 8, 8, device={device!r})\n"
         "result = ops.perturb(tensor, tensor, epsilon=0.1, patch_size=4)\n"
         "assert result.shape == (1, 2, 3, 8, 8), result.shape\n"
         "facts = {'backend': ops.backend(tensor)}\n"
-        "for name in ('_C', '_C_cuda'):\n"
-        "    module = sys.modules.get('advrbd_plugin.' + name)\n"
-        "    for fact in ('torch_version', 'cpu_instruction_set', 'cuda_architectures'):\n"
-        "        if hasattr(module, fact): facts[fact] = getattr(module, fact)\n"
+        "if not MISSING_EXTENSION:\n"
+        "    facts['cpu_instruction_set'] = fact('libadvrbd_cpu', 'advrbd_cpu_instruction_set')\n"
+        "if not MISSING_CUDA:\n"
+        "    facts['cuda_architectures'] = fact('libadvrbd_cuda', 'advrbd_cuda_architectures')\n"
         "print(json.dumps(facts))\n"
     )
     done = subprocess.run(

@@ -1,7 +1,7 @@
 """Checks what tests/ops leaves out, on the GPU against the CPU kernels: layouts, offsets, large sets, graphs, streams.
 
-Beside it, at the same time, run compute-sanitizer and tests/ops. Without a GPU the same cases are checked against
-contiguous tensors on the CPU, which tries this file alone.
+Beside it, at the same time, run compute-sanitizer, tests/ops and a few launches of kernels that NVRTC compiles. Without
+a GPU the same cases are checked against contiguous tensors on the CPU, which tries this file alone.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _ONE_GRID = 65_535  # blocks that fit in a grid's second and third dimension
 _SIZES = ((7, 3, 32, 32), (5, 3, 33, 31), (3, 3, 64, 64), (2, 3, 224, 224), (9, 1, 28, 28), (1, 1, 1, 1), (3, 5, 8, 10))
 FEW_SIZES, FEW_CLASSES = ((3, 3, 33, 31), (2, 3, 16, 16)), (10, 33)
 _CLASSES = (1, 2, 10, 33, 100, 200, 1000, 1001)
+
+_BY_NVRTC = "kernels compiled by NVRTC"
 
 Background = tuple[subprocess.Popen[str], float]
 
@@ -280,6 +282,12 @@ def start_background(work: Path, dry_run: bool, part: PartFile) -> Iterator[tupl
     """The tests of the ops, and compute-sanitizer on a few launches: other processes, on other cores."""
     (work / "tests.xml").unlink(missing_ok=True)
     yield "tests/ops", launch(test_command(work, dry_run), work / "tests.txt")
+    few = [sys.executable, str(Path(__file__).with_name("few_launches.py").resolve())]
+    with part.step(_BY_NVRTC):
+        if DEVICE.type != "cuda":
+            raise Skip(NO_GPU)
+        chosen = {"ADVRBD_NVRTC": "1", "ADVRBD_KERNEL_CACHE": str(work / "kernels")}
+        yield _BY_NVRTC, launch(few, work / f"{_BY_NVRTC.split()[-1]}.txt", **chosen)
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     for tool in ("memcheck", "racecheck"):
         with part.step(f"compute-sanitizer {tool}"):
@@ -287,7 +295,6 @@ def start_background(work: Path, dry_run: bool, part: PartFile) -> Iterator[tupl
                 raise Skip(NO_GPU)
             if sanitizer is None:
                 raise Skip("compute-sanitizer is not installed")
-            few = [sys.executable, str(Path(__file__).with_name("few_launches.py").resolve())]
             command = [sanitizer, "--tool", tool, "--error-exitcode", "9", *few]
             # A cached block is larger than what is asked for, and hides a read past its end.
             yield f"compute-sanitizer {tool}", launch(command, work / f"{tool}.txt", PYTORCH_NO_CUDA_MEMORY_CACHING="1")
@@ -332,7 +339,8 @@ def collect(row: dict[str, Any], name: str, background: Background, seconds: flo
     print(text[-20_000:], flush=True)
     row["seconds_of_process"] = round(time.monotonic() - began, 1)
     if name != "tests/ops":
-        row["said"] = next((line.strip() for line in reversed(text.splitlines()) if "SUMMARY" in line), None)
+        wanted = "agree, by nvrtc" if name == _BY_NVRTC else "SUMMARY"
+        row["said"] = next((line.strip() for line in reversed(text.splitlines()) if wanted in line), None)
     elif (work / "tests.xml").exists():
         row |= read_tests(work / "tests.xml")
     last = (text.split("\n\n")[-1].strip().splitlines() or ["nothing"])[-1]

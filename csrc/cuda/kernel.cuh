@@ -1,40 +1,18 @@
-// What every kernel here needs. Only c10's checks are included from PyTorch, so that a kernel compiles in seconds; and
-// kernels are launched by a function call and get their shared memory from one, so that a C++ compiler can build these
-// files to run on a CPU (tests/emulation).
+// What every kernel here needs, for nvcc, for NVRTC (nvrtc/) and for the C++ compiler of tests/emulation: nothing is
+// included from PyTorch, and a kernel gets its shared memory from a function call.
 #pragma once
 
-#include <c10/cuda/CUDAException.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <algorithm>
 #include <cmath>
 
-#include "launch.h"
+#include "../tasks.h"
 
 namespace advrbd::cuda {
 
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
-
-inline int64_t divide_up(int64_t value, int64_t divisor) {
-  return (value + divisor - 1) / divisor;
-}
-
-// Launches at most `blocks` blocks of kThreads; a kernel strides over the rest.
-template <typename... Parameters, typename... Arguments>
-void launch_kernel(
-    void (*kernel)(Parameters...), int64_t blocks, size_t shared_bytes, cudaStream_t stream,
-    const Arguments&... arguments) {
-  constexpr int64_t kMaxBlocks = int64_t{1} << 30;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned int>(std::min(blocks, kMaxBlocks)));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments...));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-}
 
 // The block's shared memory, of the size that its launch asked for.
 template <typename Value>
@@ -66,24 +44,6 @@ __device__ __forceinline__ __nv_bfloat16 from_float(float value) {
 template <>
 __device__ __forceinline__ __half from_float(float value) {
   return __float2half_rn(value);
-}
-
-template <typename Scalar>
-struct Type {
-  using type = Scalar;
-};
-
-// Calls `launch` with the type of the task's values.
-template <typename Task, typename Launch>
-void with_type_of(const Task& task, Launch launch) {
-  switch (task.dtype) {
-    case Dtype::float32:
-      return launch(Type<float>{});
-    case Dtype::bfloat16:
-      return launch(Type<__nv_bfloat16>{});
-    case Dtype::float16:
-      return launch(Type<__half>{});
-  }
 }
 
 }  // namespace advrbd::cuda

@@ -1,16 +1,8 @@
 #include "kl_divergence.cuh"
 
+#include "cover.h"
+
 namespace advrbd::cuda {
-namespace {
-
-template <typename Scalar>
-__global__ void __launch_bounds__(kThreads) kl_divergence_kernel(const __grid_constant__ KlTask task, int64_t blocks) {
-  for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-    divergence_of_block<Scalar>(task, block);
-  }
-}
-
-}  // namespace
 
 void launch(const KlTask& task, cudaStream_t stream) {
   const int64_t blocks = blocks_of(task);
@@ -18,7 +10,9 @@ void launch(const KlTask& task, cudaStream_t stream) {
     return;
   }
   with_type_of(task, [&](auto type) {
-    launch_kernel(kl_divergence_kernel<typename decltype(type)::type>, blocks, 0, stream, task, blocks);
+    using Scalar = typename decltype(type)::type;
+    const KernelName name{"kl_divergence_kernel", {kTypeName<Scalar>}};
+    launch_kernel(kl_divergence_kernel<Scalar>, name, blocks, 0, stream, task, blocks);
   });
 }
 

@@ -7,10 +7,6 @@ namespace advrbd::cuda {
 
 constexpr int kRowsPerBlock = kThreads / kWarp;  // a warp takes a row of logits, for all masks
 
-inline int64_t blocks_of(const KlTask& task) {
-  return task.num_masks > 0 ? divide_up(task.rows, kRowsPerBlock) : 0;
-}
-
 template <typename Join>
 __device__ __forceinline__ float warp_join(float value, Join join) {
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
@@ -88,6 +84,13 @@ __device__ __forceinline__ void divergence_of_block(const KlTask& task, int64_t 
   const int64_t row = block * kRowsPerBlock + threadIdx.x / kWarp;
   if (row < task.rows) {
     divergence_of_row<Scalar>(task, row, threadIdx.x % kWarp);
+  }
+}
+
+template <typename Scalar>
+__global__ void __launch_bounds__(kThreads) kl_divergence_kernel(const __grid_constant__ KlTask task, int64_t blocks) {
+  for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+    divergence_of_block<Scalar>(task, block);
   }
 }
 

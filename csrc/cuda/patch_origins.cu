@@ -1,25 +1,13 @@
-#include "kernel.cuh"
+#include "patch_origins.cuh"
+
+#include "launch_kernel.h"
 
 namespace advrbd::cuda {
-namespace {
-
-__global__ void __launch_bounds__(kThreads) patch_origins_kernel(const __grid_constant__ OriginsTask task) {
-  const int64_t count = task.num_masks * task.samples;
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += stride) {
-    const auto mask = static_cast<uint32_t>(i / task.samples);
-    const Origin origin = patch_origin(task.seed, task.sample_ids[i % task.samples], mask, task.grid);
-    task.origins[2 * i] = origin.row;
-    task.origins[2 * i + 1] = origin.column;
-  }
-}
-
-}  // namespace
 
 void launch(const OriginsTask& task, cudaStream_t stream) {
   const int64_t count = task.num_masks * task.samples;
   if (count > 0) {
-    launch_kernel(patch_origins_kernel, divide_up(count, kThreads), 0, stream, task);
+    launch_kernel(patch_origins_kernel, {"patch_origins_kernel"}, divide_up(count, kThreads), 0, stream, task);
   }
 }
 

@@ -1,8 +1,6 @@
 // The masked sign step: a block takes a piece of one sample.
 #pragma once
 
-#include <type_traits>
-
 #include "kernel.cuh"
 
 namespace advrbd::cuda {
@@ -19,7 +17,7 @@ struct alignas(sizeof(Scalar) * kValues) Vector {
 struct Divider {
   uint32_t divisor = 1, multiplier = 1, shift = 0;
 
-  static Divider by(uint32_t divisor) {
+  __host__ __device__ static Divider by(uint32_t divisor) {
     uint32_t shift = 0;
     while ((uint64_t{1} << shift) < divisor) {
       ++shift;
@@ -210,41 +208,12 @@ __device__ void perturb_piece(const PerturbTask& task, const Pieces& pieces, int
   }
 }
 
-inline bool is_aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0;
-}
-
-template <int kValues>
-Pieces pieces_of(const PerturbTask& task) {
-  const ImageLayout& layout = task.layout;
-  const int64_t per_image = divide_up(layout.values(), int64_t{kThreads} * kVectorsPerThread * kValues);
-  return {
-      per_image,
-      task.samples * per_image,
-      task.num_masks * sizeof(Origin),
-      Divider::by(static_cast<uint32_t>(layout.row_values())),
-      Divider::by(static_cast<uint32_t>(layout.rows)),
-      Divider::by(static_cast<uint32_t>(layout.interleaved))};
-}
-
-template <int kNumber>
-using Constant = std::integral_constant<int, kNumber>;
-
-// Calls `launch` with the type of the images, the number of their values in a vector (as many as 16 bytes hold where the
-// images are made of whole vectors, otherwise 1), and whether their rows are made of whole vectors.
-template <typename Launch>
-void with_vectors_of(const PerturbTask& task, Launch launch) {
-  with_type_of(task, [&](auto type) {
-    constexpr int kValues = kVectorBytes / sizeof(typename decltype(type)::type);
-    const bool aligned = is_aligned(task.images) && is_aligned(task.grad) && is_aligned(task.perturbed);
-    if (aligned && task.layout.row_values() % kValues == 0) {
-      launch(type, Constant<kValues>{}, std::true_type{});
-    } else if (aligned && task.layout.values() % kValues == 0) {
-      launch(type, Constant<kValues>{}, std::false_type{});
-    } else {
-      launch(type, Constant<1>{}, std::false_type{});
-    }
-  });
+template <typename Scalar, int kValues, bool kInRows>
+__global__ void __launch_bounds__(kThreads)
+    perturb_kernel(const __grid_constant__ PerturbTask task, const __grid_constant__ Pieces pieces) {
+  for (int64_t piece = blockIdx.x; piece < pieces.count; piece += gridDim.x) {
+    perturb_piece<Scalar, kValues, kInRows>(task, pieces, piece);
+  }
 }
 
 }  // namespace advrbd::cuda

@@ -1,20 +1,12 @@
-#include "kernel.cuh"
+#include "philox_uniform.cuh"
+
+#include "launch_kernel.h"
 
 namespace advrbd::cuda {
-namespace {
-
-__global__ void __launch_bounds__(kThreads) philox_uniform_kernel(const __grid_constant__ UniformTask task) {
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < task.samples; i += stride) {
-    draw(task, i);
-  }
-}
-
-}  // namespace
 
 void launch(const UniformTask& task, cudaStream_t stream) {
   if (task.samples > 0) {
-    launch_kernel(philox_uniform_kernel, divide_up(task.samples, kThreads), 0, stream, task);
+    launch_kernel(philox_uniform_kernel, {"philox_uniform_kernel"}, divide_up(task.samples, kThreads), 0, stream, task);
   }
 }
 

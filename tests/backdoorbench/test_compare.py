@@ -20,7 +20,7 @@ from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation import compare as package
 from advrbd_plugin.evaluation.algorithm import current_algorithm
 from advrbd_plugin.evaluation.compare import CompareCell, Plan, compare, judge, left_files, read_cell
-from advrbd_plugin.evaluation.compare.tables import figures_table, layout, show, write_tables
+from advrbd_plugin.evaluation.compare.tables import figures_table, how_to_measure, layout, show, write_tables
 from advrbd_plugin.evaluation.metrics import Performance
 
 GOOD = """
@@ -211,8 +211,17 @@ CELLS = [
 def test_one_record():
     table = layout(CELLS)
     assert table.columns == ("defense", "ACC", "ASR", "RA", "TPR", "FPR", "time", "memory")
-    assert table.rows[0] == ("no defense", "90.0", "100.0", "0.0", "-", "-", "-", "-")
-    assert table.rows[1] == ("ft_x", "85.0 (-5.0)", "10.0 (-90.0)", "70.0 (+70.0)", "50.0", "1.0", "61 s", "3 MiB")
+    assert table.rows[0] == ("no defense", "90.0%", "100.0%", "0.0%", "-", "-", "-", "-")
+    assert table.rows[1] == (
+        "ft_x",
+        "85.0% (-5.0)",
+        "10.0% (-90.0)",
+        "70.0% (+70.0)",
+        "50.0%",
+        "1.0%",
+        "61 s",
+        "3 MiB",
+    )
     assert table.rows[2][:2] == ("bad (failed)", "-")
 
 
@@ -227,20 +236,24 @@ def test_several_records_have_averages():
     assert [row[0] for row in table.rows] == ["a", "b", "average"]
     assert table.columns == ("attack (ACC / ASR / RA)", "no defense", "ft_x", "bad")
     assert table.rows[0][3] == "failed"
-    assert table.rows[2][1:] == ("85.0 / 95.0 / 5.0", "80.0 / 15.0 / 65.0", "70.0 / 0.0 / 70.0 (1 of 2)")
+    assert table.rows[2][1:] == (
+        "85.0% / 95.0% / 5.0%",
+        "80.0% / 15.0% / 65.0%",
+        "70.0% / 0.0% / 70.0% (1 of 2)",
+    )
 
 
 def test_a_method_that_only_detects_has_its_rates_in_the_papers_layout():
     cells = [CompareCell(record, "scan", tpr=0.5 + shift, fpr=0.1) for record, shift in (("a", 0.1), ("b", 0.3))]
     rows = layout(cells).rows
-    assert [row[1] for row in rows] == ["TPR 60.0 FPR 10.0", "TPR 80.0 FPR 10.0", "TPR 70.0 FPR 10.0"]
+    assert [row[1] for row in rows] == ["TPR 60.0% FPR 10.0%", "TPR 80.0% FPR 10.0%", "TPR 70.0% FPR 10.0%"]
 
 
 def test_many_defenses_are_printed_whole_where_there_is_no_terminal(capsys):
     names = [f"defense{number}" for number in range(12)]
     show([CompareCell(record, name, acc=0.75, asr=0.5, ra=0.25) for record in "ab" for name in names])
     printed = capsys.readouterr().out
-    assert printed.count("75.0 / 50.0 / 25.0") == 3 * 12 and "change against" not in printed
+    assert printed.count("75.0% / 50.0% / 25.0%") == 3 * 12 and "points against" not in printed
 
 
 def test_names_are_printed_as_they_are(capsys):
@@ -252,13 +265,22 @@ def test_names_are_printed_as_they_are(capsys):
     assert "[/x]" in printed and "[red]:smile:" in printed
 
 
+def test_how_to_measure_what_was_run_by_hand_is_said(capsys):
+    by_hand = [CompareCell("a", "ft", acc=0.75, asr=0.5, ra=0.25), CompareCell("b", "fp", acc=0.75, asr=0.5, ra=0.25)]
+    show([*CELLS, *by_hand[:1]])
+    assert "not known: ft. The same command with --defenses ft --rerun" in capsys.readouterr().out
+    assert "--defenses ft,fp --rerun" in how_to_measure(by_hand)
+    show(CELLS)
+    assert "by hand" not in capsys.readouterr().out
+
+
 def test_files(tmp_path):
     rows = list(csv.DictReader(io.StringIO(figures_table(CELLS).csv())))
     assert (rows[1]["ACC"], rows[1]["peak_memory_MiB"], rows[0]["ASR_change"]) == ("0.85", "3", "")
     assert float(rows[1]["ASR_change"]) == pytest.approx(-0.9)
     assert rows[2]["problem"] == "it | broke"
     latex = layout(CELLS).latex(booktabs=True)
-    assert r"ft\_x & 85.0 (-5.0)" in latex and latex.startswith("\\begin{tabular}{lrrrrrrr}\n\\toprule\n")
+    assert r"ft\_x & 85.0\% (-5.0)" in latex and latex.startswith("\\begin{tabular}{lrrrrrrr}\n\\toprule\n")
     assert [path.name for path in write_tables(CELLS, tmp_path)] == [
         "comparison.csv",
         "comparison.md",

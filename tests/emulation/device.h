@@ -2,31 +2,13 @@
 // fibers, which run in a random order from one barrier or shuffle to the next (emulator.cpp).
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <tuple>
 #include <type_traits>
 
-#define __global__
-#define __device__
-#define __host__
-#define __forceinline__ inline
-#define __launch_bounds__(...)
-#define __grid_constant__
-#define __shared__
-
-struct dim3 {
-  unsigned int x, y = 1, z = 1;
-  dim3(unsigned int size = 1) : x(size) {}
-};
-struct alignas(16) int4 {
-  int x, y, z, w;
-};
-
-extern dim3 threadIdx, blockIdx, gridDim;
+#include "language.h"
 
 namespace emulator {
 
@@ -49,10 +31,6 @@ inline float __shfl_xor_sync(unsigned int mask, float value, int lane_xor) {
   return value;
 }
 
-inline uint32_t __umulhi(uint32_t a, uint32_t b) {
-  return static_cast<uint32_t>((uint64_t{a} * b) >> 32);
-}
-
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes = 0;
@@ -60,8 +38,9 @@ struct cudaLaunchConfig_t {
 };
 
 template <typename... Parameters, typename... Arguments>
-int cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), const Arguments&... arguments) {
+cudaError_t cudaLaunchKernelEx(
+    const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), const Arguments&... arguments) {
   const std::tuple<std::decay_t<Parameters>...> values(arguments...);
   emulator::run(config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes, [&] { std::apply(kernel, values); });
-  return 0;
+  return cudaSuccess;
 }

@@ -25,7 +25,7 @@ def compiler() -> str | None:
 
 def build(folder: Path, csrc: Path = CSRC, kernels: tuple[str, ...] = KERNELS, others: Path | None = None) -> Path:
     """The library in ``folder``, with ``kernels`` from ``csrc`` and what else it needs from the folder ``others``."""
-    include = [f"-I{HERE / 'shim'}", f"-I{HERE}", f"-I{csrc}"]
+    include = [f"-I{csrc / 'nvrtc' / 'host'}", f"-I{HERE}", f"-I{csrc}"]
     commands, objects = [], []
     for name in ("emulator", "interface", *KERNELS):
         made_here = name in kernels or others is None
@@ -54,6 +54,22 @@ def build_once() -> Path:
             build(Path(folder))
             shutil.copytree(folder, kept, dirs_exist_ok=True)
     return kept / LIBRARY
+
+
+def build_nvrtc(folder: Path, emulated: Path) -> Path:
+    """The library in ``folder`` whose launches go by name to a driver (csrc/nvrtc), and that driver beside it.
+
+    ``emulated`` is the folder of ``build_once``: the driver runs those kernels.
+    """
+    include = [f"-I{CSRC / 'nvrtc' / 'host'}", f"-I{HERE}", f"-I{CSRC}"]
+    objects = [str(emulated / f"{name}.o") for name in ("emulator", *KERNELS)]
+    driver = ["-Wl,-soname,libcuda.so.1", "-Wl,-Bsymbolic", str(HERE / "driver.cpp"), *objects, "-ldl"]
+    _run([compiler(), *FLAGS, *include, "-shared", "-o", str(folder / "libcuda.so.1"), *driver])
+    sources = [str(HERE / "interface.cpp"), *(str(CSRC / "nvrtc" / f"{name}.cpp") for name in ("launches", "program"))]
+    options = ["-DADVRBD_NVRTC", "-fvisibility=hidden", "-shared", f"-Wl,-rpath,{folder}", "-Wl,--no-undefined"]
+    links = [f"-L{folder}", "-l:libcuda.so.1", "-ldl", "-o", str(folder / LIBRARY)]
+    _run([compiler(), *FLAGS, *include, *options, *sources, *links])
+    return folder / LIBRARY
 
 
 def _run(command: list[str]) -> str:

@@ -11,12 +11,13 @@ import math
 import mmap
 import random
 import sys
+from pathlib import Path
 
 import torch
 from emulation import Emulation
 
 from advrbd_plugin import ops
-from advrbd_plugin.ops import reference
+from advrbd_plugin.ops import nvrtc, reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = (
@@ -145,9 +146,13 @@ def main() -> int:
     parser.add_argument("library")
     parser.add_argument("--cases", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nvrtc", help="the library's launches go by name: NVRTC, which compiles what is named")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     emulation, cases = Emulation(arguments.library), Cases(arguments.seed)
+    if arguments.nvrtc:
+        torch.cuda.get_device_capability = lambda device: (9, 0)
+        compiler = nvrtc.Compiler(Path(arguments.library), Path(arguments.nvrtc))
     for case in range(arguments.cases):
         try:
             run(emulation, cases)
@@ -155,6 +160,8 @@ def main() -> int:
             print(f"case {case}: {difference}")
             return 1
     launches, shuffles, barriers = emulation.counts()
+    if arguments.nvrtc:
+        del compiler
     print(f"{arguments.cases} cases equal: {launches} launches, {shuffles} shuffles, {barriers} barriers")
     return 0
 

@@ -74,6 +74,8 @@ const char* launch(const Task&... tasks) {
 
 }  // namespace
 
+// The library of launches by NVRTC hides all but these.
+#pragma GCC visibility push(default)
 extern "C" {
 
 const char* emulate_perturb(const PerturbArguments& perturb) {
@@ -111,3 +113,4 @@ void emulate_counts(int64_t* counts) {
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -3,6 +3,7 @@
 ADVRBD_TORTURE=1 runs ten times the cases and more planted bugs.
 """
 
+import ctypes
 import importlib.util
 import os
 import platform
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from advrbd_plugin import ops
+from advrbd_plugin.ops.nvrtc import find_library
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
@@ -41,6 +43,14 @@ def processor_flags() -> set[str]:
     return set(path.read_text().split()) if path.exists() else set()
 
 
+def has_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def library() -> Path:
     if platform.machine() != "x86_64" or sys.platform != "linux":
@@ -58,6 +68,21 @@ def test_the_kernels_equal_the_cpu_ops(library):
     done = python(HERE / "fuzz.py", library, "--cases", 3000 if TORTURE else 300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "cases equal" in done.stdout
+
+
+def test_launches_by_name_run_the_same_kernels(library, tmp_path, monkeypatch):
+    """csrc/nvrtc from the op's task to the driver: NVRTC names and compiles each kernel, the emulated GPU runs it."""
+    nvrtc = find_library()
+    if nvrtc is None:
+        pytest.skip("no NVRTC is here: it comes with PyTorch's builds for CUDA")
+    if has_driver():
+        pytest.skip("CUDA's driver is here: run tests/ops with ADVRBD_NVRTC=1 on the GPU")
+    launches = emulation.build_nvrtc(tmp_path, library.parent)
+    monkeypatch.setenv("ADVRBD_KERNEL_CACHE", str(tmp_path / "kernels"))
+    done = python(HERE / "fuzz.py", launches, "--cases", 300 if TORTURE else 12, "--nvrtc", nvrtc)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cases equal" in done.stdout
+    assert len(list((tmp_path / "kernels").iterdir())) > 8
 
 
 # Kernel file, its text, and the bug that is planted in its place.

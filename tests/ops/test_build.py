@@ -14,7 +14,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULE = '#include <Python.h>\nextern "C" PyObject* PyInit_{name}() {{ return nullptr; }}\n'
+MODULE = '#include <Python.h>\nextern "C" PyObject* PyInit__C() { return nullptr; }\n'
+BUILT = {"_C", "libadvrbd_cpu", "libadvrbd_nvrtc"}
 NVCC = """#!/bin/sh
 case "$*" in
   *--version*) echo "Cuda compilation tools, release {release}, V{release}.0" ;;
@@ -29,12 +30,18 @@ def project(tmp_path) -> Path:
     if shutil.which("c++") is None and shutil.which("g++") is None:
         pytest.skip("no C++ compiler to build with: install g++")
     shutil.copy(ROOT / "setup.py", tmp_path)
-    for name in ("advrbd_plugin/ops", "csrc/cpu/kernels", "csrc/cuda"):
+    for name in ("advrbd_plugin/ops", "csrc/cpu/kernels", "csrc/cuda", "csrc/nvrtc"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "advrbd_plugin/ops/schemas.inc").touch()
-    (tmp_path / "csrc/module.cpp").write_text(MODULE.format(name="_C"))
-    (tmp_path / "csrc/cuda/module.cpp").write_text(MODULE.format(name="_C_cuda"))
-    for name in ("checks.cpp", "prepare.cpp", "cuda/kernel.cu"):
+    (tmp_path / "csrc/module.cpp").write_text(MODULE)
+    for name in (
+        "checks.cpp",
+        "prepare.cpp",
+        "cpu/register.cpp",
+        "cuda/register.cpp",
+        "cuda/kernel.cu",
+        "nvrtc/register.cpp",
+    ):
         (tmp_path / "csrc" / name).touch()
     return tmp_path
 
@@ -73,52 +80,66 @@ def matching() -> str:
 
 
 def test_an_nvcc_that_refuses_the_compiler_leaves_the_cpu_kernels(project):
-    stale = project / "advrbd_plugin/_C_cuda.cpython.so"
+    stale = project / "advrbd_plugin/libadvrbd_cuda.so"
     stale.touch()
     reasons, libraries, done = build(project, **toolkit(project, matching()))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert libraries == {"_C"}
-    assert reasons["_C"] == ""
-    assert "it does not compile: " in reasons["_C_cuda"] and "unsupported GNU version" in reasons["_C_cuda"]
-    assert f"CUDA kernels: no ({reasons['_C_cuda']})" in done.stdout
+    assert libraries == BUILT
+    assert reasons["libadvrbd_cpu"] == ""
+    assert (
+        "it does not compile: " in reasons["libadvrbd_cuda"] and "unsupported GNU version" in reasons["libadvrbd_cuda"]
+    )
+    assert f"CUDA kernels: no ({reasons['libadvrbd_cuda']})" in done.stdout
 
 
 def test_an_architecture_that_nobody_knows_leaves_the_cpu_kernels(project):
     reasons, libraries, done = build(project, TORCH_CUDA_ARCH_LIST="77.7", **toolkit(project, matching()))
-    assert (done.returncode, libraries) == (0, {"_C"}), done.stdout + done.stderr
-    assert "77.7" in reasons["_C_cuda"]
+    assert (done.returncode, libraries) == (0, BUILT), done.stdout + done.stderr
+    assert "77.7" in reasons["libadvrbd_cuda"]
 
 
 def test_a_blank_list_of_architectures_is_none(project):
     reasons, libraries, done = build(project, TORCH_CUDA_ARCH_LIST=" ", **toolkit(project, matching()))
-    assert (done.returncode, libraries) == (0, {"_C"}), done.stdout + done.stderr
-    assert "unsupported GNU version" in reasons["_C_cuda"]  # the compiler was called
+    assert (done.returncode, libraries) == (0, BUILT), done.stdout + done.stderr
+    assert "unsupported GNU version" in reasons["libadvrbd_cuda"]  # the compiler was called
 
 
 def test_another_release_of_cuda_is_named(project):
     matching()
     reasons, libraries, _ = build(project, **toolkit(project, "9.2"))
-    assert libraries == {"_C"}
-    assert reasons["_C_cuda"] == f"nvcc 9.2 does not match PyTorch's CUDA {torch.version.cuda}"
+    assert libraries == BUILT
+    assert reasons["libadvrbd_cuda"] == f"nvcc 9.2 does not match PyTorch's CUDA {torch.version.cuda}"
 
 
 def test_cuda_that_was_asked_for_by_name_is_an_error_where_it_fails(project):
     reasons, _, done = build(project, ADVRBD_CUDA="1", **toolkit(project, matching()))
     assert done.returncode != 0
-    assert f"ADVRBD_CUDA=1, but {reasons['_C_cuda']}" in done.stderr
+    assert f"ADVRBD_CUDA=1, but {reasons['libadvrbd_cuda']}" in done.stderr
 
 
 def test_cuda_can_be_left_out(project):
     reasons, libraries, done = build(project, ADVRBD_CUDA="0", **toolkit(project, "9.2"))
-    assert (done.returncode, libraries) == (0, {"_C"}), done.stdout + done.stderr
-    assert reasons == {"_C": "", "_C_cuda": "ADVRBD_CUDA=0"}
+    assert (done.returncode, libraries) == (0, BUILT), done.stdout + done.stderr
+    assert reasons == {"libadvrbd_cpu": "", "libadvrbd_cuda": "ADVRBD_CUDA=0", "libadvrbd_nvrtc": "", "_C": ""}
 
 
 def test_without_a_compiler_and_with_one_that_fails_plain_pytorch_serves(project):
     reasons, libraries, done = build(project, ADVRBD_CUDA="0", CXX="/no/such/compiler")
     assert (done.returncode, libraries) == (0, set()), done.stdout + done.stderr
-    assert reasons["_C"] == "no C++ compiler is found (install g++ or set CXX)"
-    (project / "csrc/module.cpp").write_text("#error it is broken\n")
+    assert reasons["libadvrbd_cpu"] == "no C++ compiler is found (install g++ or set CXX)"
+    (project / "csrc/cpu/register.cpp").write_text("#error it is broken\n")
     reasons, libraries, done = build(project, ADVRBD_CUDA="0")
     assert (done.returncode, libraries) == (0, set()), done.stdout + done.stderr
-    assert "it is broken" in reasons["_C"]
+    assert "it is broken" in reasons["libadvrbd_cpu"]
+
+
+def test_a_module_that_fails_leaves_the_ops(project):
+    (project / "csrc/module.cpp").write_text("#error it is broken\n")
+    reasons, libraries, done = build(project, ADVRBD_CUDA="0")
+    assert (done.returncode, libraries) == (0, BUILT - {"_C"}), done.stdout + done.stderr
+    assert reasons["libadvrbd_cpu"] == "" and "it is broken" in reasons["_C"]
+
+
+def test_a_build_of_another_layout_leaves_nothing_behind(project):
+    (project / "advrbd_plugin/_C_cuda.cpython-311-x86_64-linux-gnu.so").touch()
+    assert build(project, ADVRBD_CUDA="0")[1] == BUILT

@@ -23,7 +23,7 @@ def test_a_gpu_takes_part():
         pytest.skip(
             "no GPU is visible, so only the CPU kernels are tested; on a machine with one, all tests here run on it"
         )
-    assert ops.backend(torch.empty(0, device="cuda")) == "cuda"
+    assert ops.backend(torch.empty(0, device="cuda")) in ("cuda", "nvrtc")
 
 
 def make_images(samples, channels, height, width, *, dtype, layout, device, seed=0):

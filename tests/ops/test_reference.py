@@ -80,3 +80,19 @@ def test_every_bit_of_seed_and_sample_id_counts(seed):
     base = reference.patch_origins(ids, 32, 32, 8)
     assert not torch.equal(base, reference.patch_origins(ids, 32, 32, 8, seed=seed))
     assert not torch.equal(base, reference.patch_origins(ids + (1 << 40), 32, 32, 8))
+
+
+def test_the_arithmetic_of_the_kernels_is_that_of_the_reference():
+    arithmetic = pytest.importorskip("advrbd_plugin._C", reason="a build in place makes this module: pip install -e .")
+    for sample_id, seed in ((0, 0), (2**40 + 7, 11), (-1, 2**63)):
+        key = seed & 0xFFFFFFFF, seed >> 32
+        counter = words(sample_id & 0xFFFFFFFF, sample_id >> 32 & 0xFFFFFFFF, 3, 0)
+        expected = tuple(int(word) for word in reference.philox4x32_10(counter, key))
+        assert arithmetic.philox(seed, sample_id, 3) == expected
+        origins = reference.patch_origins(torch.tensor([sample_id]), 9, 12, 5, 4, seed - 2**64 if seed >> 63 else seed)
+        assert arithmetic.patch_origin(seed, sample_id, 3, 5, 8) == tuple(origins[3, 0].tolist())
+    assert arithmetic.sign_step(0.5, -2.0, 0.25) == 0.25
+    assert arithmetic.sign_step(0.9, 2.0, 0.25) == 1.0
+    assert arithmetic.sign_step(0.5, math.nan, 0.25) == 0.5
+    with pytest.raises(ValueError, match="rows and columns must be at least 1"):
+        arithmetic.patch_origin(0, 0, 0, 0, 5)

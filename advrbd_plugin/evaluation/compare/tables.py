@@ -12,7 +12,7 @@ from statistics import fmean
 
 from advrbd_plugin.evaluation.compare.cell import UNDEFENDED, CompareCell
 from advrbd_plugin.files import write_text
-from advrbd_plugin.table import Table, percent
+from advrbd_plugin.table import Table, percentage
 
 _MISSING = "-"
 _ONE_RECORD = ("defense", "ACC", "ASR", "RA", "TPR", "FPR", "time", "memory")
@@ -35,7 +35,7 @@ _COLUMNS = (
 
 
 def write_tables(cells: Sequence[CompareCell], folder: Path, name: str = "comparison") -> list[Path]:
-    """Write ``NAME.csv`` (fractions), ``NAME.md`` and ``NAME.tex`` (per cent) into ``folder``; return their paths."""
+    """Write ``NAME.csv`` (fractions), ``NAME.md`` and ``NAME.tex`` (in %) into ``folder``; return their paths."""
     table = layout(cells)
     contents = {"csv": figures_table(cells).csv(), "md": table.markdown(), "tex": table.latex(booktabs=True)}
     paths = [folder / f"{name}.{ending}" for ending in contents]
@@ -45,7 +45,7 @@ def write_tables(cells: Sequence[CompareCell], folder: Path, name: str = "compar
 
 
 def layout(cells: Sequence[CompareCell]) -> Table:
-    """The figures in per cent, for one record or for several."""
+    """The figures in %, for one record or for several."""
     records = list(dict.fromkeys(cell.record for cell in cells))
     return _one_record(cells) if len(records) == 1 else _several_records(cells, records)
 
@@ -68,14 +68,30 @@ def show(cells: Sequence[CompareCell]) -> None:
     from rich.console import Console
 
     table = layout(cells)
-    changes = "; (change against no defense)" if table.columns == _ONE_RECORD else ""
-    caption = f"per cent; ACC and RA: higher is better, ASR: lower is better{changes}"
+    changes = "; (change in percentage points against no defense)" if table.columns == _ONE_RECORD else ""
+    caption = f"ACC and RA: higher is better, ASR: lower is better{changes}"
     # A terminal that is too narrow gets broken cells; a file gets whole lines, however long.
     console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
     console.print(table.terminal(caption))
     for cell in cells:
         if cell.problem:
             console.print(f"{cell.record} / {cell.defense}: {cell.problem}", soft_wrap=True, markup=False)
+    unmeasured = [cell for cell in cells if _is_unmeasured(cell)]
+    if unmeasured:
+        console.print(how_to_measure(unmeasured), soft_wrap=True, markup=False)
+
+
+def how_to_measure(cells: Sequence[CompareCell]) -> str:
+    """How to get the time and memory of defenses that were run by hand."""
+    names = ", ".join(dict.fromkeys(cell.defense for cell in cells))
+    return (
+        f"Run by hand, so time and memory are not known: {names}. The same command with --defenses "
+        f"{names.replace(', ', ',')} --rerun runs and measures them, and replaces their results."
+    )
+
+
+def _is_unmeasured(cell: CompareCell) -> bool:
+    return cell.defense != UNDEFENDED and cell.is_done and cell.seconds is None
 
 
 def _one_record(cells: Sequence[CompareCell]) -> Table:
@@ -83,7 +99,7 @@ def _one_record(cells: Sequence[CompareCell]) -> Table:
     for cell in cells:
         base = _undefended(cells, cell.record)
         shares = [_with_change(cell, base, name) for name in ("acc", "asr", "ra")]
-        rates = (_percent(cell.tpr), _percent(cell.fpr))
+        rates = (percentage(cell.tpr), percentage(cell.fpr))
         rows.append((_name(cell), *shares, *rates, _time(cell), _memory(cell)))
     return Table(_ONE_RECORD, tuple(rows))
 
@@ -104,7 +120,7 @@ def _figures(cells: Sequence[CompareCell]) -> str:
     for names, text in ((("acc", "asr", "ra"), "{} / {} / {}"), (("tpr", "fpr"), "TPR {} FPR {}")):
         complete = [cell for cell in cells if None not in [getattr(cell, name) for name in names]]
         if complete:
-            shares = [_percent(fmean(getattr(cell, name) for cell in complete)) for name in names]
+            shares = [percentage(fmean(getattr(cell, name) for cell in complete)) for name in names]
             counted = f" ({len(complete)} of {len(cells)})" if len(complete) < len(cells) else ""
             return text.format(*shares) + counted
     return "failed" if any(cell.problem for cell in cells) else _MISSING
@@ -121,7 +137,7 @@ def _difference(cell: CompareCell, base: CompareCell | None, name: str) -> float
 
 def _with_change(cell: CompareCell, base: CompareCell | None, name: str) -> str:
     difference = _difference(cell, base, name)
-    return _percent(getattr(cell, name)) + ("" if difference is None else f" ({100 * difference:+.1f})")
+    return percentage(getattr(cell, name)) + ("" if difference is None else f" ({100 * difference:+.1f})")
 
 
 def _label(defense: str) -> str:
@@ -130,10 +146,6 @@ def _label(defense: str) -> str:
 
 def _name(cell: CompareCell) -> str:
     return _label(cell.defense) + (" (failed)" if cell.problem and cell.acc is None and cell.tpr is None else "")
-
-
-def _percent(share: float | None) -> str:
-    return percent(share, missing=_MISSING)
 
 
 def _time(cell: CompareCell) -> str:
