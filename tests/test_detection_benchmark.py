@@ -35,7 +35,8 @@ def judged(name, choosing, targets, suspected, value):
             "poison": poison,
             "mislabelled": 0.0,
         }
-        return {"label": label, **numbers, **rest}
+        seen = {name: value for name, value in rest.items() if name not in ("poison", "mislabelled")}
+        return {"label": label, **numbers, **rest, "compared": {"label": label, **numbers, **seen}}
 
     return {
         "name": name,
@@ -70,7 +71,7 @@ def test_the_report_counts_what_was_missed_and_what_was_falsely_suspected(detect
 
 def test_a_set_is_judged_without_what_was_seen_of_its_kind(detection):
     rows = [judged("clean-s2", True, [], [], 0.0), judged("composite-s3", True, [], [], 0.0)]
-    rows[1]["clusters"][2]["leaves"] = 0.5
+    rows[1]["clusters"][2]["leaves"] = rows[1]["clusters"][2]["compared"]["leaves"] = 0.5
     wide, narrow = (detection._null_without(rows, row) for row in rows)
     assert wide.scales["leaves"] > 5 * narrow.scales["leaves"]
 
