@@ -90,6 +90,7 @@ def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Proces
     from advrbd_plugin.cli.tensorboard import watched
     from advrbd_plugin.data.sharing import share_images
     from advrbd_plugin.defense.pipeline import AdvrBD
+    from advrbd_plugin.processes import Processes, sharing
     from advrbd_plugin.report import ModelDescription, OutputFolder, RunRecord
 
     out = OutputFolder(arguments.out, data=arguments.data, overwrite=arguments.overwrite)
@@ -122,7 +123,8 @@ def _lead(arguments: argparse.Namespace, config: AdvrBDConfig, processes: Proces
                 result = defense.scan(images) if arguments.command == "scan" else defense.fit(images)
             notes = [*loaded.notes, *notes]
             record = RunRecord(arguments.data, images, result, model, loaded.left_out, tuple(notes))
-            summary = out.write(record, more=effective_options(arguments, config))
+            with sharing(Processes()):  # the others have ended their part: the report's predictions are made here alone
+                summary = out.write(record, more=effective_options(arguments, config))
         remove_automatic_store(out)
     show_summary(arguments, summary, _summary_rows, "AdvrBD")
     return status.of_summary(summary)

@@ -57,8 +57,9 @@ def read_pictures(
 
 
 def remove_automatic_store(out: OutputFolder) -> None:
-    """Forget the pictures that a run kept beside its results."""
-    shutil.rmtree(out.path / AUTOMATIC_STORE, ignore_errors=True)
+    """Forget the pictures that a run kept beside its results, and what a killed one left of them half made."""
+    for place in (out.path / AUTOMATIC_STORE, *out.path.glob(f".{AUTOMATIC_STORE}-*")):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _is_of(place: Path, key: str) -> bool:

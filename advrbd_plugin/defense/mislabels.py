@@ -10,6 +10,7 @@ Scott, AISTATS 2015). Poison that was learned has its label's probability, and i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,13 @@ class Mislabels:
     def mislabelled(self) -> Tensor:
         """(N,) bool."""
         return self.probability > _MISLABELLED
+
+    def to_stored(self) -> tuple[dict[str, Tensor], Any]:
+        return {"probability": self.probability, "better_label": self.better_label}, self.rate
+
+    @classmethod
+    def from_stored(cls, tensors: dict[str, Tensor], rest: Any) -> Mislabels:
+        return cls(**tensors, rate=rest)
 
     @classmethod
     def none(cls, labels: Tensor) -> Mislabels:

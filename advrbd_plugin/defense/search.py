@@ -63,7 +63,7 @@ def find(
         )
     verdicts = identify(detection, scores, samples.labels, enhancement, config.part(IdentificationConfig))
     if detection.trained_enough:
-        verdicts = verdicts.with_mislabels(find_mislabelled(trained.mean_probabilities, samples.labels))
+        verdicts = verdicts.with_mislabels(shared(find_mislabelled(trained.mean_probabilities, samples.labels)))
     return Findings(scores, detection, enhancement, verdicts)
 
 

@@ -213,7 +213,7 @@ def _explained(work: Callable[[], object]) -> int:
     except AdvrBDError as error:
         line = str(error)
         print(f"advrbd: error: {line}" if "\n" not in line else f"of several lines: {line}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 
