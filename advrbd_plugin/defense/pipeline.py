@@ -156,9 +156,9 @@ class AdvrBD:
         names = ", ".join(samples.class_names[label] for label in left)
         if len(left) > len(first.findings.detection.suspected_classes):
             remark = (
-                f"the retrained model shows a backdoor in more classes ({names}) than the one trained on everything"
+                f"The retrained model shows a backdoor in more classes ({names}) than the one trained on everything"
             )
-            return replace(outcome, model=first.model, is_retrained=False, remark=f"{remark}, which is returned")
+            return replace(outcome, model=first.model, is_retrained=False, remark=f"{remark}, which is returned.")
         accuracy = cleaning.accuracy_on_trusted(
             outcome.model, samples, outcome.verdicts, mixed_precision=self.config.mixed_precision
         )
@@ -166,15 +166,15 @@ class AdvrBD:
             first.model, samples, outcome.verdicts, mixed_precision=self.config.mixed_precision
         )
         if self.config.detect_targets and cleaning.is_worse(accuracy, before):
-            remark = f"the retrained model fits {accuracy:.1%} of the trusted samples, the one trained on everything "
-            remark += f"{before:.1%}: the latter is returned"
+            remark = f"The retrained model fits {accuracy:.1%} of the trusted samples, the one trained on everything "
+            remark += f"{before:.1%}: the latter is returned."
             return replace(outcome, model=first.model, is_retrained=False, remark=remark)
-        remark = "the retrained model is returned"
+        remark = "The retrained model is returned"
         if left:
-            return replace(outcome, remark=f"{remark}; it still shows a backdoor in {names}")
+            return replace(outcome, remark=f"{remark}; it still shows a backdoor in {names}.")
         if outcome.rounds > 1:
             remark += ": it was examined like the first one, and nothing was found"
-        return replace(outcome, remark=remark)
+        return replace(outcome, remark=f"{remark}.")
 
     def _scanned(
         self, train_set: ImageSet, samples: ImageSet, first: _First, outcome: _Outcome, run: StageRunner
@@ -229,10 +229,10 @@ class _Outcome:
 def _nothing_found(first: _First) -> _Outcome:
     """Another training on the same samples would give the same model."""
     detection = first.findings.detection
-    remark = "nothing was found, so the model trained on everything is returned"
+    remark = "Nothing was found, so the model trained on everything is returned."
     if not detection.trained_enough:
         remark = (
-            f"no verdict: the model fits {detection.fit:.0%} of its own training data, too little to be asked about it"
+            f"No verdict: the model fits {detection.fit:.0%} of its own training data, too little to be asked about it."
         )
     return _Outcome(
         first.model, first.findings.verdicts, detection.suspected_classes, detection.findings, {}, remark=remark

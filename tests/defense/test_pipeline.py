@@ -82,7 +82,7 @@ def test_the_defense_cleans_badnets_digits(robust, digits, poisoned_digits):
 def test_a_result_tells_what_was_done(robust, poisoned_digits):
     assert tuple(robust.curves) == ("training", "detection", "enhancement", "retraining", "relearning")
     assert {*robust.seconds, "confirmation"} == set(STAGES)
-    assert robust.is_retrained and robust.rounds == 2 and robust.remark.startswith("the retrained model is returned")
+    assert robust.is_retrained and robust.rounds == 2 and robust.remark.startswith("The retrained model is returned")
     assert robust.trained_enough and robust.fit > 0.8
     assert [each.suspected for each in robust.findings] == [label == 1 for label in range(10)]
     assert robust.findings[1].pattern.shape == (1, 16, 16) and robust.findings[1].probability > 0.9
@@ -416,7 +416,7 @@ def test_a_model_that_fits_nothing_accuses_nobody(poisoned_digits, quick_config)
     result = AdvrBD(knows_no_digit, quick_config).fit(samples)
     assert not result.trained_enough and result.fit < 0.3
     assert result.suspected_classes == () and result.model is result.backdoored_model
-    assert result.remark.startswith("no verdict: the model fits ")
+    assert result.remark.startswith("No verdict: the model fits ")
     assert not result.verdicts.poisoned.any()
 
 
