@@ -30,7 +30,7 @@ demo: $(BUILT)
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 # The tests whose result could depend on a processor's rounding.
-ROUNDED := tests/defense tests/nn tests/cli tests/report
+ROUNDED := tests/defense tests/nn tests/cli
 
 test: $(BUILT)
 	$(PYTEST)
