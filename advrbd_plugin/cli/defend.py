@@ -231,6 +231,8 @@ def tell_about_epochs(progress: BarProgress | PlainProgress, config: AdvrBDConfi
 
 def _summary_rows(summary: Mapping[str, Any], out: str) -> Iterable[tuple[str, str]]:
     suspected = ", ".join(summary["suspected_classes"]) or no_detection(summary["config"]["detect_targets"])
+    if not summary.get("trained_enough", True):
+        suspected = "no verdict: the model learned too little of the images (more epochs or images would help)"
     return (
         ("images", f"{summary['images']:,}"),
         ("flagged as poisoned", f"{summary['poisoned']:,} ({summary['poisoned'] / summary['images']:.1%})"),

@@ -184,3 +184,12 @@ def test_reused_stages_are_said(tmp_path, caplog):
     with caplog.at_level("INFO", "advrbd_plugin"):
         assert store.load("scoring", "k" * 64) is not None
     assert caplog.messages == [f"scoring: found in {tmp_path}, not computed again."]
+
+
+def test_the_table_says_that_there_is_no_verdict():
+    from advrbd_plugin.cli.defend import _summary_rows
+
+    summary = {"images": 5, "poisoned": 0, "suspected_classes": [], "left_out": [], "config": {"detect_targets": True}}
+    rows = dict(_summary_rows(summary | {"trained_enough": False}, "out"))
+    assert rows["suspected target classes"].startswith("no verdict: the model learned too little")
+    assert dict(_summary_rows(summary | {"trained_enough": True}, "out"))["suspected target classes"] == "none"
