@@ -70,10 +70,6 @@ class Detection:
         evidence = (replace(each, suspected=each.suspected and each.label not in untargeted) for each in self.evidence)
         return replace(self, evidence=tuple(evidence))
 
-    def of(self, indices: Tensor) -> Detection:
-        """The same of the samples at ``indices``."""
-        return replace(self, poison_probability=self.poison_probability[indices], projection=self.projection[indices])
-
     def settle(self, labels: Tensor, findings: Mapping[int, ClassFinding]) -> Detection:
         """The same with the classes of ``findings`` suspected or rejected, as their findings say.
 
@@ -143,10 +139,7 @@ def detect_targets(
     Raises:
         AdvrBDError: the model has no linear layer, or a logit is not finite.
     """
-    features, logits = layered_features(
-        model, samples.images, mixed_precision=config.mixed_precision, on_batch=on_batch
-    )
-    fit = float((logits.argmax(dim=1) == samples.labels).double().mean())
+    features, logits, fit = _answers(model, samples, config.mixed_precision, on_batch)
     if not is_trained_enough(fit, samples.class_counts()):
         return _untrained(samples, fit)
     splits = split_classes(features, logits, samples.labels, scores.ranks, gain=config.detection_gain)
@@ -158,7 +151,7 @@ def detect_targets(
         splits=splits.suspicious,
         seed=config.seed,
         mixed_precision=config.mixed_precision,
-        on_candidate=None if on_batch is None else lambda done, of: on_batch(CANDIDATE_WORK),
+        on_candidate=_told_of_candidates(on_batch),
     )
     return combine(samples.labels, splits, found, fit, config.strong_separation)
 
@@ -179,8 +172,7 @@ def examine(
         seed: of mixtures, recipients and donors.
         on_batch: as for :func:`detect_targets`.
     """
-    features, logits = layered_features(model, samples.images, mixed_precision=mixed_precision, on_batch=on_batch)
-    fit = float((logits.argmax(dim=1) == samples.labels).double().mean())
+    features, logits, fit = _answers(model, samples, mixed_precision, on_batch)
     if not is_trained_enough(fit, samples.class_counts()):
         return _untrained(samples, fit)
     found = detect_by_transplant(
@@ -190,10 +182,22 @@ def examine(
         logits,
         seed=seed,
         mixed_precision=mixed_precision,
-        on_candidate=None if on_batch is None else lambda done, of: on_batch(CANDIDATE_WORK),
+        on_candidate=_told_of_candidates(on_batch),
     )
     evidence = tuple(LabelEvidence(each.label, 0, 0.0, 0.0, 0.0, suspected=each.suspected) for each in found.findings)
     return Detection(found.poison_probability, found.projection, evidence, found.findings, fit)
+
+
+def _answers(
+    model: nn.Module, samples: ImageSet, mixed_precision: bool, on_batch: Callable[[int], None] | None
+) -> tuple[Tensor, Tensor, float]:
+    """The model's features and logits on the samples, and the share of them that it gives their labels."""
+    features, logits = layered_features(model, samples.images, mixed_precision=mixed_precision, on_batch=on_batch)
+    return features, logits, float((logits.argmax(dim=1) == samples.labels).double().mean())
+
+
+def _told_of_candidates(on_batch: Callable[[int], None] | None) -> Callable[[int, int], None] | None:
+    return None if on_batch is None else lambda done, of: on_batch(CANDIDATE_WORK)
 
 
 def _untrained(samples: ImageSet, fit: float) -> Detection:
