@@ -25,7 +25,7 @@ from advrbd_plugin.defense.retraining import (
 from advrbd_plugin.defense.stage_runner import StageRunner
 from advrbd_plugin.defense.version import ALGORITHM_VERSION
 from advrbd_plugin.nn.checkpoints import StoredTraining
-from advrbd_plugin.nn.inference import predict
+from advrbd_plugin.nn.inference import accuracy
 from advrbd_plugin.nn.training import TRAINING_WORK
 from advrbd_plugin.progress import ScaledProgress
 from advrbd_plugin.randomness import derive_seed
@@ -124,12 +124,9 @@ def with_findings(findings: Sequence[ClassFinding], found: Detection, round_: in
 def accuracy_on_trusted(model: nn.Module, samples: ImageSet, verdicts: Verdicts, *, mixed_precision: bool) -> float:
     """Share of the trusted samples that a model gives their labels."""
     trusted = samples.subset(verdicts.trusted.nonzero().flatten())
-    if not len(trusted):
-        return 0.0
-    predicted = predict(model, trusted.images, mixed_precision=mixed_precision).argmax(1)
-    return float((predicted == trusted.labels).double().mean())
+    return accuracy(model, trusted.images, trusted.labels, mixed_precision=mixed_precision)
 
 
-def is_worse(accuracy: float, before: float) -> bool:
+def is_worse(after: float, before: float) -> bool:
     """Whether an accuracy on trusted samples fell by more than a point."""
-    return accuracy < before - _WORSE
+    return after < before - _WORSE

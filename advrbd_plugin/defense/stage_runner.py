@@ -14,7 +14,6 @@ from advrbd_plugin.cache import digest, open_stages
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.result import Rows
 from advrbd_plugin.nn.checkpoints import StoredTraining, cached_training
-from advrbd_plugin.nn.inference import check_outputs
 from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.nn.training import TRAINING_WORK, TrainingOptions, describe_training, train
 from advrbd_plugin.nn.trajectory import Trajectory
@@ -106,7 +105,6 @@ class StageRunner:
         """
         with repeatable(self._device, derive_seed(seed, "weights", stage)):
             model = self._make_model().to(self._device)
-        check_outputs(model, samples.images, samples.num_classes)
         progress = ScaledProgress(self.progress, TRAINING_WORK)
         size = len(samples), samples.num_classes, options.epochs
         trajectory = Trajectory.recordable(*size) if record else None

@@ -19,7 +19,7 @@ from advrbd_plugin.defense.evidence import (
     gather_evidence,
     less_reference,
 )
-from advrbd_plugin.defense.findings import ClassFinding, best_window
+from advrbd_plugin.defense.findings import ClassFinding
 from advrbd_plugin.defense.poison_samples import Extension, LabelSamples, extend
 from advrbd_plugin.defense.posterior import (
     DEFAULT_NULL,
@@ -261,5 +261,4 @@ def _finding(
     best = names[strongest.best_class] if strongest.best_class >= 0 else "other classes"
     says = _SAYS[kind].format(share=share, best=best)
     sentence = f"{names[label]}: {strongest.size} of its pictures stand apart; {says}"
-    pattern = patterns[label]
-    return ClassFinding(label, True, probability, sentence, kind, share, pattern=pattern, window=best_window(pattern))
+    return ClassFinding(label, True, probability, sentence, kind, share, pattern=patterns[label])

@@ -14,6 +14,8 @@ ALGORITHM_VERSION = 8
 _PACKAGE = Path(__file__).resolve().parents[1]
 _NETWORK = ("training", "batches", "augmentation", "features", "inference", "repeatable", "trajectory", "transfer")
 _DECIDING = ("defense/*.py", *(f"nn/{name}.py" for name in _NETWORK), "randomness.py")
+# What hands on, keeps or foretells a result, and reaches no verdict.
+_NOT_DECIDING = {f"defense/{name}.py" for name in ("result", "result_files", "forecast", "version")}
 # What a reader needs and a run does not.
 _WORDING = {"annotation", "returns", "kind", "type_comment", "type_params", "type_ignores", "ctx"}
 
@@ -25,8 +27,11 @@ def algorithm_digest() -> str:
     Comments, docstrings, annotations, messages of errors and layout play no part; names and constants do. The
     settings of a run are not part of it: a result states them by themselves.
     """
-    files = sorted(path for pattern in _DECIDING for path in _PACKAGE.glob(pattern))
-    return source_digest((path.relative_to(_PACKAGE).as_posix(), path.read_text(encoding="utf-8")) for path in files)
+    paths = sorted(path for pattern in _DECIDING for path in _PACKAGE.glob(pattern))
+    files = {path.relative_to(_PACKAGE).as_posix(): path for path in paths}
+    return source_digest(
+        (name, path.read_text(encoding="utf-8")) for name, path in files.items() if name not in _NOT_DECIDING
+    )
 
 
 def source_digest(files: Iterable[tuple[str, str]]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
-from advrbd_plugin.nn.inference import as_input
+from advrbd_plugin.nn.inference import as_input, check_shape
 from advrbd_plugin.plain import brief, one_reason
 
 _ADVICE = 'give a function that makes one, such as lambda: make_model("resnet18", num_classes=10)'
@@ -187,8 +187,4 @@ def check_network(make_model: Callable[[], nn.Module], images: ImageSet, *, need
             f"the network ({kind}) cannot take pictures of {shape} (channels x height x width), the size of this set: "
             f"{one_reason(error)}"
         ) from error
-    if logits.ndim != 2 or logits.shape[1] != images.num_classes:
-        raise AdvrBDError(
-            f"the network ({kind}) gives outputs of shape {tuple(logits.shape)} for one picture; "
-            f"{images.num_classes} classes need (1, {images.num_classes})"
-        )
+    check_shape(logits, images.num_classes, kind)

@@ -95,6 +95,14 @@ def refuse_broken(broken: Tensor) -> None:
         )
 
 
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, *, mixed_precision: bool) -> float:
+    """Share of images (N, C, H, W), as for :func:`predict`, that ``model`` gives their ``labels`` (N,); 0 for none."""
+    if not len(images):
+        return 0.0
+    predicted = predict(model, images, mixed_precision=mixed_precision).argmax(dim=1)
+    return float((predicted == labels).double().mean())
+
+
 def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
     """Raise AdvrBDError unless ``model`` has an output for each class.
 
@@ -102,9 +110,16 @@ def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
         model: put into eval mode.
         images: (N, C, H, W) uint8, of which the first is shown to it.
     """
-    outputs = predict(model, images[:1]).shape[1]
-    if outputs != num_classes:
-        raise AdvrBDError(f"the model has {outputs} outputs, the training set {num_classes} classes")
+    check_shape(predict(model, images[:1]), num_classes, type(model).__name__)
+
+
+def check_shape(logits: Tensor, num_classes: int, kind: str) -> None:
+    """Raise AdvrBDError unless ``logits``, which a network of class ``kind`` gave for one picture, suit the classes."""
+    if logits.shape != (1, num_classes):
+        raise AdvrBDError(
+            f"the network ({kind}) gives outputs of shape {tuple(logits.shape)} for one picture; "
+            f"{num_classes} classes need (1, {num_classes})"
+        )
 
 
 @contextmanager

@@ -50,9 +50,8 @@ def _spread(flags: Tensor) -> Tensor:
 
 
 def _share(model: nn.Module, images: ImageSet, positions: Tensor) -> float | None:
-    from advrbd_plugin.nn.inference import predict
+    from advrbd_plugin.nn.inference import accuracy
 
     if not len(positions):
         return None
-    predicted = predict(model, images.images[positions], mixed_precision=False).argmax(dim=1)
-    return float((predicted == images.labels[positions]).double().mean())
+    return accuracy(model, images.images[positions], images.labels[positions], mixed_precision=False)
