@@ -45,7 +45,7 @@ def test_a_measurement_takes_a_moment_and_changes_no_random_numbers():
 
 
 def layers(width: int) -> torch.nn.Module:
-    """Keeps what comes out of its ReLUs for the backward pass: ``width`` + 10 numbers an image; ten are its features."""
+    """Keeps ``width`` + 10 numbers an image for its backward pass (its ReLUs' outputs); ten are its features."""
     return torch.nn.Sequential(
         torch.nn.Flatten(),
         torch.nn.Linear(3 * 8 * 8, width),
