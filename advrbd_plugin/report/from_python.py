@@ -52,4 +52,4 @@ def write_report(
         raise AdvrBDError(f"train_set has {len(images)} pictures, the result is of {len(result.verdicts.poisoned)}")
     description = result.backdoored_model.description
     with OutputFolder(folder, overwrite=True) as out:
-        return out.write(RunRecord(data, images, result, description))
+        return out.write(RunRecord(data, images, result, description, origin="python"))
