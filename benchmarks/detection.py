@@ -34,7 +34,8 @@ from advrbd_plugin.defense.identification import Verdicts
 from advrbd_plugin.defense.posterior import DEFAULT_NULL, Null, discovered, fit_null, label_probabilities
 from advrbd_plugin.defense.search import find
 from advrbd_plugin.defense.splits import split_classes
-from advrbd_plugin.defense.stage_runner import StageRunner, Trained
+from advrbd_plugin.defense.stage_runner import StageRunner
+from advrbd_plugin.defense.trained import Trained
 from advrbd_plugin.defense.transplant_detection import TransplantDetection, detect_by_transplant
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation.stress_sets import StressSet
@@ -212,11 +213,17 @@ def _kept(name: str, stress: StressSet, work: Path) -> tuple[Trained, dict[str, 
 def _detector(tensors: dict[str, torch.Tensor], seen: dict[str, TransplantDetection]) -> Detector:
     """What :func:`detect_targets` does, with the kept features, and what the transplants saw in ``seen``."""
 
-    def kept_features(model, samples, scores, config, on_batch=None):
+    def kept_features(trained, samples, scores, config, on_batch=None):
         logits, labels = tensors["logits"], samples.labels
         splits = split_classes(tensors["features"], logits, labels, scores.ranks, gain=config.detection_gain)
         seen["found"] = detect_by_transplant(
-            model, samples, tensors["features"], logits, splits=splits.suspicious, seed=config.seed
+            trained.model,
+            samples,
+            tensors["features"],
+            logits,
+            mean_probabilities=trained.mean_probabilities,
+            splits=splits.suspicious,
+            seed=config.seed,
         )
         fit = float((logits.argmax(1) == labels).double().mean())
         return combine(labels, splits, seen["found"], fit, config.strong_separation)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.defense.confirmation import belonging, confirm, leave_out
+from advrbd_plugin.defense.confirmation import confirm, leave_out
 from advrbd_plugin.defense.detection import Detection
 from advrbd_plugin.defense.findings import ClassFinding
 from advrbd_plugin.defense.splits import LabelEvidence
