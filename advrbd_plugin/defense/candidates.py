@@ -29,7 +29,8 @@ class Candidate:
     Attributes:
         label: the label.
         members: (M,) int64, positions in the set, ascending.
-        source: how it was found: ``mixture``, ``learning``, ``second_choice``, ``discriminant``, or ``mark`` (:mod:`.marks`).
+        source: how it was found: ``mixture``, ``learning``, ``second_choice``, ``discriminant``, or ``mark``
+            (:mod:`.marks`).
     """
 
     label: int

@@ -25,6 +25,7 @@ _ROUNDS = 2  # from a cluster to a pattern to a purer cluster
 _SEPARATION = 2.0  # standard deviations; one Gaussian cut in two has less
 _NOISE = 1e-4  # variance of a value that pictures of a label always have
 _MOST = 2000  # pictures that a pattern is taken from
+_FOLDS = 4  # parts of a cluster, each of which is asked about the pattern of the others
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,20 +86,39 @@ def marked_candidates(
 def _marked(label: _Label, clusters: list[Tensor], statistics: SetStatistics) -> list[Tensor]:
     """(M,) bool each: the pictures with the pattern of a cluster, and then with the pattern of those."""
     for _ in range(_ROUNDS):
-        patterns = [_pattern(label, cluster, statistics) for cluster in clusters]
-        patterns = [each for each in patterns if bool(each.any())]
-        if not patterns:
+        patterns = [_patterns(label, cluster, statistics) for cluster in clusters]
+        shown = [number for number, each in enumerate(patterns) if bool(each.any())]
+        if not shown:
             return []
-        splits = [_parted(scores) for scores in label.filtered(torch.stack(patterns))]
+        scores = label.filtered(torch.cat([patterns[number] for number in shown])).view(len(shown), _FOLDS, -1)
+        splits = [_parted(_held_out(each, clusters[number])) for each, number in zip(scores, shown, strict=True)]
         clusters = [each.suspicious for each in splits if each.separation >= _SEPARATION and each.has_two_clusters]
     return clusters
 
 
-def _pattern(label: _Label, cluster: Tensor, statistics: SetStatistics) -> Tensor:
-    shown = (cluster & label.first).nonzero().flatten()[:_MOST]
-    if not len(shown):
-        return torch.zeros_like(statistics.mean)
-    return residual(label.images[shown].float() / 255, statistics)
+def _patterns(label: _Label, cluster: Tensor, statistics: SetStatistics) -> Tensor:
+    """(_FOLDS, C, H, W) float32: what the cluster has in common without each of its parts in turn."""
+    fold = _folds(cluster)
+    found = []
+    for part in range(_FOLDS):
+        shown = (cluster & label.first & (fold != part)).nonzero().flatten()[:_MOST]
+        pictures = label.images[shown].float() / 255
+        found.append(residual(pictures, statistics) if len(shown) else torch.zeros_like(statistics.mean))
+    return torch.stack(found)
+
+
+def _folds(cluster: Tensor) -> Tensor:
+    """(M,) int64: the part of each member, in turn; -1 outside."""
+    return torch.where(cluster, (cluster.cumsum(dim=0) - 1) % _FOLDS, -1)
+
+
+def _held_out(scores: Tensor, cluster: Tensor) -> Tensor:
+    """(M,) float32 of (_FOLDS, M): a member's by the pattern that it had no part in, which would favour it.
+
+    For all others, the mean.
+    """
+    own = scores.gather(0, _folds(cluster).clamp_min(0)[None])[0]
+    return torch.where(cluster, own, scores.mean(dim=0))
 
 
 def _parted(scores: Tensor) -> Split:

@@ -1,8 +1,8 @@
-"""Where samples belong by what a network says of them, and labels whose pictures belong elsewhere one way only. (Ours.)
+"""Where samples belong by what a network says of them, and labels that take pictures one way only. (Ours.)
 
-Innocent classes are confused both ways: some dogs look like cats, and some cats like dogs. So are wrong labels that come
+Innocent classes are confused both ways: some dogs look like cats, and some cats like dogs. So are labels that are wrong
 by chance. An attack takes pictures of other classes into its target, and none the other way; while the network learns,
-it puts those pictures where they came from. So does a careless annotator who takes one class for another.
+it puts those pictures where they came from. An annotator who takes one class for another looks the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def belonging(probabilities: Tensor, labels: Tensor, controls: Tensor) -> Tensor
 
 
 def one_way_ratios(mean_probabilities: Tensor, labels: Tensor) -> Tensor:
-    """(num_classes,) float64: how many samples of each label belong elsewhere, for each sample elsewhere that belongs to it.
+    """(num_classes,) float64: how many samples of a label belong elsewhere for each of other labels that belongs to it.
 
     About 1 for innocent classes; high for labels into which pictures of others were put. A hundredth of the class is
     added to both, so that a label without either has 1.

@@ -110,9 +110,9 @@ DEFAULT_NULL = Null(
 def cluster_ratio(evidence: ClusterEvidence, null: Null) -> float:
     """The likelihood ratio of one cluster, poison against innocent.
 
-    A backdoor need show itself in one transplant alone, and we do not know in which: their ratios are averaged. Pictures
-    with the same mark have a second witness, what the network said of them while it learned. A trigger may show in both
-    ways or in either alone: labels that were kept, a trigger that was not learned.
+    A backdoor need show itself in one transplant alone, and we do not know in which: their ratios are averaged.
+    Pictures with the same mark have a second witness, what the network said of them while it learned. A trigger may
+    show in both ways or in either alone: labels that were kept, a trigger that was not learned.
     """
     transplants = fmean(null.likelihood_ratio(each, getattr(evidence, each)) for each in TRANSPLANTS)
     if evidence.source != "mark":

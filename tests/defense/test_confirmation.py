@@ -50,13 +50,6 @@ def test_a_tenth_of_each_class_is_left_out_beside_the_suspicious_cluster():
     assert not torch.equal(leave_out(samples, detection, seed=4).controls, left_out.controls)
 
 
-def test_a_sample_belongs_where_it_is_as_likely_as_controls_are():
-    labels, controls = torch.tensor([0, 1, 2, 0]), torch.tensor([True, True, True, False])
-    probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.6, 0.3], [0.2, 0.2, 0.6], [0.1, 0.7, 0.2]])
-    assert belonging(probabilities, labels, controls).tolist() == [0, 1, 2, 1]
-    assert belonging(torch.full((4, 3), 1 / 3), labels, torch.zeros(4, dtype=torch.bool)).tolist() == [-1] * 4
-
-
 @pytest.mark.parametrize(("shows", "suspected"), [(0, True), (1, False)], ids=["another class", "its own class"])
 def test_a_cluster_is_confirmed_where_it_shows_another_class(shows, suspected):
     samples = a_set()
