@@ -5,8 +5,9 @@ each picture. But the pictures of a dirty-label attack show another class, and a
 which. Pictures of an unusual style (grey, compressed, with a frame) show their own class all the same.
 
 So a short training leaves out the suspicious clusters, and of every class a tenth of the other samples as controls. A
-cluster is confirmed where its samples belong to other classes (:func:`.placement.belonging`) nearly as often as
-controls belong to their own.
+cluster is confirmed where more of its samples belong to other classes (:func:`.placement.belonging`) than to their own,
+nearly as many more as controls belong to their own. A style that the model has never seen sends some pictures astray,
+but as many find home.
 
 What this cannot tell: the second kind of content of an innocent class is put elsewhere as firmly as poison, once none
 of it is left in training. That kind stands apart by less; see ``strong_separation``. Clean-label attacks cannot be
@@ -82,11 +83,16 @@ def confirm(probabilities: Tensor, samples: ImageSet, detection: Detection, left
     for label in detection.unconfirmed_classes:
         cluster = left_out.suspicious & (labels == label)
         elsewhere = (belongs[cluster] >= 0) & (belongs[cluster] != label)
-        share = float(elsewhere.double().mean()) if len(elsewhere) else 0.0
+        away = _share(elsewhere) - _share(belongs[cluster] == label)
         asked = own_share >= min(0.5, _LEAST_TIMES_CHANCE / samples.num_classes)
-        relative = min(1.0, share / own_share) if asked else 0.0
-        findings[label] = _finding(label, samples.class_names[label], len(elsewhere), share, own_share, relative)
+        relative = min(1.0, max(0.0, away) / own_share) if asked else 0.0
+        name = samples.class_names[label]
+        findings[label] = _finding(label, name, len(elsewhere), _share(elsewhere), own_share, relative)
     return detection.settle(labels, findings)
+
+
+def _share(flags: Tensor) -> float:
+    return float(flags.double().mean()) if len(flags) else 0.0
 
 
 def _finding(label: int, name: str, count: int, share: float, own_share: float, relative: float) -> ClassFinding:

@@ -62,6 +62,17 @@ def test_a_cluster_is_confirmed_where_it_shows_another_class(shows, suspected):
     assert (found.poison_probability > 0.5).any() == suspected
 
 
+def test_a_style_that_sends_some_astray_and_as_many_home_is_no_attack():
+    samples = a_set()
+    detection = unconfirmed(samples)
+    suspicious = detection.poison_probability > 0.5
+    astray = suspicious & (torch.arange(COUNT) % 2 == 0)
+    found = confirm(
+        says(torch.where(astray, 0, samples.labels)), samples, detection, leave_out(samples, detection, seed=0)
+    )
+    assert found.suspected_classes == () and found.findings[1].share == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_model_that_knows_no_class_confirms_nothing():
     samples = a_set()
     detection = unconfirmed(samples)

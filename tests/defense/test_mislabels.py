@@ -63,7 +63,7 @@ def test_wrong_labels_that_gather_in_one_label_are_found():
     found = find_mislabelled(logits.softmax(dim=1), labels)
     assert found.gathered == (3,) and found.mislabelled[labels != 3].float().mean() < 0.01
     flagged = found.mislabelled & (labels == 3)
-    assert flagged[taken].float().mean() > 0.85 and taken[flagged].float().mean() > 0.85
+    assert flagged[taken].float().mean() > 0.85 and taken[flagged].float().mean() > 0.75
     again = Mislabels.from_stored(*found.to_stored())
     assert again.gathered == (3,) and torch.equal(again.probability, found.probability)
 
