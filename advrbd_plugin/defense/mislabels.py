@@ -13,6 +13,7 @@ or an annotator who takes one class for another.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,13 +62,14 @@ class Mislabels:
         return cls(torch.zeros(len(labels)), labels.clone(), 0.0)
 
 
-def find_mislabelled(mean_probabilities: Tensor | None, labels: Tensor) -> Mislabels:
+def find_mislabelled(mean_probabilities: Tensor | None, labels: Tensor, *, suspected: Sequence[int] = ()) -> Mislabels:
     """Judge every label by what the network said of the sample on average while it learned.
 
     Args:
         mean_probabilities: (N, num_classes) float32, see :class:`advrbd_plugin.nn.trajectory.Trajectory`; ``None``
             where nothing was recorded.
         labels: (N,) int64.
+        suspected: labels whose poison was found, which explains that they took pictures of others.
     """
     if mean_probabilities is None or mean_probabilities.shape[1] < 2 or not len(labels):
         return Mislabels.none(labels)
@@ -80,7 +82,7 @@ def find_mislabelled(mean_probabilities: Tensor | None, labels: Tensor) -> Misla
     rate = error_rate(own, others)
     probability = torch.zeros(len(labels)) if rate < _LEAST_RATE else error_probability(own, others, rate)
     ratios = one_way_ratios(mean_probabilities, labels)
-    gathered = tuple((ratios >= _ONE_WAY).nonzero().flatten().tolist())
+    gathered = tuple(each for each in (ratios >= _ONE_WAY).nonzero().flatten().tolist() if each not in suspected)
     for label in gathered:
         members = labels == label
         probability[members] = torch.maximum(probability[members], rather_another(mean_probabilities[members], label))

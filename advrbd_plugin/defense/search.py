@@ -64,7 +64,8 @@ def find(
         )
     verdicts = identify(detection, scores, samples.labels, enhancement, config.part(IdentificationConfig))
     if detection.trained_enough:
-        mislabels = shared(find_mislabelled(trained.mean_probabilities, samples.labels))
+        suspected = detection.suspected_classes
+        mislabels = shared(find_mislabelled(trained.mean_probabilities, samples.labels, suspected=suspected))
         verdicts = verdicts.with_mislabels(mislabels)
         detection = detection.told_of_errors(samples, verdicts.mislabelled, mislabels.gathered)
     return Findings(scores, detection, enhancement, verdicts)

@@ -64,6 +64,7 @@ def test_wrong_labels_that_gather_in_one_label_are_found():
     assert found.gathered == (3,) and found.mislabelled[labels != 3].float().mean() < 0.01
     flagged = found.mislabelled & (labels == 3)
     assert flagged[taken].float().mean() > 0.85 and taken[flagged].float().mean() > 0.75
+    assert find_mislabelled(logits.softmax(dim=1), labels, suspected=(3,)).gathered == ()
     again = Mislabels.from_stored(*found.to_stored())
     assert again.gathered == (3,) and torch.equal(again.probability, found.probability)
 
