@@ -31,6 +31,7 @@ from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import Detector, combine
 from advrbd_plugin.defense.evidence import EVIDENCE, ClusterEvidence
 from advrbd_plugin.defense.identification import Verdicts
+from advrbd_plugin.defense.placement import one_way_ratios
 from advrbd_plugin.defense.posterior import DEFAULT_NULL, Null, discovered, fit_null, label_probabilities
 from advrbd_plugin.defense.search import find
 from advrbd_plugin.defense.splits import split_classes
@@ -188,6 +189,7 @@ def judge(name: str, data: str, work: Path) -> None:
         "detection_seconds": sum(run.seconds.values()),
         "stages": run.seconds,
         "trained_enough": found.detection.trained_enough,
+        "one_way": one_way_ratios(trained.mean_probabilities, stress.train.labels).tolist(),
         "clusters": clusters,
     }
     with atomic_file(_judged(work, name)) as handle:
@@ -207,7 +209,7 @@ def _kept(name: str, stress: StressSet, work: Path) -> tuple[Trained, dict[str, 
     model = make_network(name, stress.train)
     model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")})
     model.to(memory_format=torch.channels_last).eval()
-    return Trained(model, [], tensors.get("mean_probabilities")), tensors, figures
+    return Trained(model, [], tensors["mean_probabilities"]), tensors, figures
 
 
 def _detector(tensors: dict[str, torch.Tensor], seen: dict[str, TransplantDetection]) -> Detector:
@@ -269,7 +271,7 @@ def compared_of(row: dict[str, Any]) -> list[ClusterEvidence]:
 def probabilities_of(row: dict[str, Any], null: Null) -> dict[int, float]:
     """Label -> probability, with the null given."""
     own = null.of_set(evidence_of(row))
-    return label_probabilities(compared_of(row), len(row["probabilities"]), null=own)
+    return label_probabilities(compared_of(row), len(row["probabilities"]), null=own, one_way=row["one_way"])
 
 
 def _innocent(rows: list[dict[str, Any]]) -> list[ClusterEvidence]:
