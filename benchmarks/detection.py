@@ -371,8 +371,8 @@ def _null_table(judged: list[dict[str, Any]]) -> str:
         return ""
     null = fit_null(innocent)
     for kind in EVIDENCE:
-        values = torch.tensor([getattr(each, kind) for each in innocent])
-        of_poison = torch.tensor([getattr(each, kind) for _, each in poisoned] or [0.0])
+        values = torch.tensor([each.value(kind) for each in innocent])
+        of_poison = torch.tensor([each.value(kind) for _, each in poisoned] or [0.0])
         lines.append(
             f"| {kind} | {values.quantile(0.5):.3f} | {values.quantile(0.99):.3f} | {values.max():.3f} | "
             f"{null.medians[kind]:.3f} + {null.scales[kind]:.3f} | {DEFAULT_NULL.medians[kind]:.3f} + "

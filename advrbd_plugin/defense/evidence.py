@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class ClusterEvidence:
         colour: share that go to the label with the cluster's colour gains.
         spectrum: share that go to the label with the cluster's gains of frequencies.
         marked: for pictures with the same mark, share that the network put elsewhere while it learned, less the same
-            of the label's other pictures.
+            of the label's other pictures; ``None`` for other clusters, and where nothing was recorded.
         best_class: the class of ``goes_best``.
         predicted_share: share of the cluster that the model gives the label.
     """
@@ -61,9 +62,13 @@ class ClusterEvidence:
     detail: float = 0.0
     colour: float = 0.0
     spectrum: float = 0.0
-    marked: float = 0.0
+    marked: float | None = None
     best_class: int = -1
     predicted_share: float = 1.0
+
+    def value(self, kind: str) -> float:
+        """The evidence of a kind, 0 where it was not asked for."""
+        return float(getattr(self, kind) or 0.0)
 
 
 def gather_evidence(
@@ -173,9 +178,9 @@ def less_reference(evidence: list[ClusterEvidence], candidates: list[Candidate])
             for other, others in zip(evidence, candidates, strict=True)
             if others.label == candidate.label and others.source == "mixture" and _is_another(candidate, others)
         ]
-        changes = {
-            kind: max(0.0, getattr(own, kind) - min((getattr(other, kind) for other in rest), default=1.0))
-            for kind in EVIDENCE
+        changes: dict[str, Any] = {
+            kind: max(0.0, own.value(kind) - min((other.value(kind) for other in rest), default=1.0))
+            for kind in TRANSPLANTS
         }
         corrected.append(replace(own, **changes))
     return corrected

@@ -57,7 +57,7 @@ class Null:
             return self
         medians, scales = {}, {}
         for kind, median in self.medians.items():
-            own = float(np.median([getattr(each, kind) for each in mixtures]))
+            own = float(np.median([each.value(kind) for each in mixtures]))
             scale = self.scales[kind]
             times = max(1.0, (own + scale) / (median + scale))
             medians[kind], scales[kind] = max(median, own), times * scale
@@ -69,7 +69,7 @@ def fit_null(evidence: Sequence[ClusterEvidence]) -> Null:
     medians, scales = {}, {}
     for kind in EVIDENCE:
         asked = [each for each in evidence if _was_asked(each, kind)]
-        values = np.asarray([getattr(each, kind) for each in asked], dtype=float)
+        values = np.asarray([each.value(kind) for each in asked], dtype=float)
         medians[kind] = float(np.median(values)) if len(values) else 0.0
         beyond = values[values > medians[kind]] - medians[kind]
         scales[kind] = max(_LEAST_SCALE, float(beyond.mean()) if len(beyond) else 0.0)
@@ -78,7 +78,7 @@ def fit_null(evidence: Sequence[ClusterEvidence]) -> Null:
 
 def _was_asked(evidence: ClusterEvidence, kind: str) -> bool:
     if kind == "marked":
-        return evidence.source == "mark"
+        return evidence.marked is not None
     return evidence.source in COMPONENTS or kind not in MIXTURE_EVIDENCE
 
 
@@ -114,8 +114,8 @@ def cluster_ratio(evidence: ClusterEvidence, null: Null) -> float:
     Pictures with the same mark have a second witness, what the network said of them while it learned. A trigger may
     show in both ways or in either alone: labels that were kept, a trigger that was not learned.
     """
-    transplants = fmean(null.likelihood_ratio(each, getattr(evidence, each)) for each in TRANSPLANTS)
-    if evidence.source != "mark":
+    transplants = fmean(null.likelihood_ratio(each, evidence.value(each)) for each in TRANSPLANTS)
+    if evidence.marked is None:
         return transplants
     marked = null.likelihood_ratio("marked", evidence.marked)
     return (transplants * marked + transplants + marked) / 3

@@ -229,11 +229,11 @@ def _extended(
 def _asked_of_samples(evidence: ClusterEvidence) -> tuple[str, ...]:
     """What each sample is asked for, too: the kinds of evidence that are stronger than those of the residual."""
     by_residual = max(evidence.goes_best, evidence.leaves)
-    return tuple(kind for kind in MIXTURE_EVIDENCE if getattr(evidence, kind) > max(_CLEAR, by_residual))
+    return tuple(kind for kind in MIXTURE_EVIDENCE if evidence.value(kind) > max(_CLEAR, by_residual))
 
 
 def _strength(evidence: ClusterEvidence) -> float:
-    return max(float(getattr(evidence, kind)) for kind in EVIDENCE)
+    return max(evidence.value(kind) for kind in EVIDENCE)
 
 
 _SAYS = {
@@ -264,8 +264,8 @@ def _finding(
     if not of_label:
         return ClassFinding(label, False, 0.0, f"{names[label]}: too few pictures to judge")
     strongest = max(of_label, key=lambda each: cluster_probability(each, null))
-    kind = max(EVIDENCE, key=lambda each: null.likelihood_ratio(each, getattr(strongest, each)))
-    share = float(getattr(strongest, kind))
+    kind = max(EVIDENCE, key=lambda each: null.likelihood_ratio(each, strongest.value(each)))
+    share = strongest.value(kind)
     if label not in suspected:
         sentence = f"{names[label]}: nothing that its pictures have in common acts in other pictures"
         return ClassFinding(label, False, probability, sentence, kind, share)
