@@ -435,7 +435,7 @@ def _figure(judged: list[dict[str, Any]], path: Path) -> None:
             ),
         ):
             values = [
-                max(cluster[kind], 0.001)
+                max(cluster[kind] or 0.0, 0.001)
                 for row in judged
                 for cluster in row["clusters"]
                 if wanted(row, cluster) and (kind in ("goes", "goes_best", "leaves") or cluster["source"] == "mixture")
