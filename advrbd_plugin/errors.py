@@ -27,6 +27,14 @@ class AdvrBDError(Exception):
 
     The command line prints it after ``advrbd: error:`` and exits with status 2, without a traceback.
     Programming mistakes (a wrong shape handed to a function) stay ``ValueError`` and ``TypeError``.
+
+    Examples:
+        >>> from advrbd_plugin import AdvrBDConfig
+        >>> try:
+        ...     AdvrBDConfig(patch_size=0)
+        ... except AdvrBDError as error:
+        ...     print(error)
+        patch_size must be ...
     """
 
 

@@ -13,7 +13,8 @@ from advrbd_plugin.backdoorbench.requirements import explained_requirements
 from advrbd_plugin.data.arrays import resized
 from advrbd_plugin.data.fitting import DEFAULT_FIT
 from advrbd_plugin.data.labels import number_labels
-from advrbd_plugin.data.reading import LoadedImages, describe_sizes
+from advrbd_plugin.data.originals import hand_over
+from advrbd_plugin.data.reading import LoadedImages, Visit, describe_sizes
 from advrbd_plugin.data.selection import draw_images
 
 
@@ -27,14 +28,15 @@ def load_poisoned_set(
     class_names: Sequence[str] | None = None,
     samples: int | None = None,
     seed: int = 0,
+    visit: Visit | None = None,
 ) -> LoadedImages:
     """Read the poisoned training set of ``folder``; the checkout's root must be on ``sys.path``.
 
     Args:
         folder: ``record/NAME``.
         root: the folder of the clean data sets, where it is not the one that the attack had (``--dataset_path``).
-        image_size, fit, class_names, samples, seed: as :func:`advrbd_plugin.data.load_data`; the size is the attack's
-            own by default.
+        image_size, fit, class_names, samples, seed, visit: as :func:`advrbd_plugin.data.load_data`; the size is the
+            attack's own by default.
 
     Raises:
         AdvrBDError: the record is damaged, holds no training set, or its clean data set is missing.
@@ -48,7 +50,10 @@ def load_poisoned_set(
     if class_names is not None:
         values = [images.class_names[label] for label in images.labels.tolist()]
         labels, known = number_labels(values, lambda index: f"{folder}, sample {index}", class_names=class_names)
-    images = draw_images(dataclasses.replace(images, labels=labels, class_names=known), samples, seed=seed)
+    images = dataclasses.replace(images, labels=labels, class_names=known)
+    if visit is not None:
+        return hand_over(visit, str(folder), images)
+    images = draw_images(images, samples, seed=seed)
     size = image_size or images.image_size
     notes = describe_sizes([images.image_size] * len(images), size, fit)
     return LoadedImages(dataclasses.replace(images, images=resized(images.images, size, fit)), (), tuple(notes))

@@ -40,8 +40,14 @@ class RunOptions:
 
 
 @explained_requirements()
-def run_script(checkout: Path, script: str, arguments: Sequence[str], options: RunOptions = RunOptions()) -> None:
+def run_script(
+    checkout: Path, script: str, arguments: Sequence[str], options: RunOptions = RunOptions()
+) -> dict[str, Any]:
     """Run ``script`` (a path inside ``checkout``) as ``python SCRIPT ARGUMENTS`` would.
+
+    Returns:
+        The run's ``seconds``, ``peak_memory_bytes``, ``peak_cuda_bytes`` and ``patches``; ``options.report`` gets them
+        even where the script fails.
 
     Raises:
         AdvrBDError: there is no such script, it is known to fail (:mod:`script_notes`), it asks for CUDA where there is
@@ -64,11 +70,16 @@ def run_script(checkout: Path, script: str, arguments: Sequence[str], options: R
     started = time.perf_counter()
     try:
         runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:  # a script may end itself
+        if ended.code not in (None, 0):
+            raise
     except pickle.UnpicklingError as error:
         raise _refused(error, script) from error
     finally:
+        figures = _figures(patches, time.perf_counter() - started)
         if options.report is not None:
-            _write_report(options.report, patches, time.perf_counter() - started)
+            options.report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return figures
 
 
 def _prepare(path: Path, options: RunOptions) -> list[str]:
@@ -146,16 +157,15 @@ def _refused(error: pickle.UnpicklingError, script: str) -> AdvrBDError:
     )
 
 
-def _write_report(report: Path, patches: list[str], seconds: float) -> None:
+def _figures(patches: list[str], seconds: float) -> dict[str, Any]:
     import resource
 
     import torch
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    figures: dict[str, Any] = {
+    return {
         "seconds": seconds,
         "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
         "peak_cuda_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
         "patches": patches,
     }
-    report.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
+
+from advrbd_plugin.cli.options import add_telling_options
+from advrbd_plugin.cli.telling import tell_result
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,6 +32,7 @@ def _add_registration(subparsers: argparse._SubParsersAction[argparse.ArgumentPa
     for parser, run in ((register, _register), (unregister, _unregister)):
         parser.add_argument("path", metavar="PATH", nargs="?", type=Path, help="the checkout (default: as found)")
         parser.add_argument("--any-version", action="store_true", help="accept a checkout that is not v2.2")
+        add_telling_options(parser)
         parser.set_defaults(run=run)
 
 
@@ -38,6 +45,7 @@ def _add_toolbox(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     install = commands.add_parser("install", help="clone BackdoorBench v2.2 into the user cache")
     install.add_argument("--source", metavar="URL_OR_PATH", help="another repository to clone from")
     install.add_argument("--into", metavar="FOLDER", type=Path, help="another folder than the user cache")
+    add_telling_options(install)
     install.set_defaults(run=_install)
 
     run = commands.add_parser(
@@ -52,6 +60,7 @@ def _add_toolbox(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         help="run in the script's own folder, as the readmes of resource/ssba and resource/label-consistent say",
     )
     run.add_argument("--report", metavar="FILE", type=Path, help="write time, peak memory and patches there as JSON")
+    add_telling_options(run)
     run.add_argument("script", metavar="SCRIPT", help="for example attack/badnet.py or defense/ft.py")
     run.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="what the script is given")
     run.set_defaults(run=_run)
@@ -63,6 +72,7 @@ def _add_toolbox(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     data.add_argument("--test", metavar="N", type=int, default=500, help="test images (default 500)")
     data.add_argument("--seed", type=int, default=0, help="which images are drawn (default 0)")
     data.add_argument("--overwrite", action="store_true", help="replace the CIFAR-10 that is in --out")
+    add_telling_options(data)
     data.set_defaults(run=_data)
 
     pushed = commands.add_parser(
@@ -75,6 +85,7 @@ def _add_toolbox(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     pushed.add_argument("--epsilon", type=float, default=8, help="largest change of a pixel, of 255 (default 8)")
     pushed.add_argument("--step_size", type=float, default=1.5, help="change in one step, of 255 (default 1.5)")
     pushed.add_argument("--steps", type=int, default=100, help="steps of PGD (default 100)")
+    add_telling_options(pushed)
     pushed.set_defaults(run=_label_consistent)
 
 
@@ -98,16 +109,25 @@ def _register(arguments: argparse.Namespace) -> int:
 
     checkout = find_checkout(arguments.path, any_version=arguments.any_version)
     written, left = register(checkout)
-    for name in left:
-        print(f"left {name}: it was changed after `advrbd register` wrote it")
-    if not written:
-        print(f"all files are registered in {checkout} already: nothing to do")
-        return 0
-    print(f"written into {checkout}:")
-    for name in written:
-        print(f"  {name}")
-    print("now, in that folder: python defense/advrbd.py --result_file NAME")
+    content = {"checkout": str(checkout), "written": list(written), "left": list(left)}
+    tell_result(arguments, content, _registered(checkout, written, left))
     return 0
+
+
+def _registered(checkout: Path, written: Sequence[str], left: Sequence[str]) -> Iterator[str]:
+    for name in left:
+        yield _was_changed(name)
+    if not written:
+        yield f"all files are registered in {checkout} already: nothing to do"
+        return
+    yield f"written into {checkout}:"
+    for name in written:
+        yield f"  {name}"
+    yield "now, in that folder: python defense/advrbd.py --result_file NAME"
+
+
+def _was_changed(name: str) -> str:
+    return f"left {name}: it was changed after `advrbd register` wrote it"
 
 
 def _unregister(arguments: argparse.Namespace) -> int:
@@ -116,12 +136,9 @@ def _unregister(arguments: argparse.Namespace) -> int:
 
     checkout = find_checkout(arguments.path, any_version=arguments.any_version)
     removed, left = unregister(checkout)
-    if not removed and not left:
-        print(f"nothing is registered in {checkout}: nothing to do")
-    for name in removed:
-        print(f"removed {name}")
-    for name in left:
-        print(f"left {name}: it was changed after `advrbd register` wrote it")
+    lines = [*(f"removed {name}" for name in removed), *map(_was_changed, left)]
+    lines = lines or [f"nothing is registered in {checkout}: nothing to do"]
+    tell_result(arguments, {"checkout": str(checkout), "removed": list(removed), "left": list(left)}, lines)
     return 0
 
 
@@ -129,9 +146,11 @@ def _install(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.backdoorbench.checkout import COMMIT, VERSION, install
 
     checkout, absent = install(arguments.source, arguments.into)
-    print(f"BackdoorBench {VERSION} (commit {COMMIT[:7]}, CC BY-NC 4.0) is at {checkout}")
+    lines = [f"BackdoorBench {VERSION} (commit {COMMIT[:7]}, CC BY-NC 4.0) is at {checkout}"]
     if absent:
-        print(f"left out, since the source lacks their contents: {', '.join(absent)}")
+        lines.append(f"left out, since the source lacks their contents: {', '.join(absent)}")
+    content = {"checkout": str(checkout), "version": VERSION, "commit": COMMIT, "left_out": list(absent)}
+    tell_result(arguments, content, lines)
     return 0
 
 
@@ -147,7 +166,15 @@ def _run(arguments: argparse.Namespace) -> int:
         in_script_folder=arguments.in_script_folder,
         report=report,
     )
-    run_script(checkout, arguments.script, arguments.arguments, options)
+    with ExitStack() as stack:  # what the script itself prints is not the command's result
+        if arguments.quiet:
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))  # an error is told after this block
+        elif arguments.json:
+            stack.enter_context(redirect_stdout(sys.stderr))
+        figures = run_script(checkout, arguments.script, arguments.arguments, options)
+    tell_result(arguments, {"script": arguments.script, **figures}, ())
     return 0
 
 
@@ -165,11 +192,12 @@ def _label_consistent(arguments: argparse.Namespace) -> int:
         local_data=arguments.local_data,
         trust_record=arguments.trust_record,
     )
-    print(f"the images are at {path}; now:")
-    print(
+    now = (
         f"advrbd backdoorbench run attack/lc.py --dataset {dataset} --attack_train_replace_imgs_path "
         f"./{path.relative_to(checkout).as_posix()}"
     )
+    content = {"images": str(path), "dataset": dataset, "next": now}
+    tell_result(arguments, content, (f"the images are at {path}; now:", now))
     return 0
 
 
@@ -184,5 +212,8 @@ def _data(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         overwrite=arguments.overwrite,
     )
-    print(f"{arguments.train} training and {arguments.test} test images are at {arguments.out}")
+    content = {"out": str(arguments.out), "train": arguments.train, "test": arguments.test}
+    tell_result(
+        arguments, content, [f"{arguments.train} training and {arguments.test} test images are at {arguments.out}"]
+    )
     return 0

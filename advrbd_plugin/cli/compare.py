@@ -8,9 +8,12 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from advrbd_plugin.cli.backdoorbench import add_checkout_options
+from advrbd_plugin.cli.options import add_telling_options
+from advrbd_plugin.cli.telling import line_teller, tell_result
 
 # The options that BackdoorBench's defenses have in common.
 PASSED_ON = (
@@ -61,6 +64,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     compare.add_argument("--no-detection", action="store_true", help="leave out the detections (TPR and FPR)")
     compare.add_argument("--rerun", action="store_true", help="run finished cells again, also with the same options")
     compare.add_argument("--out", metavar="FOLDER", type=Path, help="where comparison.csv, .md and .tex go")
+    add_telling_options(compare)
     compare.set_defaults(run=run, interrupted="run the same command again to go on with the cells that are left")
 
 
@@ -69,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.backdoorbench.checkout import find_checkout
     from advrbd_plugin.evaluation.compare import UNDEFENDED, Plan, compare
     from advrbd_plugin.evaluation.compare.tables import show, write_tables
+    from advrbd_plugin.files import finite
 
     checkout = find_checkout(arguments.backdoorbench, any_version=arguments.any_version)
     plan = Plan(
@@ -83,10 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
         local_data=arguments.local_data,
     )
     out = arguments.out or checkout / "record" / (plan.records[0] if len(plan.records) == 1 else "comparison")
-    cells = compare(plan, tell=lambda line: print(line, flush=True))
-    show(cells)
-    for path in write_tables(cells, out):
-        print(f"written: {path}")
+    cells = compare(plan, tell=line_teller(arguments))
+    files = write_tables(cells, out)
+    if not (arguments.json or arguments.quiet):
+        show(cells)
+    content = {"out": str(out), "cells": [asdict(cell) for cell in cells], "files": list(map(str, files))}
+    tell_result(arguments, finite(content), (f"written: {path}" for path in files))
     return 1 if all(cell.problem for cell in cells if cell.defense != UNDEFENDED) else 0
 
 

@@ -89,5 +89,5 @@ def _read_record(data: str, part: str, options: dict[str, Any]) -> LoadedImages:
     checkout = str(find_checkout())
     if checkout not in sys.path:
         sys.path.insert(0, checkout)
-    taken = ("root", "image_size", "fit", "class_names", "samples", "seed")
+    taken = ("root", "image_size", "fit", "class_names", "samples", "seed", "visit")
     return load_poisoned_set(Path(data), **{name: options[name] for name in taken if name in options})

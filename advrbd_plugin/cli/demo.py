@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
             make = model_maker(model, weights, progress.note)
             defense = AdvrBD(make, config, device=arguments.device, work_dir=out.work, progress=progress)
             result = defense.fit(poisoned.image_set)
-            record = RunRecord(data, poisoned.image_set, result, model, left_out, notes)
+            record = RunRecord(data, poisoned.image_set, result, model, left_out, notes, "demo")
             demonstration = _judge(record, train, poisoned, test, attack)
             summary = out.write(
                 record,

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from advrbd_plugin.cli.options import add_telling_options
+from advrbd_plugin.cli.telling import tell_result
+
+if TYPE_CHECKING:
+    from advrbd_plugin.cli.installation import Finding
 
 _MARKS = {"ok": "ok     ", "note": "note   ", "missing": "MISSING"}
 
@@ -15,7 +22,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="versions, backend, GPU, compiler, and what to do about what is missing",
         description="Looks at this installation. The exit status is 1 where something that is needed is missing.",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON list and nothing else")
+    add_telling_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -24,12 +31,14 @@ def run(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.cli.installation import examine, healthy
 
     findings = examine()
-    if arguments.json:
-        print(json.dumps([asdict(finding) for finding in findings]))
-        return 0 if healthy(findings) else 1
+    content = {"healthy": healthy(findings), "findings": [asdict(finding) for finding in findings]}
+    tell_result(arguments, content, _lines(findings))
+    return 0 if healthy(findings) else 1
+
+
+def _lines(findings: Sequence[Finding]) -> Iterator[str]:
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
-        print(f"{_MARKS[finding.state]}  {finding.topic:<{width}}  {finding.value}")
+        yield f"{_MARKS[finding.state]}  {finding.topic:<{width}}  {finding.value}"
         if finding.advice:
-            print(f"{'':7}  {'':<{width}}  -> {finding.advice}")
-    return 0 if healthy(findings) else 1
+            yield f"{'':7}  {'':<{width}}  -> {finding.advice}"

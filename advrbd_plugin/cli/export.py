@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
-from advrbd_plugin.cli.options import add_network_option
+from advrbd_plugin.cli.options import add_network_option, add_telling_options
+from advrbd_plugin.cli.telling import tell_result
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -16,6 +18,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("model", metavar="DIR", help="a folder that `advrbd defend` or `repair` wrote")
     parser.add_argument("file", metavar="FILE", help="NAME.onnx (needs onnx and onnxscript) or NAME.pt2")
     add_network_option(parser)
+    add_telling_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -25,5 +28,6 @@ def run(arguments: argparse.Namespace) -> int:
     from advrbd_plugin.nn.model_file import load_model
 
     model = load_model(model_folder(arguments.model), model=arguments.network)
-    print(f"{model.export(arguments.file)}: {model}")
+    made = model.export(arguments.file)
+    tell_result(arguments, {"file": str(made), "model": asdict(model.description)}, [f"{made}: {model}"])
     return 0

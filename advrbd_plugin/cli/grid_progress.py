@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from advrbd_plugin.cli import messages
 from advrbd_plugin.cli.progress import clock_time
 from advrbd_plugin.report.text import one_line
 
@@ -22,10 +23,14 @@ _WORTH_REDRAWING = 2.0  # seconds; a bar of another length forgets its speed
 
 
 class PlainGrid:
-    """A line when a cell starts and when it ends: for logs and pipes."""
+    """A line when a cell starts and when it ends: for logs and pipes.
+
+    Args:
+        stream: where the lines go; by default they are records of the logger ``advrbd_plugin``.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        self._stream = stream
         self._total = self._done = 0
         self._remaining: float | None = None
 
@@ -51,7 +56,10 @@ class PlainGrid:
         self._remaining = remaining
 
     def _print(self, text: str) -> None:
-        print(f"advrbd: {text}", file=self._stream, flush=True)
+        if self._stream is None:
+            messages.LOGGER.info("%s", text)
+        else:
+            print(f"advrbd: {text}", file=self._stream, flush=True)
 
 
 class GridBars:
@@ -118,8 +126,8 @@ class GridBars:
 
 
 def make_grid_display() -> GridBars | PlainGrid:
-    """Bars where a person watches, lines where a file or a pipe does."""
-    return GridBars() if sys.stderr.isatty() else PlainGrid()
+    """Bars where a person watches, lines where a file or a pipe does, nothing where the command is to be quiet."""
+    return GridBars() if sys.stderr.isatty() and not messages.is_quiet() else PlainGrid()
 
 
 def outcome_of(result: Result) -> str:

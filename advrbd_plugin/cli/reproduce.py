@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from advrbd_plugin.cli.options import add_device_option, check_device, positive, setting
+from advrbd_plugin.cli.options import add_device_option, add_telling_options, check_device, positive, setting
+from advrbd_plugin.cli.telling import tell_result
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.files import finite
 
 if TYPE_CHECKING:
     from advrbd_plugin.evaluation.cell import Cell
     from advrbd_plugin.evaluation.experiment import Options
+    from advrbd_plugin.evaluation.result import Result
 
 TABLES = ("II", "III", "IV", "V", "VI", "VII")
 FIGURES = ("7",)
@@ -70,6 +73,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="BackdoorBench's leaderboard, for the report; left out where it is missing (%(default)s)",
     )
     add_device_option(parser)
+    add_telling_options(parser)
     parser.set_defaults(run=run, interrupted="run the same command again to go on from here")
 
 
@@ -132,8 +136,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     stress = arguments.suite == "stress"
     paths = write_stress_report(arguments.out) if stress else write_report(arguments.out, arguments.leaderboard)
-    for path in paths:
-        print(f"written: {path}")
+    tell_result(arguments, {"out": arguments.out, "files": paths}, (f"written: {path}" for path in paths))
     return 0
 
 
@@ -144,10 +147,24 @@ def _run_cells(cells: list[Cell], options: Options, arguments: argparse.Namespac
     with make_grid_display() as display:
         results = run_grid(cells, options, display, jobs=arguments.jobs, rerun=arguments.rerun)
     without = [result for result in results if not result.is_done]
-    print(f"{len(results) - len(without)} of {len(results)} cells have their figures in {options.out}")
-    for result in without:
-        print(f"  {result.cell.name}: {result.content['status']}: {result.reason}")
+    done = f"{len(results) - len(without)} of {len(results)} cells have their figures in {options.out}"
+    lines = (f"  {result.cell.name}: {result.content['status']}: {result.reason}" for result in without)
+    content = {
+        "out": options.out,
+        "cells": [_of_result(result) for result in results],
+        "done": len(results) - len(without),
+        "without_figures": len(without),
+    }
+    tell_result(arguments, finite(content), (done, *lines))
     return 1 if without else 0
+
+
+def _of_result(result: Result) -> Mapping[str, Any]:
+    """A cell that was run, as the JSON has it; figures are fractions."""
+    told = {"name": result.cell.name, "status": result.content["status"], "file": str(result.path)}
+    if not result.is_done:
+        return told | {"reason": result.reason}
+    return told | {"figures": result.content.get("figures", {}), "seconds": result.content.get("seconds")}
 
 
 def _list_cells(cells: list[Cell], options: Options, arguments: argparse.Namespace) -> int:
@@ -156,12 +173,31 @@ def _list_cells(cells: list[Cell], options: Options, arguments: argparse.Namespa
 
     waiting = [cell for cell in cells if arguments.rerun or current_result(cell, options) is None]
     estimate = estimate_from(options.out)
-    for cell in cells:
-        expected = estimate.seconds(kind_of(cell))
-        to_run = "to run" if expected is None else f"to run, about {clock_time(expected)}"
-        print(f"{cell.name}  [{to_run if cell in waiting else 'done'}]")
+    expected = {cell.name: estimate.seconds(kind_of(cell)) if cell in waiting else None for cell in cells}
     remaining = estimate.remaining(map(kind_of, waiting), (), arguments.jobs)
-    print(f"{len(cells)} cells, {len(waiting)} to run" + (f", about {clock_time(remaining)}" if remaining else ""))
+
+    def lines() -> Iterator[str]:
+        for cell in cells:
+            seconds = expected[cell.name]
+            to_run = "to run" if seconds is None else f"to run, about {clock_time(seconds)}"
+            yield f"{cell.name}  [{to_run if cell in waiting else 'done'}]"
+        about = f", about {clock_time(remaining)}" if remaining else ""
+        yield f"{len(cells)} cells, {len(waiting)} to run{about}"
+
+    content = {
+        "out": options.out,
+        "cells": [
+            {
+                "name": cell.name,
+                "status": "to run" if cell in waiting else "done",
+                "expected_seconds": expected[cell.name],
+            }
+            for cell in cells
+        ],
+        "to_run": len(waiting),
+        "expected_seconds": remaining,
+    }
+    tell_result(arguments, finite(content), lines())
     return 0
 
 

@@ -19,7 +19,8 @@ from advrbd_plugin import limits
 from advrbd_plugin.data.fitting import DEFAULT_FIT, check_fit, fit_pixels
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.labels import MAX_CLASSES, check_distinct, number_labels
-from advrbd_plugin.data.reading import LoadedImages, common_size, describe_sizes
+from advrbd_plugin.data.originals import hand_over
+from advrbd_plugin.data.reading import LoadedImages, Visit, common_size, describe_sizes
 from advrbd_plugin.data.selection import draw_images
 from advrbd_plugin.data.sources import DAMAGE, open_zip, read_entry
 from advrbd_plugin.errors import AdvrBDError, OutOfMemory, is_out_of_memory, out_of_memory
@@ -166,13 +167,14 @@ def finish_arrays(
     fit: str = DEFAULT_FIT,
     samples: int | None = None,
     seed: int = 0,
+    visit: Visit | None = None,
 ) -> LoadedImages:
     """A set from a file's arrays, as :func:`advrbd_plugin.data.reading.read_listing` makes it from pictures.
 
     Args:
         where: the file, for errors.
         names: of the labels, where the file has them.
-        class_names, image_size, fit, samples, seed: as there. Grey pictures become RGB, as there.
+        class_names, image_size, fit, samples, seed, visit: as there. Grey pictures become RGB, as there.
     """
     check_fit(fit)
     pixels = images_from_array(images, f"{where}: images")
@@ -180,7 +182,10 @@ def finish_arrays(
     numbers, known = number_labels(
         values, lambda index: f"{where}, picture {index}", names=names, class_names=class_names
     )
-    chosen = draw_images(ImageSet(pixels, numbers, known), samples, seed=seed)
+    whole = ImageSet(pixels, numbers, known)
+    if visit is not None:
+        return hand_over(visit, where, whole)
+    chosen = draw_images(whole, samples, seed=seed)
     own = chosen.image_size
     # What is smaller than the default keeps its size, as files do.
     size, notes = (image_size, []) if image_size is not None else common_size(Counter({own: len(chosen)}))

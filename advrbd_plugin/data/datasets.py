@@ -17,7 +17,8 @@ from advrbd_plugin.data.fitting import DEFAULT_FIT
 from advrbd_plugin.data.folder import class_folders, is_picture, load_folder
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.listings import GTSRB_CLASSES, LISTINGS, TINY_IMAGENET, gtsrb_names, imagenette_names
-from advrbd_plugin.data.reading import Listing, LoadedImages, read_listing
+from advrbd_plugin.data.originals import hand_over
+from advrbd_plugin.data.reading import Listing, LoadedImages, Visit, read_listing
 from advrbd_plugin.data.sources import is_junk, open_source
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.plain import brief
@@ -242,6 +243,7 @@ def _load_original(
     fit: str = DEFAULT_FIT,
     class_names: tuple[str, ...] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    visit: Visit | None = None,
 ) -> LoadedImages:
     """One part in the layout of the archive; its own classes are those of ``class_names``, or some of them.
 
@@ -252,6 +254,8 @@ def _load_original(
         if image_size not in (None, (32, 32)):
             raise AdvrBDError(f"{name} has images of 32x32 alone, got image_size {image_size[0]}x{image_size[1]}")
         loaded = load_cifar(home.parent, layout, part, samples=samples, seed=seed)
+        if visit is not None:
+            return hand_over(visit, str(home), loaded.image_set)
         return replace(loaded, image_set=_with_classes(loaded.image_set, class_names, home), notes=notes + loaded.notes)
     with open_source(home) as source:
         own = LISTINGS[name](source, part)
@@ -264,6 +268,7 @@ def _load_original(
             seed=seed,
             on_progress=on_progress,
             must_be_complete=len(class_names or ()) <= len(own.class_names),  # a model may know more classes
+            visit=visit,
         )
 
 

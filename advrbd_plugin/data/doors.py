@@ -16,7 +16,7 @@ from advrbd_plugin.data.fitting import DEFAULT_FIT, check_fit
 from advrbd_plugin.data.folder import load_folder
 from advrbd_plugin.data.manifest import SUFFIXES as MANIFESTS
 from advrbd_plugin.data.manifest import load_manifest
-from advrbd_plugin.data.reading import LoadedImages
+from advrbd_plugin.data.reading import LoadedImages, Visit
 from advrbd_plugin.data.shards import find_shards, is_shard, load_shards
 from advrbd_plugin.data.tables import Columns
 from advrbd_plugin.data.tar import is_tar
@@ -44,6 +44,7 @@ def load_data(
     samples: int | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    visit: Visit | None = None,
 ) -> LoadedImages:
     """Read a data set of any kind (docs/data.md lists them).
 
@@ -58,6 +59,8 @@ def load_data(
         samples: how many images to take, each class in proportion, drawn by (seed, sample id); all if there are fewer.
         seed: for that draw.
         on_progress: called with (pictures done, pictures in all).
+        visit: is given the pictures as they are stored, and nothing is decoded; see
+            :func:`advrbd_plugin.data.reading.read_listing`.
 
     Raises:
         AdvrBDError: it is not there or of no kind that is read, or cannot be read; one line says what to do.
@@ -67,7 +70,7 @@ def load_data(
         raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
     name, columns = os.fspath(data), columns or Columns()
     arrays: dict[str, Any] = {"image_size": image_size, "fit": fit, "samples": samples, "seed": seed}
-    arrays["class_names"] = class_names
+    arrays |= {"class_names": class_names, "visit": visit}
     reading = arrays | {"on_progress": on_progress}
     if name.startswith(PREFIX):
         return load_torchvision(name.removeprefix(PREFIX), root, part=part, **reading)

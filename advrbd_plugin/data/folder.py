@@ -13,7 +13,7 @@ import torch
 from advrbd_plugin.data.decoding import EXTENSIONS
 from advrbd_plugin.data.fitting import DEFAULT_FIT
 from advrbd_plugin.data.listings import imagenette_names
-from advrbd_plugin.data.reading import Listing, LoadedImages, path_ids, read_listing
+from advrbd_plugin.data.reading import Listing, LoadedImages, Visit, path_ids, read_listing
 from advrbd_plugin.data.sources import Source, open_source
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.plain import brief
@@ -35,6 +35,7 @@ def load_folder(
     samples: int | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    visit: Visit | None = None,
 ) -> LoadedImages:
     """Read an ImageFolder: each sub-folder is a class, classes are numbered in the order of their sorted names.
 
@@ -52,6 +53,7 @@ def load_folder(
         samples: how many images to take, each class in proportion, drawn by (seed, sample id); all if there are fewer.
         seed: for that draw.
         on_progress: called with (files done, files in all).
+        visit: as :func:`read_listing`.
 
     Raises:
         AdvrBDError: nothing there, no class folders, one class only, a class with no (readable) image, unknown class.
@@ -66,6 +68,7 @@ def load_folder(
             seed=seed,
             on_progress=on_progress,
             must_be_complete=class_names is None,
+            visit=visit,
         )
 
 

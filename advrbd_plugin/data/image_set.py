@@ -30,6 +30,14 @@ class ImageSet:
 
     Raises:
         AdvrBDError: a field has the wrong shape, dtype or device, or a value out of range; the line names the field.
+
+    Examples:
+        >>> pictures = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+        >>> cats_and_dogs = ImageSet(pictures, torch.tensor([0, 1, 1, 0]), ("cat", "dog"))
+        >>> len(cats_and_dogs), cats_and_dogs.num_classes, cats_and_dogs.subset([1, 2]).sample_ids
+        (4, 2, tensor([1, 2]))
+        >>> ImageSet.from_numpy(pictures.permute(0, 2, 3, 1) / 255, ["cat", "dog", "dog", "cat"]).labels
+        tensor([0, 1, 1, 0])
     """
 
     images: Tensor

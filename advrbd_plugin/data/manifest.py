@@ -45,6 +45,9 @@ class NamedFiles(Source):
         with open_regular(self._place(path)) as handle:
             return handle.read(HEAD_BYTES)
 
+    def file(self, path: str) -> Path | None:
+        return self._place(path)
+
     def _place(self, path: str) -> Path:
         if points_outside(path):
             raise ValueError(f"{path} lies outside the folder")
@@ -61,6 +64,14 @@ def path_inside(root: Path, path: str) -> str | None:
     return None if points_outside(path) or path == "." else path
 
 
+def _inside(table: Path, home: Path, path: str) -> str | None:
+    """A path of ``table`` as one below ``home``: from there, or from the table's own folder."""
+    found = path_inside(home, path)
+    if found is not None or os.path.isabs(path) or "\0" in path:
+        return found
+    return path_inside(Path(os.path.realpath(home)), os.path.join(os.path.realpath(table.parent), path))
+
+
 def load_manifest(
     path: Path,
     *,
@@ -73,7 +84,8 @@ def load_manifest(
 
     Args:
         path: text in UTF-8, its first row the columns' names, separated by commas, semicolons or tabs.
-        root: the folder that the paths are below; the file's own by default.
+        root: the folder that the paths are below; the file's own by default. A path that leads out of it is taken from
+            the file's own folder, and must then lie below ``root``.
         columns: which to read; ``path`` and ``label`` (and other usual names) by default.
         class_names: the classes of a model that is to be judged.
         reading: as :func:`advrbd_plugin.data.reading.read_listing`.
@@ -148,7 +160,7 @@ def _read_rows(path: Path, home: Path, columns: Columns) -> tuple[list[str], lis
             fault = f"it has {len(row)} cells, the first row {len(names)}"
         else:
             value = label_or_fault(row[label])
-            inside = path_inside(home, row[image].strip()) if row[image].strip() else None
+            inside = _inside(path, home, row[image].strip()) if row[image].strip() else None
             if not row[image].strip():
                 fault = f"{names[image]} is empty"
             elif inside is None:

@@ -94,6 +94,10 @@ class Source(ABC):
     def size(self, path: str) -> int:
         """Bytes that :meth:`read` will take, at most :data:`limits.MAX_FILE_BYTES`; raises as it does."""
 
+    def file(self, path: str) -> Path | None:
+        """The file on the disk that holds this picture and nothing else; ``None`` if it lies in something larger."""
+        return None
+
     def close(self) -> None:  # noqa: B027 - a folder has nothing open
         """Let go of what is open."""
 
@@ -152,6 +156,9 @@ class FolderSource(Source):
     def head(self, path: str) -> bytes:
         with open_regular(self._place(path)) as handle:
             return handle.read(HEAD_BYTES)
+
+    def file(self, path: str) -> Path | None:
+        return self._place(path)
 
     def _place(self, path: str) -> Path:
         if path.startswith("/") or ".." in path.split("/"):

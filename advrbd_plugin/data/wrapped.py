@@ -15,7 +15,8 @@ from advrbd_plugin.data.arrays import images_from_array
 from advrbd_plugin.data.fitting import DEFAULT_FIT, check_fit, fit_pixels
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.labels import MAX_CLASSES, number_labels
-from advrbd_plugin.data.reading import LoadedImages, common_size, describe_sizes
+from advrbd_plugin.data.originals import PixelSource, list_pixels
+from advrbd_plugin.data.reading import LoadedImages, Visit, common_size, describe_sizes, visited
 from advrbd_plugin.data.selection import draw_images
 from advrbd_plugin.data.store import release_room, room_for
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
@@ -37,6 +38,7 @@ def load_dataset_object(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
     where: str = "the data set",
+    visit: Visit | None = None,
 ) -> LoadedImages:
     """The (picture, label) pairs of a data set as images; a sample's id is its place.
 
@@ -44,7 +46,7 @@ def load_dataset_object(
         dataset: has a length and items, or can be gone through once. A picture is one of PIL, or an array or tensor as
             :func:`advrbd_plugin.data.arrays.images_from_array` takes, one of them; a label is a whole number or a name.
         names: of the labels; the data set's own ``classes`` by default.
-        class_names, image_size, fit, samples, seed, on_progress: as
+        class_names, image_size, fit, samples, seed, on_progress, visit: as
             :func:`advrbd_plugin.data.reading.read_listing`.
         where: begins the line of an error.
 
@@ -52,6 +54,8 @@ def load_dataset_object(
         AdvrBDError: it holds something else, nothing, or a label out of range.
     """
     check_fit(fit)
+    if visit is not None:
+        return _visit(dataset, visit, names, class_names, where)
     total = len(dataset) if _has_places(dataset) else 0
     items = _items(dataset, where)
     size, notes, channels, items = _choose(dataset, items, image_size, where)
@@ -87,6 +91,32 @@ def load_dataset_object(
     image_set = draw_images(ImageSet(images, numbers, known), samples, seed=seed)
     sizes = [sizes[index] for index in image_set.sample_ids.tolist()]
     return LoadedImages(image_set, (), (*notes, *describe_sizes(sizes, size, fit)))
+
+
+def _visit(
+    dataset: Any, visit: Visit, names: Sequence[str] | None, class_names: Sequence[str] | None, where: str
+) -> LoadedImages:
+    """Hand over the pictures one at a time, each in its own size. The data set must have places."""
+    values = [
+        _label(_pair(item, index, where)[1], f"{where}, item {index}")
+        for index, item in enumerate(_items(dataset, where))
+    ]
+    if not values:
+        raise AdvrBDError(f"{where} holds no pictures")
+    numbers, known = number_labels(
+        values,
+        lambda index: f"{where}, item {index}",
+        names=_names(dataset, names, values),
+        class_names=class_names,
+    )
+    listing = list_pixels(numbers, torch.arange(len(values)), known)
+
+    def pixels(index: int) -> np.ndarray:
+        return _pixels(_pair(_item_at(dataset, index, where), index, where)[0], f"{where}, picture {index}")
+
+    with PixelSource(where, listing.paths, pixels) as source:
+        visit(source, listing)
+    return visited(listing)
 
 
 def _has_places(dataset: Any) -> bool:

@@ -184,6 +184,14 @@ class AdvrBDConfig(PaperConfig, RetrainingConfig, ConfirmationConfig, Identifica
     The attributes of the stages are documented there: :class:`TrainingConfig`, :class:`ScoringConfig`,
     :class:`DetectionConfig`, :class:`ConfirmationConfig`, :class:`EnhancementConfig`, :class:`PaperConfig`,
     :class:`IdentificationConfig` and :class:`RetrainingConfig`.
+
+    Examples:
+        >>> config = AdvrBDConfig.preset("robust").replace(epochs=30, seed=1)
+        >>> config.epochs, config.patch_size, config == AdvrBDConfig(epochs=30, seed=1)
+        (30, 16, True)
+        >>> AdvrBDConfig(epsilon=-1)
+        Traceback (most recent call last):
+        advrbd_plugin.errors.AdvrBDError: epsilon must be ...
     """
 
     detect_targets: bool = True

@@ -20,6 +20,11 @@ class Window:
     Attributes:
         top, left: its upper left pixel.
         side: its height and width.
+
+    Examples:
+        >>> corner = Window(top=28, left=28, side=3)
+        >>> corner.top + corner.side
+        31
     """
 
     top: int
@@ -43,6 +48,11 @@ class ClassFinding:
         pattern: (C, H, W) float32 in pixel scale, what its poisoned samples have in common less what all pictures have;
             ``None`` where the class is not suspected.
         window: the part of the picture where most of the pattern is; ``None`` where it is spread over the picture.
+
+    Examples:
+        >>> finding = ClassFinding(1, True, 0.98, "24 samples carry the same white square", window=Window(28, 28, 3))
+        >>> ClassFinding.from_json(finding.to_json()).window
+        Window(top=28, left=28, side=3)
     """
 
     label: int

@@ -29,6 +29,15 @@ class Verdicts:
     uncertain: (N,) bool: not called poisoned, yet not trusted enough to be trained on.
     mislabelled: (N,) bool: in place under another label, without a trigger: an error, no attack.
     mislabelled_score: (N,) float32 in [0, 1], higher is more likely an error; mislabelled from 0.5 on.
+
+    Examples:
+        >>> import torch
+        >>> no = torch.tensor([False, False])
+        >>> verdicts = Verdicts(torch.tensor([True, False]), torch.tensor([0.9, 0.1]), torch.tensor([1, 0]), no, no)
+        >>> verdicts
+        Verdicts(2 samples: 1 poisoned, 0 uncertain, 0 mislabelled)
+        >>> verdicts.words()
+        ['poisoned', 'clean']
     """
 
     poisoned: Tensor

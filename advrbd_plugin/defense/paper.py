@@ -46,6 +46,11 @@ def partition(scores: Tensor, alpha: float) -> Partition:
 
     Raises:
         ValueError: ``alpha`` is out of range, or a score is NaN.
+
+    Examples:
+        >>> parts = partition(torch.tensor([0.1, 3.0, 0.2, 2.0]), alpha=0.5)
+        >>> parts.clean
+        tensor([False,  True, False,  True])
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be in (0, 1), got {alpha}")

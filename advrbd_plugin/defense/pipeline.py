@@ -40,6 +40,17 @@ class AdvrBD:
             and settings goes on where it was and ends with the same result. ``None`` stores nothing.
         progress: told of every batch; by default each stage is a record of the logger ``advrbd_plugin`` (INFO).
         detector: finds the target classes, as :func:`advrbd_plugin.defense.detection.detect_targets` does.
+
+    Examples:
+        >>> import torch
+        >>> from advrbd_plugin import ImageSet
+        >>> images = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8)
+        >>> train_set = ImageSet(images, torch.arange(20) % 2, ("cat", "dog"))
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))  # its layout is taken
+        >>> quick = AdvrBDConfig(epochs=1, patch_size=4, mixed_precision=False)  # default: preset("robust")
+        >>> result = AdvrBD(network, quick, device="cpu").fit(train_set)
+        >>> result.verdicts.poisoned.shape, result.model.predict(train_set.images).shape
+        (torch.Size([20]), torch.Size([20]))
     """
 
     def __init__(

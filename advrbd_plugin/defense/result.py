@@ -36,6 +36,17 @@ class BackdooredModel:
         model: the model trained on everything, in eval mode, for images in pixel scale [0, 1].
         rows: one an epoch: ``epoch``, ``loss``, ``accuracy``.
         seconds: stage -> time; next to none where the model was found in ``work_dir``.
+
+    Examples:
+        >>> import torch
+        >>> from advrbd_plugin import AdvrBD, AdvrBDConfig, ImageSet
+        >>> images = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8)
+        >>> train_set = ImageSet(images, torch.arange(20) % 2, ("cat", "dog"))
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+        >>> quick = AdvrBDConfig(epochs=2, patch_size=4, mixed_precision=False)
+        >>> trained = AdvrBD(network, quick, device="cpu").train_backdoored(train_set)
+        >>> len(trained.rows), sorted(trained.rows[0])
+        (2, ['accuracy', 'epoch', 'loss'])
     """
 
     model: nn.Module
@@ -65,6 +76,21 @@ class AdvrBDScan:
         config: the settings.
         train_set: the set that was given; ``None`` where a saved result was loaded without it.
         samples: its labels, classes, ids and paths.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> from advrbd_plugin import AdvrBD, AdvrBDConfig, AdvrBDScan, ImageSet, make_model
+        >>> images = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8)
+        >>> train_set = ImageSet(images, torch.arange(20) % 2, ("cat", "dog"))
+        >>> quick = AdvrBDConfig(epochs=1, patch_size=4, mixed_precision=False)
+        >>> network = lambda: make_model("resnet_narrow", num_classes=2, in_channels=1, image_size=8)
+        >>> scan = AdvrBD(network, quick, device="cpu").scan(train_set)
+        >>> scan.table().columns.tolist()
+        ['sample_id', 'label', 'verdict', 'probability', 'suggested_label']
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = scan.save(folder)
+        ...     AdvrBDScan.load(folder).verdicts.poisoned.shape
+        torch.Size([20])
     """
 
     backdoored_model: ImageClassifier
@@ -230,6 +256,17 @@ class AdvrBDResult(AdvrBDScan):
         is_retrained: whether ``model`` was trained without the poisoned samples; if not, it is ``backdoored_model``.
         rounds: how many models were examined, the one trained on everything included.
         remark: one sentence: which model is returned and why.
+
+    Examples:
+        >>> import torch
+        >>> from advrbd_plugin import AdvrBD, AdvrBDConfig, ImageSet
+        >>> images = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8)
+        >>> train_set = ImageSet(images, torch.arange(20) % 2, ("cat", "dog"))
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+        >>> quick = AdvrBDConfig(epochs=1, patch_size=4, mixed_precision=False)
+        >>> result = AdvrBD(network, quick, device="cpu").fit(train_set)
+        >>> result.model.predict(torch.zeros(3, 1, 20, 30, dtype=torch.uint8)).shape  # pictures of any size
+        torch.Size([3])
     """
 
     model: ImageClassifier

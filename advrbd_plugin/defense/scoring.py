@@ -189,6 +189,14 @@ def consistency_scores(
         ValueError: no such reduction, labels out of range, or an argument that :func:`advrbd_plugin.ops.perturb`
             refuses.
         AdvrBDError: a logit is NaN or infinite.
+
+    Examples:
+        >>> import torch
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
+        >>> images, labels = torch.randint(256, (6, 3, 8, 8), dtype=torch.uint8), torch.tensor([0, 1, 0, 1, 0, 1])
+        >>> scores = consistency_scores(network, images, labels, patch_size=4)
+        >>> scores.shape, bool((scores >= 0).all())
+        (torch.Size([6]), True)
     """
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")

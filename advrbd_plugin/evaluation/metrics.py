@@ -21,6 +21,10 @@ class Performance:
         asr: share of the triggered images, none of them of the target class, that are given the target label.
             Lower is better. ``None`` where there is no attack to measure.
         ra: share of the same triggered images that are given their true label. Higher is better.
+
+    Examples:
+        >>> Performance(acc=0.75, asr=0.01, ra=0.74).asr
+        0.01
     """
 
     acc: float
@@ -75,6 +79,14 @@ def evaluate(
 
     Raises:
         AdvrBDError: as :func:`evaluate_images`.
+
+    Examples:
+        >>> from advrbd_plugin import ImageSet
+        >>> images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
+        >>> performance = evaluate(network, ImageSet(images, torch.tensor([0, 1, 0, 1]), ("cat", "dog")))
+        >>> 0 <= performance.acc <= 1, performance.asr
+        (True, None)
     """
     if triggered is None:
         return evaluate_images(model, clean.images, clean.labels)
@@ -118,6 +130,11 @@ def judge_detection(poisoned: Tensor, verdicts: Tensor, scores: Tensor) -> Detec
         poisoned: (N,) bool, the truth.
         verdicts: (N,) bool, which samples were called poisoned.
         scores: (N,) float, higher is more suspicious.
+
+    Examples:
+        >>> poisoned, scores = torch.tensor([True, True, False, False]), torch.tensor([0.9, 0.4, 0.2, 0.1])
+        >>> judge_detection(poisoned, scores > 0.5, scores)
+        Detection(tpr=0.5, fpr=0.0, auroc=1.0)
     """
     from sklearn.metrics import roc_auc_score
 

@@ -25,6 +25,11 @@ class ModelDescription:
         image_size: (height, width) that it was trained on.
         mean, std: per channel, in pixel scale [0, 1]; the model's first layer normalises with them.
         fit: how pictures of another shape come to ``image_size``, one of :data:`advrbd_plugin.data.fitting.FITS`.
+
+    Examples:
+        >>> description = ModelDescription("resnet_narrow", ("cat", "dog"), 3, (32, 48), (0.5,) * 3, (0.25,) * 3)
+        >>> description.build()(torch.rand(1, 3, 32, 48)).shape
+        torch.Size([1, 2])
     """
 
     name: str

@@ -69,6 +69,15 @@ def load_model(
 
     Raises:
         AdvrBDError: a file is missing, damaged, or does not fit the other.
+
+    Examples:
+        >>> import tempfile
+        >>> from advrbd_plugin import ImageClassifier, make_model
+        >>> model = ImageClassifier(make_model("resnet_narrow", num_classes=2), ModelDescription.default("cat", "dog"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = model.save(folder)
+        ...     load_model(folder)
+        ImageClassifier(resnet_narrow, 2 classes, pictures of 3x32x32, 307,794 weights)
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

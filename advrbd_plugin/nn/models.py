@@ -76,6 +76,13 @@ def make_model(
 
     Raises:
         AdvrBDError: no such model, or ``mean``/``std`` of another length than ``in_channels``.
+
+    Examples:
+        >>> make_model("resnet_narrow", num_classes=10)(torch.rand(4, 3, 32, 32)).shape
+        torch.Size([4, 10])
+        >>> make_model("resnet_wide", num_classes=10)
+        Traceback (most recent call last):
+        advrbd_plugin.errors.AdvrBDError: model must be one of ...
     """
     if name not in MODELS and not is_built_elsewhere(name):
         raise AdvrBDError(f"model must be one of {', '.join(MODELS)}; {WAYS}; got {name!r}")

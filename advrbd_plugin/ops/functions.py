@@ -39,6 +39,13 @@ def patch_origins(
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Examples:
+        >>> origins = patch_origins(torch.arange(5), image_size=32, patch_size=16, num_masks=2)
+        >>> origins.shape, bool((origins <= 16).all())
+        (torch.Size([2, 5, 2]), True)
+        >>> torch.equal(patch_origins(torch.tensor([3]), 32, 16, 2)[:, 0], origins[:, 3])  # the batch plays no part
+        True
     """
     check_id_dtype(sample_ids)
     height, width = (image_size, image_size) if isinstance(image_size, (int, torch.SymInt)) else image_size
@@ -61,6 +68,11 @@ def philox_uniform(sample_ids: Tensor, high: int, seed: int = 0) -> Tensor:
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Examples:
+        >>> numbers = philox_uniform(torch.arange(1000), high=10, seed=1)
+        >>> numbers.shape, sorted(numbers.unique().tolist()) == list(range(10))
+        (torch.Size([1000, 2]), True)
     """
     check_id_dtype(sample_ids)
     return torch.ops.advrbd.philox_uniform(sample_ids, high, _signed(seed))
@@ -98,6 +110,12 @@ def perturb(
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Examples:
+        >>> images, gradient = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+        >>> moved = perturb(images, gradient, epsilon=0.1, patch_size=2, num_masks=3)
+        >>> moved.shape, int((moved[0] > 0).sum())  # one patch of 2x2 pixels for each mask
+        (torch.Size([3, 1, 1, 4, 4]), 4)
     """
     check_dtypes("images", images, "grad", grad)
     check_id_dtype(sample_ids)
@@ -127,6 +145,12 @@ def kl_divergence(logits: Tensor, perturbed_logits: Tensor) -> Tensor:
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Examples:
+        >>> logits = torch.tensor([[0.0, 0.0]])
+        >>> kl_divergence(logits, torch.stack([logits, torch.tensor([[0.0, 1.0]])])).round(decimals=4)
+        tensor([[0.0000],
+                [0.1201]])
     """
     check_dtypes("logits", logits, "perturbed_logits", perturbed_logits)
     return torch.ops.advrbd.kl_divergence(logits, perturbed_logits)
@@ -154,6 +178,12 @@ def score_step(
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Examples:
+        >>> images = torch.zeros(2, 1, 4, 4)
+        >>> step = score_step(None, None, images, torch.ones_like(images), epsilon=0.1, patch_size=2)  # the first step
+        >>> step.perturbed.shape
+        torch.Size([1, 2, 1, 4, 4])
     """
     check_dtypes("logits", logits, "perturbed_logits", perturbed_logits)
     check_dtypes("images", images, "grad", grad)
@@ -177,6 +207,10 @@ def backend(tensor: Tensor, op: str = "perturb") -> str:
 
     "cpu", "cuda" (compiled kernels), "nvrtc" (the kernels of "cuda", compiled when they are first used) or "reference"
     (plain PyTorch).
+
+    Examples:
+        >>> backend(torch.zeros(1)) in ("cpu", "reference")
+        True
     """
     key = {"cuda": "CUDA", "cpu": "CPU"}.get(tensor.device.type)
     if key and torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", key):

@@ -42,10 +42,15 @@ def overview_png(record: RunRecord) -> bytes:
     return encode(figure, "png")
 
 
-def curves_svg(record: RunRecord) -> bytes:
-    figure = make_figure(12, 3)
-    draw_curves(figure, record.result.curves)
-    return encode(figure, "svg")
+def curves_svgs(record: RunRecord) -> dict[str, bytes]:
+    """A drawing for each stage that has curves, by its name."""
+    drawings = {}
+    for stage, rows in _curves(record.result.curves):
+        figure = make_figure(5, 3.2)
+        _draw_stage(figure.subplots(), stage, rows)
+        figure.draw_without_rendering()  # the second layout, when saved, knows how wide the figures at the axes are
+        drawings[stage] = encode(figure, "svg")
+    return drawings
 
 
 def as_rgb(image: Tensor) -> np.ndarray:
@@ -103,37 +108,47 @@ def draw_classes(axes: Axes, record: RunRecord, limit: int = 20) -> None:
 
 def draw_curves(figure: Figure, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """One small panel for each stage; shares have the left scale, other figures the right one."""
-    from matplotlib.ticker import MaxNLocator
-
-    stages = [(stage, rows) for stage, rows in curves.items() if rows and not is_by_label(rows)][:_MAX_PANELS]
+    stages = _curves(curves)
     if not stages:
         figure.text(0.02, 0.5, "No curves were recorded.")
         return
     for axes, (stage, rows) in zip(np.atleast_1d(figure.subplots(1, len(stages))), stages, strict=True):
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        counter = next((name for name in _COUNTERS if all(name in row for row in rows)), "row")
-        places = [row.get(counter, number) for number, row in enumerate(rows)]
-        names = [name for name in names if name not in _COUNTERS]
-        series = {name: [_number(row.get(name)) for row in rows] for name in names}
-        names = [name for name in names if not np.isnan(series[name]).all()]
-        shares = [name for name in names if _is_share(series[name])]
-        others = [name for name in names if name not in shares]
-        other_axes = axes.twinx() if shares and others else axes
-        lines = []
-        for index, name in enumerate(names):
-            target = axes if name in shares else other_axes
-            style = "-" if name in shares else "--"
-            marker = "o" if len(rows) == 1 else None
-            label = name.replace("_", " ")
-            lines += target.plot(places, series[name], style, color=_GREYS[index % 6], label=label, marker=marker)
-        axes.set_title(stage.replace("_", " "), loc="left", parse_math=False)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlabel(counter)
-        if shares:
-            axes.set_ylabel("share")
-        if others:
-            other_axes.set_ylabel(shorten(", ".join(name.replace("_", " ") for name in others), 40))
-        axes.legend(handles=lines, frameon=False, fontsize=7)
+        _draw_stage(axes, stage, rows)
+
+
+def _curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[tuple[str, Sequence[Mapping[str, float]]]]:
+    """The stages with curves; at most six."""
+    return [(stage, rows) for stage, rows in curves.items() if rows and not is_by_label(rows)][:_MAX_PANELS]
+
+
+def _draw_stage(axes: Axes, stage: str, rows: Sequence[Mapping[str, float]]) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    counter = next((name for name in _COUNTERS if all(name in row for row in rows)), "row")
+    places = [row.get(counter, number) for number, row in enumerate(rows)]
+    names = [name for name in names if name not in _COUNTERS]
+    series = {name: [_number(row.get(name)) for row in rows] for name in names}
+    names = [name for name in names if not np.isnan(series[name]).all()]
+    shares = [name for name in names if "loss" not in name and _is_share(series[name])]
+    others = [name for name in names if name not in shares]
+    other_axes = axes.twinx() if shares and others else axes
+    lines = []
+    for index, name in enumerate(names):
+        target = axes if name in shares else other_axes
+        style = "-" if name in shares else "--"
+        marker = "o" if len(rows) == 1 else None
+        label = name.replace("_", " ")
+        lines += target.plot(places, series[name], style, color=_GREYS[index % 6], label=label, marker=marker)
+    axes.set_title(stage.replace("_", " "), loc="left", parse_math=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel(counter)
+    if shares:
+        axes.set_ylabel(", ".join(name.replace("_", " ") for name in shares))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    if others:
+        other_axes.set_ylabel(shorten(", ".join(name.replace("_", " ") for name in others), 40))
+    axes.legend(handles=lines, frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
 
 
 def is_by_label(rows: Sequence[Mapping[str, float]]) -> bool:

@@ -32,6 +32,18 @@ def write_report(
 
     Raises:
         AdvrBDError: the pictures are not known or of another set, or the folder cannot be written.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> from advrbd_plugin import AdvrBD, AdvrBDConfig, make_model
+        >>> images = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8)
+        >>> train_set = ImageSet(images, torch.arange(20) % 2, ("cat", "dog"))
+        >>> quick = AdvrBDConfig(epochs=1, patch_size=4, mixed_precision=False)
+        >>> network = lambda: make_model("resnet_narrow", num_classes=2, image_size=8)
+        >>> scan = AdvrBD(network, quick, device="cpu").scan(train_set)
+        >>> with tempfile.TemporaryDirectory() as folder:  # or scan.report(folder)
+        ...     write_report(scan, folder)["images"]
+        20
     """
     images = result.train_set if train_set is None else train_set
     if images is None:
@@ -40,4 +52,4 @@ def write_report(
         raise AdvrBDError(f"train_set has {len(images)} pictures, the result is of {len(result.verdicts.poisoned)}")
     description = result.backdoored_model.description
     with OutputFolder(folder, overwrite=True) as out:
-        return out.write(RunRecord(data, images, result, description))
+        return out.write(RunRecord(data, images, result, description, origin="python"))

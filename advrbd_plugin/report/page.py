@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from advrbd_plugin.report.histogram import histogram_svg
 from advrbd_plugin.report.links import Links
 from advrbd_plugin.report.pictures import data_uri, galleries
 from advrbd_plugin.report.record import VERDICTS, RunRecord, verdict_codes
+from advrbd_plugin.report.template import render
 from advrbd_plugin.report.text import one_line, printable
 from advrbd_plugin.report.trigger import triggers
 from advrbd_plugin.report.verdict_rows import rows_json, script, script_hash
@@ -45,26 +45,22 @@ def report_html(
         place: the folder that the page will lie in; links to the user's files start there.
         comparison: where the truth is known: ``attack``, ``columns`` and ``rows`` of a table of ready texts.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     links, verdicts = Links.of(record, place), record.result.verdicts
     codes = verdict_codes(verdicts)
-    environment = Environment(
-        loader=PackageLoader("advrbd_plugin.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["breakable"] = breakable
-    page = environment.get_template("report.html").render(
+    return render(
+        "report.html",
         summary=printable(summary),
+        judged=record.result.trained_enough,
         answer=answer(record, summary, os.fspath(place)),
         out=one_line(os.fspath(place)),
         triggers=triggers(record, links),
-        galleries=galleries(record, links),
-        models=_models(summary),
+        galleries=galleries(record, links) if record.result.trained_enough else [],
+        models=_models(summary) if record.result.trained_enough else None,
         classes=_classes(record, summary),
         sentences=[one_line(each.sentence) for each in record.result.findings[:_CLASS_ROWS] if each.sentence],
         comparison=comparison,
         histogram=_markup(histogram_svg(verdicts.score, codes)),
-        curves=data_uri(figures.curves_svg(record), "image/svg+xml"),
+        curves=[(stage, data_uri(drawn, "image/svg+xml")) for stage, drawn in figures.curves_svgs(record).items()],
         stages=[
             (stage, STAGE_MEANINGS.get(stage, ""), duration(seconds)) for stage, seconds in summary["seconds"].items()
         ],
@@ -75,7 +71,6 @@ def report_html(
         script=script(),
         script_hash=script_hash(),
     )
-    return page.lstrip()
 
 
 def duration(seconds: float) -> str:
@@ -86,13 +81,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def breakable(text: str) -> Any:
-    """Escaped ``text`` that may go on in the next line after a slash or an underscore, so that no word is broken."""
-    from markupsafe import Markup, escape
-
-    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/_])", text))
 
 
 def _markup(text: str) -> Any:
@@ -107,6 +95,7 @@ def _models(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     names = {"before": "trained on everything", "after": "trained without the poisoned pictures"}
     return {
+        "title": "Before and after" if "after" in figures else "What the model learned",
         "trusted": figures["trusted_images"],
         "poisoned": figures["poisoned_images"],
         "rows": [(words, figures[name]) for name, words in names.items() if name in figures],

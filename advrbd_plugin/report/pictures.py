@@ -91,36 +91,57 @@ def tiles_of(record: RunRecord, positions: list[int], links: Links) -> list[Tile
 def galleries(record: RunRecord, links: Links) -> list[Gallery]:
     """The surest, the borderline and the mislabelled samples."""
     verdicts = record.result.verdicts
-    poisoned = verdicts.poisoned.nonzero().flatten()
-    surest = poisoned[torch.argsort(verdicts.score[poisoned], descending=True, stable=True)]
     wrong = verdicts.mislabelled.nonzero().flatten()
+    sure = surest(verdicts.score, verdicts.poisoned, _SHOWN)
+    guessed = bool((verdicts.suggested_label[sure] != record.image_set.labels[sure]).any())
     return [
         _gallery(
             record,
             links,
-            surest,
+            sure,
             "surest",
-            "Surest",
-            "The poisoned pictures with the highest probability. They should share something that the other pictures "
-            "of their class lack. The suggested label is a guess of the final model.",
+            "The surest poisoned pictures",
+            "With the probability that each is poisoned. They should share something that the other pictures of their "
+            "class lack: if they do not, doubt the verdict." + (" The better label is a guess." if guessed else ""),
+            int(verdicts.poisoned.sum()),
         ),
         _gallery(
             record,
             links,
             borderline(verdicts.score, verdicts.mislabelled),
             "borderline",
-            "Borderline",
-            "The pictures whose probability is nearest to 50%: decide about these yourself.",
+            "Borderline pictures",
+            "Those whose probability of being poisoned is nearest to 50%: decide about these yourself. Uncertain ones "
+            "are not called poisoned, but no clean model is trained on them either.",
         ),
         _gallery(
             record,
             links,
             wrong,
             "mislabelled",
-            "Mislabelled",
-            "Pictures that belong to another class and carry no trigger: errors, no attack.",
+            "Mislabelled pictures",
+            "They seem to belong to another class and carry no trigger: errors, no attack.",
         ),
     ]
+
+
+def surest(score: Tensor, poisoned: Tensor, count: int) -> Tensor:
+    """(M,) int64: at most ``count`` positions of flagged samples, the highest score first.
+
+    Where more than ``count`` show the same highest percentage, they are taken evenly from all of these, so that not
+    only those of the first folder are seen.
+
+    Args:
+        score: (N,) float in [0, 1].
+        poisoned: (N,) bool.
+    """
+    found = poisoned.nonzero().flatten()
+    seen = (1000 * score[found].double()).round()  # as the page rounds them
+    order = torch.argsort(seen, descending=True, stable=True)
+    alike = int((seen == seen.max()).sum()) if len(found) else 0
+    if alike <= count:
+        return found[order[:count]]
+    return found[order[torch.linspace(0, alike - 1, count).round().long()]]
 
 
 def borderline(score: Tensor, mislabelled: Tensor) -> Tensor:
@@ -157,5 +178,8 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _gallery(record: RunRecord, links: Links, found: Tensor, place: str, title: str, about: str) -> Gallery:
-    return Gallery(place, title, about, tiles_of(record, found[:_SHOWN].tolist(), links), len(found))
+def _gallery(
+    record: RunRecord, links: Links, found: Tensor, place: str, title: str, about: str, total: int | None = None
+) -> Gallery:
+    tiles = tiles_of(record, found[:_SHOWN].tolist(), links)
+    return Gallery(place, title, about, tiles, len(found) if total is None else total)

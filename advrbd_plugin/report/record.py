@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class RunRecord:
     model: how the models are built.
     left_out: (path, reason) of files that could not be read.
     notes: sentences on what was done to the pictures.
+    origin: who asked, which decides what the page advises: ``command`` (``data`` is what a command line names),
+        ``python`` (the pictures are in memory) or ``demo`` (they were poisoned on purpose).
     """
 
     data: str
@@ -40,6 +42,7 @@ class RunRecord:
     model: ModelDescription
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    origin: Literal["command", "python", "demo"] = "command"
 
     def path(self, index: int) -> str:
         """The image's path, or its id where it came from no file."""

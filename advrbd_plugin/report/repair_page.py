@@ -19,6 +19,7 @@ from advrbd_plugin.report.figures import CLEAN_COLOUR, POISONED_COLOUR, draw_cur
 from advrbd_plugin.report.page import duration
 from advrbd_plugin.report.pictures import data_uri
 from advrbd_plugin.report.record import TOOL
+from advrbd_plugin.report.template import render
 from advrbd_plugin.report.text import printable
 
 if TYPE_CHECKING:
@@ -88,15 +89,11 @@ def summarise_repair(record: RepairRecord) -> dict[str, Any]:
 
 def repair_files(record: RepairRecord, summary: Mapping[str, Any]) -> dict[str, bytes]:
     """Everything beside the model, the curves and the summary, by file name."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     figure = make_figure(12, 4)
     _draw(figure, record)
     picture = encode(figure, "png")
-    environment = Environment(
-        loader=PackageLoader("advrbd_plugin.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("repair.html").render(
+    page = render(
+        "repair.html",
         summary=printable(summary),
         neurons=[(layer, index, f"{z_score:.1f}") for layer, index, _, z_score in _suspicious(record)],
         limit=_LISTED_NEURONS,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advrbd_plugin.defense.findings import ClassFinding, Window
 from advrbd_plugin.report.links import Links
-from advrbd_plugin.report.pictures import Tile, png, png_uri, tiles_of
+from advrbd_plugin.report.pictures import Tile, png, png_uri, surest, tiles_of
 from advrbd_plugin.report.record import RunRecord, pattern_file
 from advrbd_plugin.report.text import one_line
 from advrbd_plugin.report.wording import in_words, suspected_findings, what_they_share
@@ -104,12 +104,11 @@ def pattern_files(record: RunRecord) -> dict[str, bytes]:
 def _trigger(record: RunRecord, finding: ClassFinding, links: Links) -> Trigger:
     verdicts, images = record.result.verdicts, record.image_set
     of_class = images.labels == finding.label
-    poisoned = (of_class & verdicts.poisoned).nonzero().flatten()
-    surest = poisoned[torch.argsort(verdicts.score[poisoned], descending=True, stable=True)]
+    poisoned = of_class & verdicts.poisoned
     clean = (of_class & verdicts.trusted).nonzero().flatten()
     spread = torch.linspace(0, max(0, len(clean) - 1), min(_COMPARED, len(clean))).round().long()
     name, window = one_line(images.class_names[finding.label]), finding.window
-    chosen = surest[: _EXAMPLES if window is not None else _COMPARED].tolist()
+    chosen = surest(verdicts.score, poisoned, _EXAMPLES if window is not None else _COMPARED).tolist()
     tiles = tiles_of(record, chosen, links)
     return Trigger(
         name=name,
@@ -122,7 +121,7 @@ def _trigger(record: RunRecord, finding: ClassFinding, links: Links) -> Trigger:
         frame=None if window is None else _frame(window, images.image_size),
         examples=[_example(tile, images.images[at], window) for tile, at in zip(tiles, chosen, strict=True)],
         compared=tiles_of(record, clean[spread].tolist(), links),
-        poisoned=len(poisoned),
+        poisoned=int(poisoned.sum()),
     )
 
 

@@ -74,14 +74,18 @@ def answer(record: RunRecord, summary: Mapping[str, Any], out: str) -> Answer:
         return Answer(
             "none",
             Markup("No verdict: the model fitted only {} of its training data.").format(percentage(result.fit)),
-            "A model that has not learned the pictures has not learned a hidden trigger either, so nothing can be said "
-            "about them.",
-            _steps_for_more_training(),
+            "A model that has not learned the pictures has not learned a hidden trigger either, so nothing is known "
+            "about any of them: the verdicts in verdicts.csv are no answer.",
+            _steps_for_more_training(record, out),
         )
     if summary["poisoned"]:
-        return Answer("poisoned", _what_is_poisoned(record, summary), _how_sure(record), _steps_to_clean(record, out))
-    headline = Markup("No poisoning was found in {} pictures.").format(f"{summary['images']:,}")
-    return Answer("clean", headline, _how_sure_of_nothing(record), _steps_when_clean(summary))
+        return Answer(
+            "poisoned", _what_is_poisoned(record, summary), _how_sure(record), _steps_to_clean(record, summary, out)
+        )
+    wrong = summary["mislabelled"]
+    but = f", but {wrong:,} may have the wrong label" if wrong else ""
+    headline = Markup("No poisoning was found in {} pictures{}.").format(f"{summary['images']:,}", but)
+    return Answer("clean", headline, _how_sure_of_nothing(record), _steps_when_clean(record, summary, out))
 
 
 def what_they_share(record: RunRecord, finding: ClassFinding) -> str:
@@ -148,8 +152,8 @@ def _how_sure(record: RunRecord) -> str:
     if not suspected:
         return "Each picture's own probability is in the table below."
     told = [
-        f"That {one_line(names[each.label])} is the target of an attack is {in_words(each.probability)} "
-        f"({percentage(each.probability)})."
+        f"It is {in_words(each.probability)} ({percentage(each.probability)}) that {one_line(names[each.label])} is "
+        "the target of an attack."
         for each in suspected[:_NAMED]
     ]
     return (
@@ -159,65 +163,98 @@ def _how_sure(record: RunRecord) -> str:
 
 
 def _how_sure_of_nothing(record: RunRecord) -> str:
-    caution = "That is no proof: a trigger that the model did not learn leaves nothing to find."
+    caution = "This is no proof that the set is clean: a trigger that the model did not learn leaves nothing to find."
     findings = sorted(record.result.findings, key=lambda each: -each.probability)
     if not findings:
         return caution
     most = findings[0]
     name = one_line(record.image_set.class_names[most.label])
     return (
-        f"The most suspicious class, {name}, is the target of an attack with a probability of "
+        f"No class looks like the target of an attack; the most suspicious, {name}, is one with a probability of "
         f"{percentage(most.probability)}. {caution}"
     )
 
 
-def _steps_for_more_training() -> tuple[Step, ...]:
+def _steps_for_more_training(record: RunRecord, out: str) -> tuple[Step, ...]:
+    epochs = 2 * record.result.config.for_samples(len(record.image_set)).epochs
+    longer = "Train for longer: twice as many passes over the pictures"
+    if record.origin == "command":
+        command = ("scan" if record.defended is None else "defend", record.data, "--out", out)
+        first = Step(
+            f"{longer}. Add the options that you gave before:",
+            _command("advrbd", *command, "--epochs", str(epochs), "--overwrite"),
+        )
+    elif record.origin == "python":
+        first = Step(f"{longer}, and fit again:", f"config.replace(epochs={epochs})")
+    else:
+        first = Step(f"{longer}:", f"advrbd demo --epochs {epochs} --overwrite")
     return (
-        Step("Train for longer: give more passes over the data.", "--epochs 60"),
-        Step("Or choose a network that suits the pictures.", "--model resnet18"),
-        Step("Then run the same command again, with --overwrite. Do not take the verdicts below for an answer."),
+        first,
+        Step(
+            f"If that does not help, choose a larger network than {one_line(record.model.name)}, or check whether the "
+            "labels have anything to do with the pictures."
+        ),
     )
 
 
-def _steps_to_clean(record: RunRecord, out: str) -> tuple[Step, ...]:
-    verdicts = f"{out.rstrip('/')}/verdicts.csv"
-    look = Step("Look at the pictures below, the borderline ones too.", link=("to the pictures", "#surest"))
-    listed = ("the list of all pictures", "verdicts.csv")
-    remove = Step(
-        "Remove what is poisoned. This writes a cleaned copy and leaves your files as they are:",
-        _command("advrbd", "clean", record.data, "--verdicts", verdicts, "--out", "cleaned_data"),
+def _steps_to_clean(record: RunRecord, summary: Mapping[str, Any], out: str) -> tuple[Step, ...]:
+    look = Step("Look at the pictures below, the borderline ones too.", link=("To the pictures", "#surest"))
+    if record.origin == "demo":
+        own = Step(
+            "This set was poisoned on purpose, to show what is found. Scan your own pictures:",
+            "advrbd scan YOUR_FOLDER --out results",
+        )
+        return (look, own)
+    source = Step("Find out where the poisoned pictures came from: their source may have sent more.")
+    return (look, _step_to_remove(record, summary, out), _step_to_train(record, out), source)
+
+
+def _step_to_remove(record: RunRecord, summary: Mapping[str, Any], out: str) -> Step:
+    listed = ("The list of all pictures", "verdicts.csv")
+    if record.origin == "python":
+        return Step("Remove what is poisoned:", "train_set.subset(~result.verdicts.poisoned)", listed)
+    also = ", gives the mislabelled pictures their better label" if summary["mislabelled"] else ""
+    return Step(
+        f"Remove what is poisoned. This writes a cleaned copy{also}, and leaves your files as they are:",
+        _clean_command(record, out),
         listed,
     )
+
+
+def _step_to_train(record: RunRecord, out: str) -> Step:
     defended = record.defended
-    if defended is None:
-        train = Step(
-            "Train on the cleaned copy, or let advrbd train a clean model; it goes on from this scan:",
-            _command("advrbd", "defend", record.data, "--out", out),
-        )
-    elif defended.is_retrained:
-        train = Step(
+    if defended is not None and defended.is_retrained:
+        return Step(
             "Use the clean model, which was trained without the poisoned pictures, or train your own network on the "
             "cleaned copy.",
             link=("model.safetensors", "model.safetensors"),
         )
-    else:
-        train = Step(f"Train on the cleaned copy. {defended.remark}".strip())
-    source = Step("Find out where the poisoned pictures came from: their source may have sent more.")
-    return (look, remove, train, source)
+    if defended is not None:
+        return Step(f"Train on the cleaned copy. {defended.remark}".strip())
+    text = "Train on the cleaned copy, or let advrbd train a clean model; it goes on from this scan:"
+    if record.origin == "python":
+        return Step(text, "AdvrBD(make_network, config, work_dir=...).fit(train_set)")
+    return Step(text, _command("advrbd", "defend", record.data, "--out", out))
 
 
-def _steps_when_clean(summary: Mapping[str, Any]) -> tuple[Step, ...]:
-    steps = [Step("Train as you meant to.")]
-    if summary["mislabelled"]:
-        steps.insert(
-            0,
-            Step(
-                f"{_pictures(summary['mislabelled'])} may have the wrong label: look at them first.",
-                link=("to the mislabelled pictures", "#mislabelled"),
-            ),
-        )
-    steps.append(Step("Scan again when the data changes."))
-    return tuple(steps)
+def _steps_when_clean(record: RunRecord, summary: Mapping[str, Any], out: str) -> tuple[Step, ...]:
+    steps = [Step("Train as you meant to."), Step("Scan again when the data changes.")]
+    if not summary["mislabelled"]:
+        return tuple(steps)
+    look = Step(
+        f"Look at the {_pictures(summary['mislabelled'])} whose label may be wrong.",
+        link=("To the mislabelled pictures", "#mislabelled"),
+    )
+    correct = Step(
+        "Correct the labels. This writes a copy with the better labels and leaves your files as they are:",
+        _clean_command(record, out),
+    )
+    return (look, correct, *steps) if record.origin == "command" else (look, *steps)
+
+
+def _clean_command(record: RunRecord, out: str) -> str:
+    verdicts = f"{out.rstrip('/')}/verdicts.csv"
+    return _command("advrbd", "clean", record.data, "--verdicts", verdicts, "--out", "cleaned_data")
 
 
 def _pictures(count: int) -> str:

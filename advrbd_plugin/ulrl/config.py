@@ -56,6 +56,12 @@ class ULRLConfig(Settings):
         adversary_count: number of searched perturbations, beside the patterns found for an attacked label.
         adversary_steps: gradient steps for the perturbations in each batch.
         forget_weight: weight of unlearning the labels of suspicious samples, where some are given.
+
+    Examples:
+        >>> ULRLConfig.preset("robust").replace(relearn_steps=10).relearn_steps
+        10
+        >>> ULRLConfig() == ULRLConfig.preset("robust")
+        True
     """
 
     seed: int = between(0, MAX_SEED, 0)

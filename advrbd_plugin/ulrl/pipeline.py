@@ -34,7 +34,7 @@ _ALGORITHM_VERSION = 4
 _TRAINING_WORK = 3  # a training step costs about three forward passes
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ULRLResult:
     """The outcome of a repair.
 
@@ -66,6 +66,9 @@ class ULRLResult:
         """Number of suspicious neurons in all layers."""
         return sum(len(each.suspicious) for each in self.layers)
 
+    def __repr__(self) -> str:
+        return f"ULRLResult({self.verdict}: {self.num_suspicious} neurons in {len(self.layers)} layers)"
+
 
 @dataclass(frozen=True, eq=False)
 class _Task:
@@ -89,6 +92,18 @@ class ULRL:
         device: where to work; a GPU if there is one, by default.
         work_dir: a folder for finished stages; a run that was killed resumes from it to the same result.
         progress: told of every batch.
+
+    Examples:
+        >>> import torch
+        >>> from advrbd_plugin import ImageSet, make_model
+        >>> clean = ImageSet(torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8), torch.arange(8) % 2, ("cat", "dog"))
+        >>> model = make_model("resnet_narrow", num_classes=2, in_channels=1, image_size=8)  # yours
+        >>> quick = ULRLConfig(unlearn_epochs=1, relearn_steps=1, attraction=False, patterns=False, warps=False)
+        >>> result = ULRL(quick, device="cpu").repair(model, clean)
+        >>> result
+        ULRLResult(...)
+        >>> result.model is model  # a new one; the old one is untouched
+        False
     """
 
     def __init__(

@@ -80,7 +80,8 @@ def test_doctor_tells_what_is_there_and_what_is_not(capsys, monkeypatch):
     assert main(["doctor"]) == 1
     assert capsys.readouterr().out.split() == ["MISSING", "rich", "not", "installed", "->", "pip", "install", "rich"]
     assert main(["doctor", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)[0]["advice"] == "pip install rich"
+    told = json.loads(capsys.readouterr().out)
+    assert not told["healthy"] and told["findings"][0]["advice"] == "pip install rich"
 
 
 def test_defend_writes_everything_and_evaluate_reads_it(defense, images, tmp_path, capsys):

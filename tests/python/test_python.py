@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import importlib
 import importlib.util
 import re
@@ -32,11 +31,6 @@ from advrbd_plugin.defense.identification import Verdicts
 from advrbd_plugin.nn.description import ModelDescription
 
 USER_FILE = Path(__file__).with_name("user_file.py")
-WITH_EXAMPLES = (
-    "advrbd_plugin",
-    "advrbd_plugin.defense.detector",
-    "advrbd_plugin.nn.classifier",
-)
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +81,6 @@ def found(images: ImageSet) -> dict:
         "config": AdvrBDConfig(patch_size=4),
         "train_set": images,
     }
-
-
-@pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_the_examples_in_docstrings_run(name):
-    found = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
-    assert found.attempted and not found.failed
 
 
 def test_a_users_file_runs(user_file, tmp_path):

@@ -16,7 +16,7 @@ from advrbd_plugin.defense.findings import Window
 from advrbd_plugin.report.before_after import before_and_after
 from advrbd_plugin.report.links import Links
 from advrbd_plugin.report.page import report_html
-from advrbd_plugin.report.pictures import borderline
+from advrbd_plugin.report.pictures import borderline, surest
 from advrbd_plugin.report.record import summarise
 from advrbd_plugin.report.trigger import pattern_picture, triggers
 from advrbd_plugin.report.wording import answer, in_words
@@ -130,14 +130,39 @@ def test_nothing_found_is_no_proof(record):
         findings=findings,
     )
     said = answered(clean)
-    assert said.headline == "No poisoning was found in 120 pictures." and "no proof" in said.certainty
-    assert said.steps[0].text.startswith("1 picture may have the wrong label")
-    assert "No poisoning was found" in page_of(clean)
+    assert said.headline == "No poisoning was found in 120 pictures, but 1 may have the wrong label."
+    assert "no proof" in said.certainty and said.steps[0].text == "Look at the 1 picture whose label may be wrong."
+    assert said.steps[1].command == "advrbd clean 'my <images>' --verdicts out/verdicts.csv --out cleaned_data"
+    page = page_of(clean)
+    assert "No poisoning was found" in page and "Poisoned pictures that get their false label" not in page
+    right = changed(clean, verdicts=replace(clean.result.verdicts, mislabelled=nothing))
+    assert answered(right).headline == "No poisoning was found in 120 pictures."
+    assert [step.command for step in answered(right).steps] == ["", ""]
 
 
 def test_a_model_that_learned_nothing_gives_no_verdict(record):
-    said = answered(changed(record, fit=0.17, trained_enough=False))
+    unlearned = changed(as_scan(record), fit=0.17, trained_enough=False)
+    said = answered(unlearned)
     assert said.headline == "No verdict: the model fitted only 17.0% of its training data." and said.state == "none"
+    epochs = 2 * record.result.config.for_samples(120).epochs
+    assert said.steps[0].command == f"advrbd scan 'my <images>' --out out --epochs {epochs} --overwrite"
+
+
+def test_without_a_verdict_the_page_shows_none(record):
+    page = page_of(changed(record, fit=0.17, trained_enough=False, suspected_classes=()))
+    assert "<b>17.0%</b>of them fitted by the model" in page and '<details id="details" open>' in page
+    assert not any(each in page for each in ('class="gallery"', 'id="classes"', 'id="all"', "<script", ">clean<"))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_advice_is_what_can_be_done_where_the_pictures_are(record, trained):
+    def commands(origin):
+        own = replace(changed(record, fit=0.5, trained_enough=trained), origin=origin)
+        return " ".join(step.command for step in answered(own).steps)
+
+    assert "advrbd" not in commands("python") and "my <images>" not in commands("demo")
+    assert "'my <images>'" in commands("command")
+    assert ("train_set.subset(~result.verdicts.poisoned)" if trained else "config.replace(") in commands("python")
 
 
 def test_the_preset_of_the_paper_has_no_findings(record):
@@ -155,6 +180,20 @@ def test_percentages_are_not_rounded_to_all_or_nothing():
         "-",
     ]
     assert [in_words(share) for share in (0.996, 0.5, 0.2)] == ["almost certain", "more likely than not", "not likely"]
+
+
+def test_of_many_that_are_equally_sure_not_only_the_first_are_shown():
+    score = torch.cat([torch.tensor([0.7]), torch.full((9,), 0.99), torch.tensor([0.98])])
+    poisoned = torch.ones(11, dtype=torch.bool)
+    assert surest(score, poisoned, 3).tolist() == [1, 5, 9]
+    assert surest(score, poisoned, 10).tolist() == [*range(1, 10), 10]
+    assert surest(score, torch.zeros_like(poisoned), 3).tolist() == []
+
+
+def test_a_better_label_is_called_a_guess_where_there_is_one(record):
+    verdicts = record.result.verdicts
+    without = changed(record, verdicts=replace(verdicts, suggested_label=record.image_set.labels))
+    assert "The better label is a guess." in page_of(record) and "The better label is a guess." not in page_of(without)
 
 
 def test_borderline_are_the_nearest_to_one_half():

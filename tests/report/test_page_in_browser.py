@@ -78,6 +78,23 @@ def test_nothing_is_wider_than_the_window(browser):
     assert width <= window
 
 
+def test_no_column_breaks_a_word(browser):
+    broken = browser.run(
+        """const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+        for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+            if (node.parentElement.closest('script, noscript')) continue;
+            for (const word of node.data.matchAll(/(?<![A-Za-z0-9=.])[A-Za-z]{2,14}(?![A-Za-z0-9])/g)) {
+                const range = document.createRange();
+                range.setStart(node, word.index); range.setEnd(node, word.index + word[0].length);
+                const lines = new Set([...range.getClientRects()].map((each) => Math.round(each.top)));
+                if (lines.size > 1) found.push(word[0] + ' in ' + node.data.slice(0, 60));
+            }
+        }
+        return found"""
+    )
+    assert broken == []
+
+
 def test_no_name_runs_as_a_script_and_the_policy_lets_the_own_one_run(browser):
     assert browser.run("return document.title").startswith("advrbd: ")
     assert browser.run("return document.querySelectorAll('#verdicts-body tr').length") == 50
@@ -133,6 +150,19 @@ def test_everything_that_acts_is_reached_by_keyboard_and_has_a_name(browser):
         .map((each) => each.outerHTML)"""
     )
     assert nameless == []
+
+
+def test_what_is_closed_on_the_screen_is_read_on_paper_or_left_out(browser):
+    shown = "return document.querySelector('details.printed ul').checkVisibility({contentVisibilityAuto: true})"
+    assert browser.run(shown) is False
+    browser.command("Emulation.setEmulatedMedia", media="print")
+    try:
+        assert browser.run(shown) is True
+        for hidden in ("#details", ".controls", ".pages", "nav"):
+            script = f"return getComputedStyle(document.querySelector('{hidden}')).display"
+            assert browser.run(script) == "none", hidden
+    finally:
+        browser.command("Emulation.setEmulatedMedia", media="")
 
 
 def test_the_page_is_printed(browser):

@@ -20,7 +20,7 @@ from advrbd_plugin.evaluation.metrics import Detection, Performance
 from advrbd_plugin.nn.description import channel_statistics
 from advrbd_plugin.report import OutputFolder, load_model, output
 from advrbd_plugin.report.demonstration import Demonstration, demonstration_png, outcome_table
-from advrbd_plugin.report.figures import draw_curves, make_figure
+from advrbd_plugin.report.figures import curves_svgs, draw_curves, make_figure
 from advrbd_plugin.report.tables import curves_csv, verdicts_csv
 from advrbd_plugin.report.text import file_bytes, one_line, spreadsheet_cell
 
@@ -126,6 +126,19 @@ def test_curves_are_numbered_as_their_rows_are():
     training, other = figure.axes
     assert training.get_xlabel() == "epoch" and training.lines[0].get_xdata().tolist() == [1, 2]
     assert other.get_xlabel() == "row" and other.lines[0].get_xdata().tolist() == [0]
+
+
+def test_each_stage_has_its_drawing_and_only_shares_are_per_cent(record):
+    assert list(curves_svgs(record)) == ["train", "enhance"]  # a stage without rows has none
+    figure = make_figure(4, 2)
+    draw_curves(
+        figure, {"training": [{"epoch": 1, "loss": 0.9, "accuracy": 0.2}, {"epoch": 2, "loss": 0.5, "accuracy": 1}]}
+    )
+    left, right = figure.axes
+    assert (left.get_ylabel(), right.get_ylabel()) == ("accuracy", "loss")
+    formatter = left.yaxis.get_major_formatter()
+    formatter.set_locs([0.2, 1.0])
+    assert formatter(0.5) == "50%" and right.yaxis.get_major_formatter()(0.5) != "50%"
 
 
 def test_the_demonstration_shows_truth_and_figures(record):

@@ -19,6 +19,7 @@ from advrbd_plugin.report.evaluation.stress_tables import (
     suite_table,
     triggers_table,
 )
+from advrbd_plugin.report.template import render
 from advrbd_plugin.table import Table
 
 TITLE = "The stress suite"
@@ -65,9 +66,4 @@ def _tables(rows: Sequence[StressRow], without: Sequence[Result]) -> list[Table]
 
 
 def _page(tables: Sequence[Table]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("advrbd_plugin.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("stress.html").render(title=TITLE, legend=LEGEND, tables=tables)
+    return render("stress.html", title=TITLE, legend=LEGEND, tables=tables)

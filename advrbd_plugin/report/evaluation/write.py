@@ -17,6 +17,7 @@ from advrbd_plugin.report.evaluation.summary_tables import all_cells_tables, mea
 from advrbd_plugin.report.evaluation.targets import Target, targets_note, targets_of, targets_table
 from advrbd_plugin.report.evaluation.values import dagger_note
 from advrbd_plugin.report.pictures import data_uri
+from advrbd_plugin.report.template import render
 from advrbd_plugin.table import Table
 
 ABLATION = "figure7"
@@ -151,12 +152,8 @@ def _latex(sections: list[Section], reference: Table | None) -> str:
 
 
 def _page(sections: list[Section], reference: Table | None) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("advrbd_plugin.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("reproduce.html").render(
+    return render(
+        "reproduce.html",
         sections=sections,
         reference=reference,
         legend=LEGEND,
