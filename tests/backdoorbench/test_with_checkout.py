@@ -18,6 +18,7 @@ import numpy
 import pytest
 from PIL import Image
 
+from advrbd_plugin.backdoorbench.checkout import HOME_VARIABLE
 from advrbd_plugin.backdoorbench.script_notes import SCRIPT_NOTES, refuse_hopeless
 from advrbd_plugin.backdoorbench.scripts import planned_files
 from advrbd_plugin.backdoorbench.small_cifar10 import write_cifar10
@@ -71,6 +72,7 @@ def advrbd(checkout, *arguments, status=0, script=None):
     command = [sys.executable, *([script] if script else ["-m", "advrbd_plugin.cli"]), *arguments]
     paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     settings = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    settings[HOME_VARIABLE] = str(checkout)  # the user's own, which it may name, is never written to
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, env=os.environ | settings)
     expected = status if isinstance(status, tuple) else (status,)
     assert done.returncode in expected, done.stdout[-2000:] + done.stderr[-4000:]
