@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -293,6 +295,19 @@ def test_a_record_is_scanned_and_cleaned_as_any_data_is(checkout, record, tmp_pa
     for index in set(triggered) & set(files):  # the very pixels of the attack
         written, attacked = (numpy.asarray(Image.open(place[index]).convert("RGB")) for place in (files, triggered))
         assert (written == attacked).all()
+
+
+def test_the_small_example_of_the_page_runs_as_it_is_written(clone_backdoorbench, checkout, tmp_path):
+    page = (ROOT / "docs" / "backdoorbench.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```console\n(.*?)```", page, re.DOTALL)
+    commands = re.findall(r"^\$ advrbd ((?:.*\\\n)*.*)$", example, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["register", "backdoorbench", "backdoorbench", "compare"]
+    clone = clone_backdoorbench(tmp_path)
+    for command in commands:
+        words = command.replace("\\\n", " ").replace("IMAGES", shlex.quote(str(IMAGES.resolve())))
+        done = advrbd(clone, *shlex.split(words))
+    for defense in ("advrbd", "ft", "fp"):
+        assert re.search(rf"^│ {defense} +│ +\d", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_the_checkout_is_left_as_it_was(cells, checkout):
