@@ -31,10 +31,12 @@ from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import Detector, combine
 from advrbd_plugin.defense.evidence import EVIDENCE, ClusterEvidence
 from advrbd_plugin.defense.identification import Verdicts
+from advrbd_plugin.defense.placement import one_way_ratios
 from advrbd_plugin.defense.posterior import DEFAULT_NULL, Null, discovered, fit_null, label_probabilities
 from advrbd_plugin.defense.search import find
 from advrbd_plugin.defense.splits import split_classes
-from advrbd_plugin.defense.stage_runner import StageRunner, Trained
+from advrbd_plugin.defense.stage_runner import StageRunner
+from advrbd_plugin.defense.trained import Trained
 from advrbd_plugin.defense.transplant_detection import TransplantDetection, detect_by_transplant
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation.stress_sets import StressSet
@@ -187,6 +189,7 @@ def judge(name: str, data: str, work: Path) -> None:
         "detection_seconds": sum(run.seconds.values()),
         "stages": run.seconds,
         "trained_enough": found.detection.trained_enough,
+        "one_way": one_way_ratios(trained.mean_probabilities, stress.train.labels).tolist(),
         "clusters": clusters,
     }
     with atomic_file(_judged(work, name)) as handle:
@@ -206,17 +209,23 @@ def _kept(name: str, stress: StressSet, work: Path) -> tuple[Trained, dict[str, 
     model = make_network(name, stress.train)
     model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")})
     model.to(memory_format=torch.channels_last).eval()
-    return Trained(model, [], tensors.get("mean_probabilities")), tensors, figures
+    return Trained(model, [], tensors["mean_probabilities"]), tensors, figures
 
 
 def _detector(tensors: dict[str, torch.Tensor], seen: dict[str, TransplantDetection]) -> Detector:
     """What :func:`detect_targets` does, with the kept features, and what the transplants saw in ``seen``."""
 
-    def kept_features(model, samples, scores, config, on_batch=None):
+    def kept_features(trained, samples, scores, config, on_batch=None):
         logits, labels = tensors["logits"], samples.labels
         splits = split_classes(tensors["features"], logits, labels, scores.ranks, gain=config.detection_gain)
         seen["found"] = detect_by_transplant(
-            model, samples, tensors["features"], logits, splits=splits.suspicious, seed=config.seed
+            trained.model,
+            samples,
+            tensors["features"],
+            logits,
+            mean_probabilities=trained.mean_probabilities,
+            splits=splits.suspicious,
+            seed=config.seed,
         )
         fit = float((logits.argmax(1) == labels).double().mean())
         return combine(labels, splits, seen["found"], fit, config.strong_separation)
@@ -262,7 +271,7 @@ def compared_of(row: dict[str, Any]) -> list[ClusterEvidence]:
 def probabilities_of(row: dict[str, Any], null: Null) -> dict[int, float]:
     """Label -> probability, with the null given."""
     own = null.of_set(evidence_of(row))
-    return label_probabilities(compared_of(row), len(row["probabilities"]), null=own)
+    return label_probabilities(compared_of(row), len(row["probabilities"]), null=own, one_way=row["one_way"])
 
 
 def _innocent(rows: list[dict[str, Any]]) -> list[ClusterEvidence]:
@@ -362,8 +371,8 @@ def _null_table(judged: list[dict[str, Any]]) -> str:
         return ""
     null = fit_null(innocent)
     for kind in EVIDENCE:
-        values = torch.tensor([getattr(each, kind) for each in innocent])
-        of_poison = torch.tensor([getattr(each, kind) for _, each in poisoned] or [0.0])
+        values = torch.tensor([each.value(kind) for each in innocent])
+        of_poison = torch.tensor([each.value(kind) for _, each in poisoned] or [0.0])
         lines.append(
             f"| {kind} | {values.quantile(0.5):.3f} | {values.quantile(0.99):.3f} | {values.max():.3f} | "
             f"{null.medians[kind]:.3f} + {null.scales[kind]:.3f} | {DEFAULT_NULL.medians[kind]:.3f} + "
@@ -426,7 +435,7 @@ def _figure(judged: list[dict[str, Any]], path: Path) -> None:
             ),
         ):
             values = [
-                max(cluster[kind], 0.001)
+                max(cluster[kind] or 0.0, 0.001)
                 for row in judged
                 for cluster in row["clusters"]
                 if wanted(row, cluster) and (kind in ("goes", "goes_best", "leaves") or cluster["source"] == "mixture")

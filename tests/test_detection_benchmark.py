@@ -25,6 +25,7 @@ def judged(name, choosing, targets, suspected, value):
             "detail": 0.0,
             "colour": 0.01,
             "spectrum": 0.0,
+            "marked": 0.0,
             "leaves": leaves,
         }
         rest = {
@@ -47,6 +48,7 @@ def judged(name, choosing, targets, suspected, value):
         "probabilities": [0.999 if label in suspected else 0.004 for label in range(3)],
         "fpr": 0.001,
         "detection_seconds": 20.0,
+        "one_way": [1.0] * 3,
         "clusters": [
             cluster(label, value if label in targets else 0.02 * label, label in targets) for label in range(3)
         ],

@@ -124,8 +124,11 @@ def test_the_parts_hold_what_a_gpu_would_be_asked_for(found):
         assert set(step["microseconds"]) == timed and step["reasons"] == {}
         assert step["gigabytes_per_second"] >= 0 and step["bytes"] > 0 and step["larger_than_l2"] is False
     assert found["ops"]["device"] == "cpu" and found["ops"]["clock"] == "host"
-    ratios = [step for step in found["scoring"]["steps"] if step["status"] == "done"]
+    ratios = [step for step in found["scoring"]["steps"] if "ratio" in step]
     assert len(ratios) == 3 and all(step["ratio"] > 0 for step in ratios)
+    for loop in ("scoring", "training"):
+        idle = steps_of(found["scoring"])[f"resnet_narrow, idle share of {loop}, batch 4"]
+        assert idle["status"] == "done" and idle["ms_a_step"] > 0 and idle["kernels_a_step"] > 10
 
 
 def test_each_training_has_its_figures_and_seconds(found):
@@ -331,3 +334,9 @@ def test_the_table_never_fills_more_than_sixty_lines(scripts):
     assert lines[1] == "2026-01-01, commit unknown, sources 0"
     assert "| resnet18:a0:none | 90.00 | - | 50.00 | - | - | - | 1.0 | 2 | 0 |" in lines
     assert lines[-1] == "... 40 more lines are in the JSON files"
+
+
+def test_kernels_that_overlap_count_once(scripts):
+    covered = scripts("launch_share").covered
+    assert covered([(5.0, 7.0), (0.0, 2.0), (1.0, 3.0), (6.0, 6.5)]) == 5.0
+    assert covered([]) == 0.0

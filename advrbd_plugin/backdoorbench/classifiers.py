@@ -12,6 +12,7 @@ from advrbd_plugin.backdoorbench.additions import IMAGENET_NORMALIZATION, instal
 from advrbd_plugin.backdoorbench.networks import NETWORKS
 from advrbd_plugin.backdoorbench.record import AttackRecord
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.nn.classifier import ImageClassifier
 from advrbd_plugin.nn.models import Normalize
 from advrbd_plugin.plain import brief
 
@@ -150,9 +151,18 @@ def _without_pruning(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
+def bare_network(model: nn.Module) -> nn.Module:
+    """The network inside what a defense of ours returns, and inside torch.compile's wrapper."""
+    while True:
+        inner = model.network if isinstance(model, ImageClassifier) else getattr(model, "_orig_mod", model)
+        if inner is model:
+            return model
+        model = inner
+
+
 def toolbox_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the state dict, on the CPU, that works behind BackdoorBench's own (normalising) transforms."""
-    inner = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
+    inner = bare_network(model)
     if not isinstance(inner, PixelScaleClassifier):
         raise TypeError(f"expected a PixelScaleClassifier, got {type(inner).__name__}")
     return {name: value.detach().cpu().contiguous() for name, value in inner.classifier.state_dict().items()}

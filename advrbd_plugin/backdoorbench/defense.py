@@ -19,14 +19,15 @@ class AdvrBDMethods(DefenseScript[AdvrBDConfig]):
     def run(self, train_set: ImageSet | None) -> Outcome:
         """Run AdvrBD; the defense and the detection share its cached stages."""
         assert train_set is not None
+        from advrbd_plugin.backdoorbench.classifiers import bare_network
         from advrbd_plugin.defense.pipeline import AdvrBD
 
         method = AdvrBD(self.new_model, self.config, device=self.device, work_dir=self.work_dir, progress=LogProgress())
         found = method.fit(train_set)
         stages = ("retraining", "relearning") if "retraining" in found.curves else ("training",)
         return Outcome(
-            model=found.model,
-            backdoored_model=found.backdoored_model,
+            model=bare_network(found.model),  # the toolbox's
+            backdoored_model=bare_network(found.backdoored_model),
             epochs=[row for stage in stages for row in found.curves.get(stage, ())],
             seconds=found.seconds,
             config=found.config,

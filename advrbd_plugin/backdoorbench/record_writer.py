@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.attacks import PoisonedSet
-from advrbd_plugin.backdoorbench.classifiers import PixelScaleClassifier, normalization, toolbox_state
+from advrbd_plugin.backdoorbench.classifiers import PixelScaleClassifier, bare_network, normalization, toolbox_state
 from advrbd_plugin.backdoorbench.clean_data import order_read, write_clean_data
 from advrbd_plugin.backdoorbench.networks import to_toolbox, toolbox_name
 from advrbd_plugin.backdoorbench.pictures import write_png
@@ -186,7 +186,7 @@ def _in_order_read(
 
 def _model_state(model: nn.Module, model_name: str, train_set: ImageSet, dataset: str) -> tuple[str, dict[str, Tensor]]:
     """The toolbox's name of the network, and its weights for the toolbox's normalised images."""
-    inner = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
+    inner = bare_network(model)
     if isinstance(inner, PixelScaleClassifier):
         return model_name, toolbox_state(inner)
     known = toolbox_name(model_name, min(train_set.image_size))

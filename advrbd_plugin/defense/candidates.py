@@ -16,7 +16,10 @@ from advrbd_plugin.nn.inference import runner_up_classes
 
 _DIMS = 8
 _MOST_COMPONENTS = 6
-_LEAST = 12  # pictures of a cluster; the mean of fewer is noise
+LEAST = 12  # pictures of a cluster; the mean of fewer is noise
+_LEAST_PROBABILITY = 1e-4  # below which a network's opinion makes no difference
+COMPONENTS = ("mixture", "learning")
+"""Sources whose clusters do not overlap, and which are put to every kind of evidence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +29,8 @@ class Candidate:
     Attributes:
         label: the label.
         members: (M,) int64, positions in the set, ascending.
-        source: how it was found: ``mixture``, ``second_choice``, ``discriminant``.
+        source: how it was found: ``mixture``, ``learning``, ``second_choice``, ``discriminant``, or ``mark``
+            (:mod:`.marks`).
     """
 
     label: int
@@ -35,7 +39,13 @@ class Candidate:
 
 
 def find_candidates(
-    features: Tensor, logits: Tensor, labels: Tensor, *, splits: dict[int, Tensor] | None = None, seed: int = 0
+    features: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    mean_probabilities: Tensor | None = None,
+    splits: dict[int, Tensor] | None = None,
+    seed: int = 0,
 ) -> list[Candidate]:
     """The clusters of every label, those of a label behind one another.
 
@@ -43,6 +53,9 @@ def find_candidates(
         features: (N, num_features) float32, see :func:`layered_features`.
         logits: (N, num_classes) float32, the model's own.
         labels: (N,) int64.
+        mean_probabilities: (N, num_classes) float32, what the network said while it learned
+            (:class:`advrbd_plugin.nn.trajectory.Trajectory`). Poison of a dirty-label attack is learned late and looks
+            like other classes until then, so that few or weak ones stand apart there and nowhere else.
         splits: label -> (N,) bool, the suspicious half of a split that began with the consistency ranks.
         seed: of the mixtures' starts.
 
@@ -52,22 +65,25 @@ def find_candidates(
     found: list[Candidate] = []
     for label in range(logits.shape[1]):
         members = (labels == label).nonzero().flatten()
-        if len(members) < 2 * _LEAST:
+        if len(members) < 2 * LEAST:
             continue
         parts = [(part, "mixture") for part in mixture_components(features[members], seed=seed)]
+        if mean_probabilities is not None:
+            opinions = mean_probabilities[members].clamp_min(_LEAST_PROBABILITY).log()
+            parts += [(part, "learning") for part in mixture_components(opinions, seed=seed)]
         parts += [(part, "second_choice") for part in runner_up_groups(logits[members], label)]
         if splits is not None and label in splits:
             parts += [(splits[label][members], "discriminant"), (~splits[label][members], "discriminant")]
         kept: list[Tensor] = []
         for part, source in parts:
-            if int(part.sum()) >= _LEAST and not any(_same(part, other) for other in kept):
+            if int(part.sum()) >= LEAST and not any(same(part, other) for other in kept):
                 kept.append(part)
                 found.append(Candidate(label, members[part], source))
     return found
 
 
 def mixture_components(features: Tensor, *, seed: int = 0) -> list[Tensor]:
-    """The components of a Gaussian mixture in the leading directions of one label's features.
+    """The components of a Gaussian mixture in the leading directions of what is known of one label's samples.
 
     Args:
         features: (M, num_features) float32.
@@ -80,7 +96,7 @@ def mixture_components(features: Tensor, *, seed: int = 0) -> list[Tensor]:
     directions = leading_directions(features, _DIMS)
     points = (directions / directions.std(dim=0).mean().clamp_min(1e-12)).numpy()
     best, least = None, float("inf")
-    for count in range(1, min(_MOST_COMPONENTS, len(points) // _LEAST) + 1):
+    for count in range(1, min(_MOST_COMPONENTS, len(points) // LEAST) + 1):
         fit = GaussianMixture(count, n_init=2, random_state=seed, reg_covar=1e-3).fit(points)
         bic = fit.bic(points)
         if bic < least:
@@ -114,6 +130,6 @@ def leading_directions(features: Tensor, dims: int) -> Tensor:
     return centred @ vectors[:, -min(dims, centred.shape[1]) :].flip(1)
 
 
-def _same(part: Tensor, other: Tensor) -> bool:
+def same(part: Tensor, other: Tensor) -> bool:
     """Whether nine in ten of either are in both."""
     return int((part & other).sum()) > 0.9 * int((part | other).sum())

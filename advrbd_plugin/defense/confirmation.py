@@ -5,9 +5,9 @@ each picture. But the pictures of a dirty-label attack show another class, and a
 which. Pictures of an unusual style (grey, compressed, with a frame) show their own class all the same.
 
 So a short training leaves out the suspicious clusters, and of every class a tenth of the other samples as controls. A
-sample *belongs* to a class where its probability is at least the controls' mean for their own class, as in confident
-learning (Northcutt et al., arXiv 1911.00068). A cluster is confirmed where its samples belong to other classes nearly
-as often as controls belong to their own.
+cluster is confirmed where more of its samples belong to other classes (:func:`.placement.belonging`) than to their own,
+nearly as many more as controls belong to their own. A style that the model has never seen sends some pictures astray,
+but as many find home.
 
 What this cannot tell: the second kind of content of an innocent class is put elsewhere as firmly as poison, once none
 of it is left in training. That kind stands apart by less; see ``strong_separation``. Clean-label attacks cannot be
@@ -25,12 +25,12 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.selection import draw
 from advrbd_plugin.defense.detection import Detection
 from advrbd_plugin.defense.findings import ClassFinding
+from advrbd_plugin.defense.placement import belonging
 from advrbd_plugin.randomness import derive_seed
 
 _CONTROL_SHARE = 0.1
 _LEAST_CONTROLS = 10
 _CONFIRMED = 0.5  # of the controls' share, see docs/detection.md
-_ROUNDING = 1e-6  # of a mean of equal numbers
 _LEAST_TIMES_CHANCE = 3.0  # that controls must belong to their own class, for the model to be asked
 
 
@@ -83,27 +83,16 @@ def confirm(probabilities: Tensor, samples: ImageSet, detection: Detection, left
     for label in detection.unconfirmed_classes:
         cluster = left_out.suspicious & (labels == label)
         elsewhere = (belongs[cluster] >= 0) & (belongs[cluster] != label)
-        share = float(elsewhere.double().mean()) if len(elsewhere) else 0.0
+        away = _share(elsewhere) - _share(belongs[cluster] == label)
         asked = own_share >= min(0.5, _LEAST_TIMES_CHANCE / samples.num_classes)
-        relative = min(1.0, share / own_share) if asked else 0.0
-        findings[label] = _finding(label, samples.class_names[label], len(elsewhere), share, own_share, relative)
+        relative = min(1.0, max(0.0, away) / own_share) if asked else 0.0
+        name = samples.class_names[label]
+        findings[label] = _finding(label, name, len(elsewhere), _share(elsewhere), own_share, relative)
     return detection.settle(labels, findings)
 
 
-def belonging(probabilities: Tensor, labels: Tensor, controls: Tensor) -> Tensor:
-    """(N,) int64: the class that each sample belongs to, -1 for none.
-
-    Args:
-        probabilities: (N, num_classes) float32.
-        labels: (N,) int64.
-        controls: (N,) bool, samples whose labels are taken to be right and that the model was not trained on.
-    """
-    bars = torch.full((probabilities.shape[1],), torch.inf)
-    for label in labels[controls].unique().tolist():
-        bars[label] = probabilities[controls & (labels == label), label].double().mean() - _ROUNDING
-    reached = probabilities.masked_fill(probabilities < bars, 0.0)
-    most, best = reached.max(dim=1)
-    return torch.where(most > 0, best, -1)
+def _share(flags: Tensor) -> float:
+    return float(flags.double().mean()) if len(flags) else 0.0
 
 
 def _finding(label: int, name: str, count: int, share: float, own_share: float, relative: float) -> ClassFinding:

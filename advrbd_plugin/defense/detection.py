@@ -9,7 +9,7 @@ but less far. So a class without transplants is suspected only where its cluster
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from advrbd_plugin.defense.config import DetectionConfig
 from advrbd_plugin.defense.findings import ClassFinding
 from advrbd_plugin.defense.scoring import Scores
 from advrbd_plugin.defense.splits import ClassSplits, LabelEvidence, split_classes
+from advrbd_plugin.defense.trained import Trained
 from advrbd_plugin.defense.transplant_detection import TransplantDetection, detect_by_transplant, is_trained_enough
 from advrbd_plugin.nn.features import layered_features
 
@@ -94,6 +95,27 @@ class Detection:
             unconfirmed_classes=tuple(label for label in self.unconfirmed_classes if label not in findings),
         )
 
+    def told_of_errors(self, samples: ImageSet, mislabelled: Tensor, gathered: Sequence[int]) -> Detection:
+        """The same, with a sentence for the classes that are not suspected, but in which wrong labels gather.
+
+        Args:
+            samples: the set.
+            mislabelled: (N,) bool.
+            gathered: the classes.
+        """
+        findings = []
+        for each in self.findings:
+            if each.label in gathered and not each.suspected:
+                members = samples.labels == each.label
+                count = int((mislabelled & members).sum())
+                sentence = (
+                    f"{samples.class_names[each.label]}: {count} of its pictures look like other classes, while hardly "
+                    "any of theirs look like it: wrong labels, or an attack whose trigger the model has not learned"
+                )
+                each = replace(each, sentence=sentence, kind="misplacement", share=count / int(members.sum()))
+            findings.append(each)
+        return replace(self, findings=tuple(findings))
+
     def to_stored(self) -> tuple[dict[str, Tensor], Any]:
         tensors = {"poison_probability": self.poison_probability, "projection": self.projection}
         return tensors, {
@@ -116,12 +138,12 @@ class Detection:
         )
 
 
-Detector = Callable[[nn.Module, ImageSet, Scores, DetectionConfig, Callable[[int], None] | None], Detection]
-"""From a model, samples, their scores, the settings and ``on_batch`` to what :func:`detect_targets` gives."""
+Detector = Callable[[Trained, ImageSet, Scores, DetectionConfig, Callable[[int], None] | None], Detection]
+"""From a trained model, samples, their scores, the settings and ``on_batch`` to what :func:`detect_targets` gives."""
 
 
 def detect_targets(
-    model: nn.Module,
+    trained: Trained,
     samples: ImageSet,
     scores: Scores,
     config: DetectionConfig,
@@ -130,7 +152,7 @@ def detect_targets(
     """Find the target classes by transplants, and the classes to be confirmed by the discriminant's splits.
 
     Args:
-        model: takes images in pixel scale [0, 1].
+        trained: the model that was trained on the set, and what it said while it learned.
         samples: the whole training set.
         scores: theirs.
         config: the settings.
@@ -139,6 +161,7 @@ def detect_targets(
     Raises:
         AdvrBDError: the model has no linear layer, or a logit is not finite.
     """
+    model = trained.model
     features, logits, fit = _answers(model, samples, config.mixed_precision, on_batch)
     if not is_trained_enough(fit, samples.class_counts()):
         return _untrained(samples, fit)
@@ -148,6 +171,7 @@ def detect_targets(
         samples,
         features,
         logits,
+        mean_probabilities=trained.mean_probabilities,
         splits=splits.suspicious,
         seed=config.seed,
         mixed_precision=config.mixed_precision,

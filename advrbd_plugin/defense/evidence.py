@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import transplant
-from advrbd_plugin.defense.candidates import Candidate
+from advrbd_plugin.defense.candidates import COMPONENTS, Candidate
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 from advrbd_plugin.processes import current
 from advrbd_plugin.randomness import derive_seed
 
-EVIDENCE = ("goes", "goes_best", "leaves", "window", "detail", "colour", "spectrum")
+TRANSPLANTS = ("goes", "goes_best", "leaves", "window", "detail", "colour", "spectrum")
+EVIDENCE = (*TRANSPLANTS, "marked")
 """What the decision is made from; the fields of :class:`ClusterEvidence` of the same names."""
 MIXTURE_EVIDENCE = ("window", "detail", "colour", "spectrum")
 """Those that components of mixtures alone are put to."""
@@ -44,6 +46,8 @@ class ClusterEvidence:
         detail: share that go to the label with a donor's finest detail, less the same with donors of the whole label.
         colour: share that go to the label with the cluster's colour gains.
         spectrum: share that go to the label with the cluster's gains of frequencies.
+        marked: for pictures with the same mark, share that the network put elsewhere while it learned, less the same
+            of the label's other pictures; ``None`` for other clusters, and where nothing was recorded.
         best_class: the class of ``goes_best``.
         predicted_share: share of the cluster that the model gives the label.
     """
@@ -58,8 +62,13 @@ class ClusterEvidence:
     detail: float = 0.0
     colour: float = 0.0
     spectrum: float = 0.0
+    marked: float | None = None
     best_class: int = -1
     predicted_share: float = 1.0
+
+    def value(self, kind: str) -> float:
+        """The evidence of a kind, 0 where it was not asked for."""
+        return float(getattr(self, kind) or 0.0)
 
 
 def gather_evidence(
@@ -68,6 +77,7 @@ def gather_evidence(
     logits: Tensor,
     candidates: list[Candidate],
     *,
+    mean_probabilities: Tensor | None = None,
     statistics: SetStatistics | None = None,
     seed: int = 0,
     mixed_precision: bool = True,
@@ -83,6 +93,8 @@ def gather_evidence(
         samples: the set that the candidates are of.
         logits: (N, num_classes) float32, the model's own on the set.
         candidates: from :func:`find_candidates`.
+        mean_probabilities: (N, num_classes) float32, what the network said while it learned; without it nothing is
+            known of marks.
         statistics: of the set, if they are at hand.
         seed: recipients and donors are drawn by it.
         on_candidate: told when one is done.
@@ -112,8 +124,8 @@ def gather_evidence(
         again = fresh.get(carried.best_class)
         if again is not None and len(again.labels):
             goes_best = transplant.by_residual(predict, pattern, again, candidate.label).goes
-        more = {}
-        if candidate.source == "mixture" and len(members):
+        more: dict[str, float] = {}
+        if candidate.source in COMPONENTS and len(members):
             generator = torch.Generator().manual_seed(derive_seed(seed, "donors", number))
             if candidate.label not in references:
                 of_label = _some((labels == candidate.label).nonzero().flatten(), _REFERENCE, generator)
@@ -124,6 +136,8 @@ def gather_evidence(
             rest[candidate.members] = False
             more = _of_mixture(model, predict, donors, as_floats(images[rest]), others, candidate.label, generator)
             more["detail"] -= references[candidate.label]
+        if candidate.source == "mark" and mean_probabilities is not None:
+            more["marked"] = _put_elsewhere(mean_probabilities, labels, candidate)
         found[number] = ClusterEvidence(
             candidate.label,
             len(members),
@@ -142,6 +156,14 @@ def gather_evidence(
     return [everyones[number] for number in range(len(candidates))]
 
 
+def _put_elsewhere(mean_probabilities: Tensor, labels: Tensor, candidate: Candidate) -> float:
+    """Share of a cluster that the network gave another label while it learned, less that of its label's rest."""
+    elsewhere = (mean_probabilities.argmax(dim=1) != labels).double()
+    rest = labels == candidate.label
+    rest[candidate.members] = False
+    return float(elsewhere[candidate.members].mean() - (elsewhere[rest].mean() if rest.any() else 1.0))
+
+
 def less_reference(evidence: list[ClusterEvidence], candidates: list[Candidate]) -> list[ClusterEvidence]:
     """The evidence less that of the other component of the same label that has least.
 
@@ -156,9 +178,9 @@ def less_reference(evidence: list[ClusterEvidence], candidates: list[Candidate])
             for other, others in zip(evidence, candidates, strict=True)
             if others.label == candidate.label and others.source == "mixture" and _is_another(candidate, others)
         ]
-        changes = {
-            kind: max(0.0, getattr(own, kind) - min((getattr(other, kind) for other in rest), default=1.0))
-            for kind in EVIDENCE
+        changes: dict[str, Any] = {
+            kind: max(0.0, own.value(kind) - min((other.value(kind) for other in rest), default=1.0))
+            for kind in TRANSPLANTS
         }
         corrected.append(replace(own, **changes))
     return corrected

@@ -20,7 +20,8 @@ from advrbd_plugin.defense.identification import Findings, Verdicts
 from advrbd_plugin.defense.planning import SCANNED_OUT, STAGES, check_set, planned_work
 from advrbd_plugin.defense.result import AdvrBDResult, AdvrBDScan, BackdooredModel, Rows
 from advrbd_plugin.defense.search import find, find_as_paper
-from advrbd_plugin.defense.stage_runner import StageRunner, Trained
+from advrbd_plugin.defense.stage_runner import StageRunner
+from advrbd_plugin.defense.trained import Trained
 from advrbd_plugin.nn.classifier import ImageClassifier
 from advrbd_plugin.nn.factories import check_network, network_factory
 from advrbd_plugin.processes import current

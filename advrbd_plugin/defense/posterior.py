@@ -2,8 +2,7 @@
 
 How evidence falls for innocent clusters is known from sets without poison and from the set itself, whose clusters are
 innocent for the most part. How it falls for poison is left open: a trigger may take any share of the recipients along,
-so each value from 0 to 1 is taken as equally likely, and no attack teaches the decision. A backdoor need show itself
-in one kind alone, and we do not know to which: the likelihood ratios of the kinds of evidence are averaged.
+so each value from 0 to 1 is taken as equally likely, and no attack teaches the decision.
 """
 
 from __future__ import annotations
@@ -11,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
-from advrbd_plugin.defense.evidence import EVIDENCE, MIXTURE_EVIDENCE, ClusterEvidence
+from advrbd_plugin.defense.candidates import COMPONENTS
+from advrbd_plugin.defense.evidence import EVIDENCE, MIXTURE_EVIDENCE, TRANSPLANTS, ClusterEvidence
 
 FALSE_DISCOVERY = 0.05
 
@@ -24,6 +25,9 @@ _POISONED_LABELS = 0.5
 _CAUTION = 1.0
 _MOST_RATIO = 1e6
 _LEAST_SCALE = 0.015
+# How the logarithm of the one-way ratio falls for innocent labels, and how far it may speak for poison.
+_ONE_WAY_SCALE = 0.35
+_MOST_PLACEMENT_RATIO = 20.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Null:
             return self
         medians, scales = {}, {}
         for kind, median in self.medians.items():
-            own = float(np.median([getattr(each, kind) for each in mixtures]))
+            own = float(np.median([each.value(kind) for each in mixtures]))
             scale = self.scales[kind]
             times = max(1.0, (own + scale) / (median + scale))
             medians[kind], scales[kind] = max(median, own), times * scale
@@ -64,12 +68,18 @@ def fit_null(evidence: Sequence[ClusterEvidence]) -> Null:
     """The null of the clusters given, all of them innocent."""
     medians, scales = {}, {}
     for kind in EVIDENCE:
-        asked = [each for each in evidence if each.source == "mixture" or kind not in MIXTURE_EVIDENCE]
-        values = np.asarray([getattr(each, kind) for each in asked], dtype=float)
+        asked = [each for each in evidence if _was_asked(each, kind)]
+        values = np.asarray([each.value(kind) for each in asked], dtype=float)
         medians[kind] = float(np.median(values)) if len(values) else 0.0
         beyond = values[values > medians[kind]] - medians[kind]
         scales[kind] = max(_LEAST_SCALE, float(beyond.mean()) if len(beyond) else 0.0)
     return Null(medians, scales)
+
+
+def _was_asked(evidence: ClusterEvidence, kind: str) -> bool:
+    if kind == "marked":
+        return evidence.marked is not None
+    return evidence.source in COMPONENTS or kind not in MIXTURE_EVIDENCE
 
 
 # Fitted by benchmarks/detection.py to the innocent clusters of the sets used for choosing (docs/detection.md).
@@ -82,6 +92,7 @@ DEFAULT_NULL = Null(
         "detail": 0.0,
         "colour": 0.006,
         "spectrum": 0.011,
+        "marked": 0.0,
     },
     scales={
         "goes": 0.015,
@@ -91,13 +102,23 @@ DEFAULT_NULL = Null(
         "detail": 0.023,
         "colour": 0.024,
         "spectrum": 0.048,
+        "marked": 0.05,
     },
 )
 
 
 def cluster_ratio(evidence: ClusterEvidence, null: Null) -> float:
-    """The likelihood ratio of one cluster, poison against innocent."""
-    return sum(null.likelihood_ratio(each, getattr(evidence, each)) for each in EVIDENCE) / len(EVIDENCE)
+    """The likelihood ratio of one cluster, poison against innocent.
+
+    A backdoor need show itself in one transplant alone, and we do not know in which: their ratios are averaged.
+    Pictures with the same mark have a second witness, what the network said of them while it learned. A trigger may
+    show in both ways or in either alone: labels that were kept, a trigger that was not learned.
+    """
+    transplants = fmean(null.likelihood_ratio(each, evidence.value(each)) for each in TRANSPLANTS)
+    if evidence.marked is None:
+        return transplants
+    marked = null.likelihood_ratio("marked", evidence.marked)
+    return (transplants * marked + transplants + marked) / 3
 
 
 def cluster_probability(evidence: ClusterEvidence, null: Null = DEFAULT_NULL, *, prior: float = 0.01) -> float:
@@ -106,22 +127,41 @@ def cluster_probability(evidence: ClusterEvidence, null: Null = DEFAULT_NULL, *,
     return odds / (1 + odds)
 
 
+def placement_ratio(one_way: float) -> float:
+    """How much likelier such a :func:`.placement.one_way_ratios` is for poison than for an innocent label.
+
+    Half of the attacks leave it as it is: those that keep the labels, and those whose triggers are learned at once. The
+    other half makes any value up to ten times the innocent one equally likely. It cannot accuse by itself: wrong
+    labels without a trigger look the same.
+    """
+    beyond = max(0.0, math.log(one_way))
+    ratio = 2 * _ONE_WAY_SCALE / math.log(10) * math.exp(min(50.0, beyond / _ONE_WAY_SCALE))
+    return 0.5 + 0.5 * min(_MOST_PLACEMENT_RATIO, ratio)
+
+
 def label_probabilities(
-    evidence: Sequence[ClusterEvidence], num_classes: int, *, null: Null = DEFAULT_NULL
+    evidence: Sequence[ClusterEvidence],
+    num_classes: int,
+    *,
+    null: Null = DEFAULT_NULL,
+    one_way: Sequence[float] | None = None,
 ) -> dict[int, float]:
     """Label -> probability that one of its clusters is poison. Labels without a cluster are missing.
 
     Args:
         evidence: of all clusters of the set.
         num_classes: labels of the set; before anything is seen, each is poisoned with a probability of half of one by
-            this number, which its clusters share.
+            this number. The ways in which its clusters were found share that alike, and the clusters of one way too.
         null: of this set, see :meth:`Null.of_set`.
+        one_way: of each label, from :func:`.placement.one_way_ratios`, where it is known.
     """
     prior = _POISONED_LABELS / max(1, num_classes)
-    ratios: dict[int, list[float]] = {}
+    ratios: dict[int, dict[str, list[float]]] = {}
     for each in evidence:
-        ratios.setdefault(each.label, []).append(cluster_ratio(each, null))
-    odds = {label: prior / (1 - prior) * sum(some) / len(some) for label, some in ratios.items()}
+        ratios.setdefault(each.label, {}).setdefault(each.source, []).append(cluster_ratio(each, null))
+    odds = {label: prior / (1 - prior) * fmean(map(fmean, by_source.values())) for label, by_source in ratios.items()}
+    if one_way is not None:
+        odds = {label: each * placement_ratio(one_way[label]) for label, each in odds.items()}
     return {label: each / (1 + each) for label, each in odds.items()}
 
 

@@ -23,7 +23,8 @@ from advrbd_plugin.defense.identification import Findings, identify, identify_mi
 from advrbd_plugin.defense.mislabels import find_mislabelled
 from advrbd_plugin.defense.paper import unlearn_rounds
 from advrbd_plugin.defense.scoring import Scores, score_samples
-from advrbd_plugin.defense.stage_runner import StageRunner, Trained, shared
+from advrbd_plugin.defense.stage_runner import StageRunner, shared
+from advrbd_plugin.defense.trained import Trained
 from advrbd_plugin.defense.version import ALGORITHM_VERSION
 from advrbd_plugin.nn.inference import predict
 from advrbd_plugin.randomness import derive_seed
@@ -47,7 +48,7 @@ def find(
     key = digest(key, "scoring", scoring.to_mapping(), ALGORITHM_VERSION)
     scores = run.cached(Scores, "scoring", key, lambda: score_samples(model, samples, scoring, on_batch=advance))
     key = digest(key, "detection", detecting.to_mapping(), detector.__qualname__)
-    detection = run.cached(Detection, "detection", key, lambda: detector(model, samples, scores, detecting, advance))
+    detection = run.cached(Detection, "detection", key, lambda: detector(trained, samples, scores, detecting, advance))
     if detection.unconfirmed_classes:
         key = digest(key, "confirmation", config.part(ConfirmationConfig).to_mapping())
         detection = _confirmed(run, samples, detection, key, config.part(ConfirmationConfig).for_samples(len(samples)))
@@ -63,7 +64,10 @@ def find(
         )
     verdicts = identify(detection, scores, samples.labels, enhancement, config.part(IdentificationConfig))
     if detection.trained_enough:
-        verdicts = verdicts.with_mislabels(shared(find_mislabelled(trained.mean_probabilities, samples.labels)))
+        suspected = detection.suspected_classes
+        mislabels = shared(find_mislabelled(trained.mean_probabilities, samples.labels, suspected=suspected))
+        verdicts = verdicts.with_mislabels(mislabels)
+        detection = detection.told_of_errors(samples, verdicts.mislabelled, mislabels.gathered)
     return Findings(scores, detection, enhancement, verdicts)
 
 

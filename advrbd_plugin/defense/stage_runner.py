@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from advrbd_plugin.cache import digest, open_stages
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.result import Rows
+from advrbd_plugin.defense.trained import Trained
 from advrbd_plugin.nn.checkpoints import StoredTraining, cached_training
 from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.nn.training import TRAINING_WORK, TrainingOptions, describe_training, train
@@ -47,15 +48,6 @@ def shared(result: StoredT) -> StoredT:
     tensors = processes.receive_tensors(lambda: tensors)
     again: StoredT = type(result).from_stored(tensors, processes.receive(lambda: rest))
     return again
-
-
-class Trained(NamedTuple):
-    """What :meth:`StageRunner.train` gives."""
-
-    model: nn.Module
-    rows: Rows
-    # (N, num_classes) float32, see :class:`Trajectory`; None where it was not asked for or is too large.
-    mean_probabilities: Tensor | None
 
 
 class StageRunner:

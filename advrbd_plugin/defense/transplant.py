@@ -121,7 +121,7 @@ class SetStatistics:
         """Of (N, C, H, W) uint8 images; in parts, since they may be many, and take more memory as floats."""
         total = torch.zeros(images.shape[1:], dtype=torch.float64)
         squares, power = torch.zeros_like(total), torch.zeros_like(total)
-        for some in images.split(_at_once(images)):
+        for some in images.split(at_once(images)):
             pictures = some.float() / 255
             total += pictures.double().sum(0)
             squares += pictures.double().square().sum(0)
@@ -171,7 +171,7 @@ def _first_of_copies(images: Tensor) -> Tensor:
     seen: set[bytes] = set()
     first = torch.zeros(len(images), dtype=torch.bool)
     row = 0
-    for some in images.split(_at_once(images)):
+    for some in images.split(at_once(images)):
         for image in some[torch.arange(len(some))].contiguous().numpy():
             pixels = hashlib.blake2b(image.data, digest_size=16).digest()  # all pixels would be the whole set again
             first[row] = pixels not in seen
@@ -180,7 +180,7 @@ def _first_of_copies(images: Tensor) -> Tensor:
     return first
 
 
-def _at_once(images: Tensor) -> int:
+def at_once(images: Tensor) -> int:
     """How many pictures are looked at together: 2048, and fewer large ones."""
     return max(1, min(2048, _PIECE_BYTES // max(1, images[0].numel()))) if len(images) else 1
 

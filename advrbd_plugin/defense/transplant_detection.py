@@ -20,6 +20,8 @@ from advrbd_plugin.defense.evidence import (
     less_reference,
 )
 from advrbd_plugin.defense.findings import ClassFinding
+from advrbd_plugin.defense.marks import marked_candidates
+from advrbd_plugin.defense.placement import one_way_ratios
 from advrbd_plugin.defense.poison_samples import Extension, LabelSamples, extend
 from advrbd_plugin.defense.posterior import (
     DEFAULT_NULL,
@@ -69,6 +71,7 @@ def detect_by_transplant(
     features: Tensor,
     logits: Tensor,
     *,
+    mean_probabilities: Tensor | None = None,
     splits: Mapping[int, Tensor] | None = None,
     null: Null = DEFAULT_NULL,
     seed: int = 0,
@@ -82,6 +85,7 @@ def detect_by_transplant(
         samples: the training set.
         features: (N, num_features) float32, see :func:`advrbd_plugin.nn.features.layered_features`.
         logits: (N, num_classes) float32, the model's own.
+        mean_probabilities: (N, num_classes) float32, what the network said while it learned, where that was recorded.
         splits: label -> (N,) bool, suspicious clusters found with consistency ranks, as further candidates.
         null: how evidence falls for innocent clusters.
         seed: of mixtures, recipients and donors.
@@ -91,13 +95,17 @@ def detect_by_transplant(
     predicted = logits.argmax(dim=1) == labels
     nothing = torch.zeros(len(labels))
     statistics = SetStatistics.of(samples.images)
-    candidates = find_candidates(features, logits, labels, splits=dict(splits or {}), seed=seed)
+    candidates = find_candidates(
+        features, logits, labels, mean_probabilities=mean_probabilities, splits=dict(splits or {}), seed=seed
+    )
+    candidates += marked_candidates(samples.images, labels, candidates, statistics)
     done = iter(range(1, len(candidates) + 1))
     evidence = gather_evidence(
         model,
         samples,
         logits,
         candidates,
+        mean_probabilities=mean_probabilities,
         statistics=statistics,
         seed=seed,
         mixed_precision=mixed_precision,
@@ -106,7 +114,8 @@ def detect_by_transplant(
     # Where innocent content acts in other pictures (digits), all clusters have evidence: that is this set's null.
     null = null.of_set(evidence)
     compared = less_reference(evidence, candidates)
-    probabilities = label_probabilities(compared, samples.num_classes, null=null)
+    one_way = None if mean_probabilities is None else one_way_ratios(mean_probabilities, labels).tolist()
+    probabilities = label_probabilities(compared, samples.num_classes, null=null, one_way=one_way)
     suspected = discovered(probabilities)
     probability, projection, patterns = nothing, nothing.clone(), {}
     recipients = transplant.draw_recipients(samples.images, labels, predicted, seed=seed, most=20)
@@ -220,11 +229,11 @@ def _extended(
 def _asked_of_samples(evidence: ClusterEvidence) -> tuple[str, ...]:
     """What each sample is asked for, too: the kinds of evidence that are stronger than those of the residual."""
     by_residual = max(evidence.goes_best, evidence.leaves)
-    return tuple(kind for kind in MIXTURE_EVIDENCE if getattr(evidence, kind) > max(_CLEAR, by_residual))
+    return tuple(kind for kind in MIXTURE_EVIDENCE if evidence.value(kind) > max(_CLEAR, by_residual))
 
 
 def _strength(evidence: ClusterEvidence) -> float:
-    return max(float(getattr(evidence, kind)) for kind in EVIDENCE)
+    return max(evidence.value(kind) for kind in EVIDENCE)
 
 
 _SAYS = {
@@ -236,6 +245,8 @@ _SAYS = {
     "of the label's other pictures",
     "colour": "their colours, given to other pictures, take {share:.0%} of them to this label",
     "spectrum": "their sharpness, given to other pictures, takes {share:.0%} of them to this label",
+    "marked": "they carry the same mark, and while the network learned, it put {share:.0%} more of them into other "
+    "classes than of the label's other pictures",
 }
 
 
@@ -253,8 +264,8 @@ def _finding(
     if not of_label:
         return ClassFinding(label, False, 0.0, f"{names[label]}: too few pictures to judge")
     strongest = max(of_label, key=lambda each: cluster_probability(each, null))
-    kind = max(EVIDENCE, key=lambda each: null.likelihood_ratio(each, getattr(strongest, each)))
-    share = float(getattr(strongest, kind))
+    kind = max(EVIDENCE, key=lambda each: null.likelihood_ratio(each, strongest.value(each)))
+    share = strongest.value(kind)
     if label not in suspected:
         sentence = f"{names[label]}: nothing that its pictures have in common acts in other pictures"
         return ClassFinding(label, False, probability, sentence, kind, share)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError, is_out_of_memory, out_of_memory
-from advrbd_plugin.nn.inference import as_input, check_shape
+from advrbd_plugin.nn.inference import as_input, check_finite, check_shape
 from advrbd_plugin.plain import brief, one_reason
 
 _ADVICE = 'give a function that makes one, such as lambda: make_model("resnet18", num_classes=10)'
@@ -165,7 +165,7 @@ def check_network(make_model: Callable[[], nn.Module], images: ImageSet, *, need
 
     Raises:
         AdvrBDError: the network has no weights (or no linear layer, if it needs one), cannot take such pictures, or
-            does not give a logit for each class.
+            does not give a logit for each class, or one that is no number.
     """
     with torch.random.fork_rng(devices=[]):
         network = make_model().cpu()
@@ -188,3 +188,4 @@ def check_network(make_model: Callable[[], nn.Module], images: ImageSet, *, need
             f"{one_reason(error)}"
         ) from error
     check_shape(logits, images.num_classes, kind)
+    check_finite(logits)

@@ -12,6 +12,7 @@ from advrbd_plugin.data.selection import draw, draw_images
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import detect_targets
 from advrbd_plugin.defense.scoring import score_samples, scoring_work
+from advrbd_plugin.defense.trained import Trained
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.progress import Progress, SilentProgress
 
@@ -82,7 +83,7 @@ def clean_from_poisoned(
     progress.plan({"scoring": (scoring_work(config) + 1) * len(train_set)})
     progress.start("scoring")
     scores = score_samples(model, train_set, config, on_batch=progress.advance)
-    detection = detect_targets(model, train_set, scores, config, progress.advance)
+    detection = detect_targets(Trained(model, []), train_set, scores, config, progress.advance)
     progress.finish()
     suspected = torch.isin(train_set.labels, torch.tensor(detection.suspected_classes, dtype=torch.int64))
     order = torch.where(suspected, detection.projection, scores.consistency)

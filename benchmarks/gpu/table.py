@@ -79,7 +79,14 @@ def _scoring(done: Steps) -> list[str]:
         for step in done
         if "stalls_per_batch_one_patch_size" in step
     ]
-    return [*_table(("scoring", "bare s", "scoring s", "ratio"), rows), *([""] if stalls else []), *stalls]
+    idle = [
+        f"{step['name']}: {100 * step['idle_share']:.0f}% of {step['ms_a_step']:.2f} ms a step, "
+        f"{step['kernels_a_step']:g} kernels"
+        for step in done
+        if step.get("idle_share") is not None
+    ]
+    more = [*stalls, *idle]
+    return [*_table(("scoring", "bare s", "scoring s", "ratio"), rows), *([""] if more else []), *more]
 
 
 def _train(done: Steps) -> list[str]:

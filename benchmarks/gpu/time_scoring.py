@@ -1,7 +1,8 @@
 """Times consistency scoring beside the bare passes of the same model over the same batches, and counts its stalls.
 
-The bare passes are those of benchmarks/scoring.py: forward, backward to the input, and a forward for each mask. A stall
-is a moment at which the host waits for the GPU, as torch.cuda.set_sync_debug_mode reports it.
+Then how much of a step of scoring and of training the GPU is idle, which decides whether CUDA graphs would pay. The
+bare passes are those of benchmarks/scoring.py: forward, backward to the input, and a forward for each mask. A stall is
+a moment at which the host waits for the GPU, as torch.cuda.set_sync_debug_mode reports it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from launch_share import launch_share
 from outcome import NO_GPU, PartFile, Skip, part_parser
 from torch import Tensor, nn
 
 from advrbd_plugin import consistency_scores, make_model
+from advrbd_plugin.nn.training import TrainingOptions, train
 
 _MASKS = 4
 _BATCH = 500
+_TRAINING_BATCH = 128
 
 
 def main() -> int:
@@ -51,6 +55,13 @@ def main() -> int:
             if device.type != "cuda":
                 raise Skip(NO_GPU)
             row |= stalls(model, images, labels)
+        steps, *sizes_of_batches = (1, 4, 4) if arguments.dry_run else (5, _BATCH, _TRAINING_BATCH)
+        fresh = make_model(name, num_classes=10).to(device)
+        for loop, (batch, work) in loops(fresh, 2 * steps, *sizes_of_batches).items():
+            with part.step(f"{name}, idle share of {loop}, batch {batch}") as row:
+                if time.monotonic() > ends:
+                    raise Skip("no time was left for this row")
+                row |= {"batch_size": batch} | launch_share(work, steps, device)
     return int(part.failed)
 
 
@@ -87,6 +98,30 @@ def measure(
         "ratio": round(statistics.median([ours / bare for ours, bare in zip(times["scoring"], times["bare"])]), 4),
         "images_per_second": round(len(images) / scoring, 1),
     }
+
+
+def loops(model: nn.Module, steps: int, scored: int, trained: int) -> dict[str, tuple[int, Callable[[int], object]]]:
+    """The loops that launch a row of small kernels for each batch: the batch's size, and what does some batches of it.
+
+    Args:
+        steps: the most batches that are asked for. The pictures are drawn here, so that no step waits for them.
+        scored, trained: the sizes of the batches.
+    """
+    drawn = steps * max(scored, trained)
+    images, ids = torch.randint(0, 256, (drawn, 3, 32, 32), dtype=torch.uint8), torch.arange(drawn)
+    labels = ids % 10
+
+    def scoring(steps: int) -> None:
+        count = steps * scored
+        consistency_scores(
+            model, images[:count], labels[:count], patch_size=[16, 8, 4], num_masks=_MASKS, batch_size=scored
+        )
+
+    def training(steps: int) -> None:
+        count, options = steps * trained, TrainingOptions(epochs=1, batch_size=trained)
+        train(model, images[:count], labels[:count], ids[:count], options)
+
+    return {"scoring": (scored, scoring), "training": (trained, training)}
 
 
 def stalls(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:

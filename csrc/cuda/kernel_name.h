@@ -6,8 +6,8 @@ namespace advrbd::cuda {
 struct KernelName {
   const char* function;
   const char* types[2] = {};
-  int values = 0;  // in a vector; 0: not an argument, and neither is in_rows
-  bool in_rows = false;
+  int values = 0;  // in a vector; 0: not an argument, and neither is regular
+  bool regular = false;
 };
 
 }  // namespace advrbd::cuda

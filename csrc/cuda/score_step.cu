@@ -14,13 +14,13 @@ void launch(const KlTask& kl, const PerturbTask& perturb, cudaStream_t stream) {
     return launch(kl, stream);
   }
   with_type_of(kl, [&](auto logit_type) {
-    with_vectors_of(perturb, [&](auto image_type, auto values, auto in_rows) {
+    with_vectors_of(perturb, [&](auto image_type, auto values, auto regular) {
       using LogitScalar = typename decltype(logit_type)::type;
       using ImageScalar = typename decltype(image_type)::type;
-      const KernelName name{"score_step_kernel", {kTypeName<LogitScalar>, kTypeName<ImageScalar>}, values(), in_rows()};
+      const KernelName name{"score_step_kernel", {kTypeName<LogitScalar>, kTypeName<ImageScalar>}, values(), regular()};
       const Pieces pieces = pieces_of<values()>(perturb);
       launch_kernel(
-          score_step_kernel<LogitScalar, ImageScalar, values(), in_rows()>, name, kl_blocks + pieces.count,
+          score_step_kernel<LogitScalar, ImageScalar, values(), regular()>, name, kl_blocks + pieces.count,
           pieces.shared_bytes, stream, kl, perturb, pieces, kl_blocks);
     });
   });

@@ -6,8 +6,8 @@
 
 namespace advrbd::cuda {
 
-template <typename LogitScalar, typename ImageScalar, int kValues, bool kInRows>
-__global__ void __launch_bounds__(kThreads) score_step_kernel(
+template <typename LogitScalar, typename ImageScalar, int kValues, bool kRegular>
+__global__ void __launch_bounds__(kThreads, kBlocks) score_step_kernel(
     const __grid_constant__ KlTask kl, const __grid_constant__ PerturbTask perturb,
     const __grid_constant__ Pieces pieces, int64_t kl_blocks) {
   // Every thread of a block takes the same branch, so the barriers in perturb_piece are safe.
@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kThreads) score_step_kernel(
     if (block < kl_blocks) {
       divergence_of_block<LogitScalar>(kl, block);
     } else {
-      perturb_piece<ImageScalar, kValues, kInRows>(perturb, pieces, block - kl_blocks);
+      perturb_piece<ImageScalar, kValues, kRegular>(perturb, pieces, block - kl_blocks);
     }
   }
 }

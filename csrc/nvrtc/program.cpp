@@ -87,7 +87,7 @@ std::string expression_of(const cuda::KernelName& name) {
     }
   }
   if (name.values != 0) {
-    arguments += ", " + std::to_string(name.values) + (name.in_rows ? ", true" : ", false");
+    arguments += ", " + std::to_string(name.values) + (name.regular ? ", true" : ", false");
   }
   return arguments.empty() ? text : text + "<" + arguments + ">";
 }
@@ -122,7 +122,7 @@ Function compile(const cuda::KernelName& name) {
 Function function_of(const cuda::KernelName& name) {
   using Key = std::tuple<int, const char*, const char*, const char*, int, bool>;
   static std::map<Key, Function> functions;
-  const Key key{current_device, name.function, name.types[0], name.types[1], name.values, name.in_rows};
+  const Key key{current_device, name.function, name.types[0], name.types[1], name.values, name.regular};
   {
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = functions.find(key);

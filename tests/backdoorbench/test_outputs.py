@@ -18,6 +18,7 @@ from advrbd_plugin.backdoorbench.outputs import count_detection, judge, write_de
 from advrbd_plugin.backdoorbench.record import read_record
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
+from advrbd_plugin.nn.classifier import ImageClassifier
 
 
 def bools(text):
@@ -90,6 +91,13 @@ def test_judge_counts_as_the_toolbox_does():
     # The mean over batches, as the toolbox takes it: the last, smaller batch weighs as much as the first.
     logit = 10 * (200 / 255 - 0.5) / 0.25
     assert figures["clean_test_loss_avg_over_batch"] == pytest.approx(2 * logit / 2, rel=1e-4)
+
+
+def test_the_model_of_a_result_is_saved_as_the_network_in_it():
+    network = PixelScaleClassifier(Brightness(), (0.5,) * 3, (0.25,) * 3)
+    pictures = ImageSet(grey(0, 255), torch.tensor([0, 1]), ("dark", "bright"))
+    saved = toolbox_state(ImageClassifier.of(network, pictures))  # what AdvrBD.fit returns
+    assert saved.keys() == network.classifier.state_dict().keys() and saved
 
 
 def test_a_defenses_model_is_read_with_the_network_that_it_names(records, tmp_path, monkeypatch):

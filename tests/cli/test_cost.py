@@ -44,6 +44,50 @@ def test_a_measurement_takes_a_moment_and_changes_no_random_numbers():
     assert found.seconds > 0 and torch.equal(torch.rand(1), expected)
 
 
+def layers(width: int) -> torch.nn.Module:
+    """Keeps ``width`` + 10 numbers an image for its backward pass (its ReLUs' outputs); ten are its features."""
+    return torch.nn.Sequential(
+        torch.nn.Flatten(),
+        torch.nn.Linear(3 * 8 * 8, width),
+        torch.nn.ReLU(),
+        torch.nn.Linear(width, 10),
+        torch.nn.ReLU(),
+        torch.nn.Linear(10, 2),
+    )
+
+
+@pytest.mark.parametrize(("count", "at_once"), [(5000, 500), (100, 100)])
+def test_the_memory_of_the_stages_is_that_of_what_they_keep(count, at_once):
+    images, labels = torch.zeros(20, 3, 8, 8, dtype=torch.uint8), torch.arange(20) % 2
+    config = AdvrBDConfig(patch_size=4, num_masks=2, batch_size=50, mixed_precision=False)
+    model = layers(1000)
+    weights = 4 * sum(weight.numel() for weight in model.parameters())
+    # Of each image: the ReLUs' outputs, two log-probabilities and a label; its pixels, their gradient, two copies.
+    scoring = at_once * (4 * 1010 + 2 * 4 + 8 + (2 + 2) * 4 * 192)
+    found = forecast.memory_of_stages(model, images, labels, count, config, torch.device("cpu"))
+    assert found == pytest.approx(scoring + 3 * weights, rel=0.01)
+
+
+def test_the_features_of_a_large_set_take_more_than_any_batch():
+    images, labels = torch.zeros(20, 3, 8, 8, dtype=torch.uint8), torch.arange(20) % 2
+    config, model = AdvrBDConfig(patch_size=4, mixed_precision=False), layers(20)
+    weights = 4 * sum(weight.numel() for weight in model.parameters())
+    found = forecast.memory_of_stages(model, images, labels, 10**6, config, torch.device("cpu"))
+    assert found == 4 * 10**6 * (3 * 10 + 2) + 3 * weights
+
+
+def test_the_memory_foretold_is_what_is_in_use_and_what_will_be(monkeypatch):
+    monkeypatch.setattr(forecast, "_seconds_per_image", lambda *_: 0.01)
+    monkeypatch.setattr(forecast, "_in_use", lambda device: 1000)
+    monkeypatch.setattr(forecast, "memory_of_stages", lambda *_: 234)
+    images = ImageSet(torch.zeros(40, 3, 8, 8, dtype=torch.uint8), torch.arange(40) % 2, ("a", "b"))
+    for most, expected in ((1100, 1234), (5000, 5000)):  # reading the images may have taken more
+        monkeypatch.setattr(forecast, "_most_so_far", lambda device, most=most: most)
+        make = lambda: layers(8)  # noqa: E731
+        found = forecast.foretell(make, images, AdvrBDConfig(patch_size=4), device=torch.device("cpu"))
+        assert found.peak_bytes == expected
+
+
 @pytest.mark.parametrize(("size", "smaller"), [((32, 32), None), ((64, 64), (32, 32)), ((300, 400), (48, 64))])
 def test_a_smaller_size_is_offered_for_large_images(size, smaller):
     assert forecast.smaller_size(size) == smaller

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.defense.confirmation import belonging, confirm, leave_out
+from advrbd_plugin.defense.confirmation import confirm, leave_out
 from advrbd_plugin.defense.detection import Detection
 from advrbd_plugin.defense.findings import ClassFinding
 from advrbd_plugin.defense.splits import LabelEvidence
@@ -50,13 +50,6 @@ def test_a_tenth_of_each_class_is_left_out_beside_the_suspicious_cluster():
     assert not torch.equal(leave_out(samples, detection, seed=4).controls, left_out.controls)
 
 
-def test_a_sample_belongs_where_it_is_as_likely_as_controls_are():
-    labels, controls = torch.tensor([0, 1, 2, 0]), torch.tensor([True, True, True, False])
-    probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.6, 0.3], [0.2, 0.2, 0.6], [0.1, 0.7, 0.2]])
-    assert belonging(probabilities, labels, controls).tolist() == [0, 1, 2, 1]
-    assert belonging(torch.full((4, 3), 1 / 3), labels, torch.zeros(4, dtype=torch.bool)).tolist() == [-1] * 4
-
-
 @pytest.mark.parametrize(("shows", "suspected"), [(0, True), (1, False)], ids=["another class", "its own class"])
 def test_a_cluster_is_confirmed_where_it_shows_another_class(shows, suspected):
     samples = a_set()
@@ -67,6 +60,17 @@ def test_a_cluster_is_confirmed_where_it_shows_another_class(shows, suspected):
     assert found.findings[1].kind == "misplacement" and "30 of its pictures stand apart" in found.findings[1].sentence
     assert found.findings[1].share == pytest.approx(float(suspected), abs=0.01)
     assert (found.poison_probability > 0.5).any() == suspected
+
+
+def test_a_style_that_sends_some_astray_and_as_many_home_is_no_attack():
+    samples = a_set()
+    detection = unconfirmed(samples)
+    suspicious = detection.poison_probability > 0.5
+    astray = suspicious & (torch.arange(COUNT) % 2 == 0)
+    found = confirm(
+        says(torch.where(astray, 0, samples.labels)), samples, detection, leave_out(samples, detection, seed=0)
+    )
+    assert found.suspected_classes == () and found.findings[1].share == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_model_that_knows_no_class_confirms_nothing():

@@ -27,9 +27,9 @@ def make_model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
 
 
-def suspect(model, samples, scores, config, on_batch=None) -> Detection:
+def suspect(trained, samples, scores, config, on_batch=None) -> Detection:
     """Suspects class 1 and a third of its samples, so that all stages run."""
-    features, _ = layered_features(model, samples.images, on_batch=on_batch)
+    features, _ = layered_features(trained.model, samples.images, on_batch=on_batch)
     probability = ((samples.labels == 1) & (samples.sample_ids % 3 == 0)).float()
     evidence = tuple(LabelEvidence(label, 750, 2.0, 2.0, 0.3, suspected=label == 1) for label in range(2))
     # Too little trained to judge labels: what it learned in a few steps shall decide nothing.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from advrbd_plugin.defense.mislabels import find_mislabelled
+from advrbd_plugin.defense.mislabels import Mislabels, find_mislabelled
 
 SAMPLES, CLASSES = 8000, 10
 
@@ -51,6 +51,22 @@ def test_the_probability_never_rises_with_what_the_network_gives_the_label():
     found = find_mislabelled(probabilities, labels)
     order = probabilities.gather(1, labels[:, None])[:, 0].argsort()
     assert (found.probability[order].diff() <= 0).all() and found.probability[order[0]] > 0.9
+
+
+def test_wrong_labels_that_gather_in_one_label_are_found():
+    _, labels, *_ = learned(0.0)
+    taken = (labels == 3) & (torch.arange(SAMPLES) % 4 == 0)
+    shown = torch.where(taken, (labels + 1 + torch.arange(SAMPLES) % 9) % CLASSES, labels)
+    generator = torch.Generator().manual_seed(1)
+    logits = 1.5 * torch.randn(SAMPLES, CLASSES, generator=generator)
+    logits[torch.arange(SAMPLES), shown] += 4.5
+    found = find_mislabelled(logits.softmax(dim=1), labels)
+    assert found.gathered == (3,) and found.mislabelled[labels != 3].float().mean() < 0.01
+    flagged = found.mislabelled & (labels == 3)
+    assert flagged[taken].float().mean() > 0.85 and taken[flagged].float().mean() > 0.75
+    assert find_mislabelled(logits.softmax(dim=1), labels, suspected=(3,)).gathered == ()
+    again = Mislabels.from_stored(*found.to_stored())
+    assert again.gathered == (3,) and torch.equal(again.probability, found.probability)
 
 
 def test_nothing_is_said_where_nothing_was_recorded():

@@ -16,6 +16,7 @@ from advrbd_plugin.defense.pipeline import AdvrBD
 from advrbd_plugin.defense.planning import STAGES
 from advrbd_plugin.defense.scoring import Scores
 from advrbd_plugin.defense.splits import LabelEvidence
+from advrbd_plugin.defense.trained import Trained
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation.metrics import evaluate, judge_detection
 from advrbd_plugin.nn.models import make_model
@@ -42,7 +43,7 @@ def detector(*suspected, unconfirmed=(), trained_enough=True):
     the trigger. The clusters of ``unconfirmed`` classes stand apart.
     """
 
-    def detect(model, samples, scores, config, on_batch=None):
+    def detect(trained, samples, scores, config, on_batch=None):
         detect.examined.append(sorted(samples.labels.unique().tolist()))
         if on_batch is not None:
             on_batch(len(samples))
@@ -388,7 +389,7 @@ def test_what_a_clean_model_gives_away_is_removed_and_the_loop_goes_on(
 
     def examine(model, used, **settings):
         """The first clean model gives class 4 away, the second nothing."""
-        found = detector(*((), (4,))[not seen])(model, used, Scores(torch.zeros(1, len(used))), None)
+        found = detector(*((), (4,))[not seen])(Trained(model, []), used, Scores(torch.zeros(1, len(used))), None)
         seen.append(len(used))
         return found
 

@@ -15,8 +15,9 @@ from advrbd_plugin.defense.candidates import find_candidates, runner_up_groups
 from advrbd_plugin.defense.config import DetectionConfig
 from advrbd_plugin.defense.detection import detect_targets
 from advrbd_plugin.defense.evidence import ClusterEvidence, gather_evidence
-from advrbd_plugin.defense.posterior import DEFAULT_NULL, discovered, fit_null, label_probabilities
+from advrbd_plugin.defense.posterior import DEFAULT_NULL, discovered, fit_null, label_probabilities, placement_ratio
 from advrbd_plugin.defense.scoring import Scores
+from advrbd_plugin.defense.trained import Trained
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 from advrbd_plugin.defense.transplant_detection import detect_by_transplant, is_trained_enough
 
@@ -251,6 +252,16 @@ def test_splits_are_candidates_too():
     assert [each.label for each in given] == [1, 1]
 
 
+def test_what_the_network_said_while_it_learned_gives_candidates():
+    one = poisoned_set("corner")
+    said = torch.full((len(one.poison), one.logits.shape[1]), 0.02)
+    said[torch.arange(len(said)), torch.where(one.poison, 0, one.samples.labels)] = 0.9
+    nothing = torch.zeros(len(said), 3)
+    candidates = find_candidates(nothing, one.logits, one.samples.labels, mean_probabilities=said)
+    pure = [float(one.poison[each.members].double().mean()) for each in candidates if each.source == "learning"]
+    assert max(pure) > 0.9
+
+
 def test_second_choices_group_all_samples_once():
     groups = runner_up_groups(torch.randn(50, 5, generator=torch.Generator().manual_seed(0)), label=2)
     assert torch.stack(groups).sum(0).eq(1).all()
@@ -289,7 +300,9 @@ def test_a_model_that_was_not_trained_enough_is_not_asked(monkeypatch):
     one = poisoned_set("corner")
     answers = one.features, one.logits.roll(1, dims=0)
     monkeypatch.setattr("advrbd_plugin.defense.detection.layered_features", lambda *arguments, **settings: answers)
-    found = detect_targets(one.model, one.samples, Scores(torch.zeros(1, len(one.samples))), DetectionConfig())
+    found = detect_targets(
+        Trained(one.model, []), one.samples, Scores(torch.zeros(1, len(one.samples))), DetectionConfig()
+    )
     assert not found.trained_enough and found.suspected_classes == () and found.fit < 0.5
     assert all("not judged" in each.sentence and not each.suspected for each in found.findings)
     assert is_trained_enough(0.9, torch.tensor([10, 10])) and not is_trained_enough(0.55, torch.tensor([10, 10]))
@@ -313,6 +326,31 @@ def test_one_kind_of_evidence_is_enough_and_none_is_not():
         probabilities = label_probabilities(evidence, 10)
         assert probabilities[3] > 0.95 and discovered(probabilities) == (3,)
     assert discovered(label_probabilities([cluster(label) for label in range(10)], 10)) == ()
+
+
+def test_a_second_witness_makes_weak_evidence_enough_and_never_accuses_alone():
+    others = [cluster(label) for label in range(10)]
+    alone = label_probabilities([*others, cluster(3, goes_best=0.25)], 10)[3]
+    ratios = [1.0] * 10
+    ratios[3] = 6.0
+    assert alone < label_probabilities([*others, cluster(3, goes_best=0.25)], 10, one_way=ratios)[3]
+    assert label_probabilities(others, 10, one_way=ratios)[3] < 0.5
+    marked = label_probabilities([*others, cluster(3, "mark", leaves=0.15, marked=0.4)], 10)[3]
+    unmarked = label_probabilities([*others, cluster(3, "mark", leaves=0.15)], 10)[3]
+    assert unmarked < 0.5 and discovered({3: marked}) == (3,)
+
+
+def test_a_label_with_many_clusters_is_no_less_likely_for_those_of_another_kind():
+    evidence = [cluster(3, "mark", leaves=0.2), *(cluster(label) for label in range(10))]
+    few = label_probabilities(evidence, 10)[3]
+    many = label_probabilities([*evidence, *(cluster(3, "second_choice") for _ in range(20))], 10)[3]
+    assert many > 0.6 * few
+
+
+@pytest.mark.parametrize("one_way", [0.1, 1.0, 2.3, 5.0, 1000.0])
+def test_what_a_one_way_ratio_says_is_bounded_and_rises(one_way):
+    assert 0.5 <= placement_ratio(one_way) <= 10.5
+    assert placement_ratio(one_way) <= placement_ratio(1.5 * one_way)
 
 
 def test_more_evidence_never_makes_a_label_less_likely():

@@ -89,18 +89,19 @@ def test_launches_by_name_run_the_same_kernels(library, tmp_path, monkeypatch):
 BUGS = {
     "no barrier before origins are drawn again": (
         "perturb",
-        "  __syncthreads();  // the last piece's origins are no longer read\n",
+        "    __syncthreads();  // the origins before these are no longer read\n",
         "",
     ),
     "a reduction that leaves out half a warp": ("kl_divergence", "kWarp / 2", "kWarp / 4"),
-    "a value beyond the image": (
-        "perturb",
-        "if (first_of(step) < image_values)",
-        "if (first_of(step) <= image_values)",
-    ),
+    "a value beyond the batch": ("perturb", "if (first < size)", "if (first <= size)"),
+    "a vector that ends in the next sample, with this one's patches": ("perturb", "++next.sample;", ""),
 }
 MORE_BUGS = {
-    "no barrier after origins are drawn": ("perturb", "  __syncthreads();\n#pragma", "#pragma"),
+    "no barrier after origins are drawn": ("perturb", "    __syncthreads();\n    const", "    const"),
+    "a whole vector where the batch ends inside it": ("perturb", "count >= kValues &&", "count > 0 &&"),
+    "a vector that is not aligned": ("perturb", "% sizeof(Values) == 0", "% 1 == 0"),
+    "the first masks' patches for the later ones, too": ("perturb", "first_mask + i", "i"),
+    "the next row's values left out": ("perturb", "|| (!kRegular && other.contains(i))", ""),
     "a shuffle that some lanes leave out": (
         "kl_divergence",
         "divergence = terms.divergence(warp_sum(sum));",
@@ -108,7 +109,8 @@ MORE_BUGS = {
     ),
     "a patch that ends a value early": ("perturb", "begin + width > 0", "begin + width > 1"),
     "a division that is off by one": ("perturb", "/ divisor + 1;", "/ divisor;"),
-    "a channel of the neighbour": ("perturb", "return plane + interleaved;", "return plane;"),
+    "the channel of the row before": ("perturb", "place.plane : next_plane", "place.plane : place.plane"),
+    "the channel of a neighbour": ("perturb", "channel + 1 < interleaved", "channel + 2 < interleaved"),
 }
 
 
