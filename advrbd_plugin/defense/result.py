@@ -164,9 +164,7 @@ class AdvrBDScan:
             AdvrBDError: the pictures are not known, or the folder cannot be written.
         """
         # By the public name, which the package loads when it is asked for: the core itself knows no report.
-        summary: dict[str, Any] = advrbd_plugin.write_report(
-            self, folder, train_set=train_set, data=os.fspath(data)
-        )
+        summary: dict[str, Any] = advrbd_plugin.write_report(self, folder, train_set=train_set, data=os.fspath(data))
         return summary
 
     def save(self, folder: str | os.PathLike[str]) -> None:

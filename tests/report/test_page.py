@@ -234,9 +234,9 @@ def test_a_report_from_python_opens_the_files_of_a_folder_that_is_named(record, 
     backdoored = record.result.backdoored_model
     backdoored.description = record.model
     result = replace(record.result, train_set=record.image_set)
-    assert "href=\"../photos/c1/" not in _written(result, tmp_path / "without")
+    assert 'href="../photos/c1/' not in _written(result, tmp_path / "without")
     page = _written(result, tmp_path / "with", data=data)
-    assert "href=\"../photos/c1/" in page and "train_set.subset" in page and "advrbd clean" not in page
+    assert 'href="../photos/c1/' in page and "train_set.subset" in page and "advrbd clean" not in page
 
 
 def _written(result, folder, **named):
