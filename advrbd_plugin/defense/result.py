@@ -142,12 +142,20 @@ class AdvrBDScan:
         }
         return pandas.DataFrame(columns)
 
-    def report(self, folder: str | os.PathLike[str], *, train_set: ImageSet | None = None) -> dict[str, Any]:
+    def report(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        train_set: ImageSet | None = None,
+        data: str | os.PathLike[str] = "a set from Python",
+    ) -> dict[str, Any]:
         """Write the page, the tables and the model that ``advrbd defend --out FOLDER`` writes.
 
         Args:
             folder: new, empty, or with earlier results of this function.
             train_set: the pictures, where the result was loaded without them.
+            data: what the page calls the set; the folder that it was read from makes each name on the page open its
+                file.
 
         Returns:
             What stands in ``summary.json``.
@@ -156,7 +164,7 @@ class AdvrBDScan:
             AdvrBDError: the pictures are not known, or the folder cannot be written.
         """
         # By the public name, which the package loads when it is asked for: the core itself knows no report.
-        summary: dict[str, Any] = advrbd_plugin.write_report(self, folder, train_set=train_set)
+        summary: dict[str, Any] = advrbd_plugin.write_report(self, folder, train_set=train_set, data=os.fspath(data))
         return summary
 
     def save(self, folder: str | os.PathLike[str]) -> None:

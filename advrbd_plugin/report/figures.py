@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advrbd_plugin.files import finite
-from advrbd_plugin.report.record import RunRecord
+from advrbd_plugin.report.record import RunRecord, surest
 from advrbd_plugin.report.text import one_line
 
 if TYPE_CHECKING:
@@ -62,11 +62,13 @@ def draw_scores(axes: Axes, record: RunRecord) -> None:
     """Histogram of the scores of flagged samples and of the others."""
     verdicts = record.result.verdicts
     draw_histogram(axes, verdicts.score, verdicts.poisoned, ("others", "called poisoned"))
-    axes.set_title("Probabilities of all samples", loc="left")
+    axes.set_title("Probabilities of all pictures", loc="left")
 
 
 def draw_histogram(axes: Axes, score: Tensor, poisoned: Tensor, names: tuple[str, str]) -> None:
     """Scores in two colours: (N,) float ``score``, (N,) bool ``poisoned``, the names of clean and of poisoned."""
+    from matplotlib.ticker import FuncFormatter, PercentFormatter
+
     usable = torch.isfinite(score)
     values, flags = score[usable].double().numpy(), poisoned[usable].numpy()
     low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
@@ -80,8 +82,10 @@ def draw_histogram(axes: Axes, score: Tensor, poisoned: Tensor, names: tuple[str
         tallest = max(tallest, float(np.max(heights)))
     if tallest > 50:  # else a few poisoned samples beside thousands of clean ones would not be seen
         axes.set_yscale("symlog", linthresh=10)
-    axes.set_xlabel("probability that the sample is poisoned")
-    axes.set_ylabel("samples")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel("probability that the picture is poisoned")
+    axes.set_ylabel("pictures")
     axes.legend(frameon=False)
 
 
@@ -101,7 +105,7 @@ def draw_classes(axes: Axes, record: RunRecord, limit: int = 20) -> None:
         if label in record.result.suspected_classes:
             tick.set_color(POISONED_COLOUR)
             tick.set_fontweight("bold")
-    axes.set_xlabel("samples")
+    axes.set_xlabel("pictures")
     axes.set_title("Classes" + (" (suspected: red)" if record.result.suspected_classes else ""), loc="left")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, fontsize=8)
 
@@ -163,19 +167,26 @@ def shorten(text: str, length: int = _LABEL_LENGTH) -> str:
 
 
 def _draw_thumbnails(figure: Figure, record: RunRecord) -> None:
-    chosen = record.most_suspicious(_THUMBNAILS)
-    figure.suptitle("Most suspicious samples (given label \u2192 suggested label)", x=0.02, ha="left", fontsize=12)
+    verdicts = record.result.verdicts
+    chosen = surest(verdicts.score, verdicts.poisoned, _THUMBNAILS).tolist()
+    figure.suptitle("The surest poisoned pictures (their label \u2192 better label)", x=0.02, ha="left", fontsize=12)
     if not chosen:
-        figure.text(0.02, 0.5, "None: no sample was flagged as poisoned.")
+        figure.text(0.02, 0.5, "None: no picture looks poisoned.")
         return
-    names, verdicts = record.image_set.class_names, record.result.verdicts
+    names = record.image_set.class_names
     axes = figure.subplots()
     axes.axis("off")
     for place, index in enumerate(chosen):
         label = shorten(names[int(record.image_set.labels[index])], 10)
         suggestion = shorten(names[int(verdicts.suggested_label[index])], 10)
         row, column = divmod(place, _THUMBNAILS // 2)
-        draw_tile(axes, record.image_set.images[index], row, column, f"{label}\n\u2192 {suggestion}")
+        draw_tile(
+            axes,
+            record.image_set.images[index],
+            row,
+            column,
+            f"{label}\n\u2192 {suggestion}" if suggestion != label else label,
+        )
     frame_tiles(axes, rows=2, columns=_THUMBNAILS // 2)
 
 
@@ -195,7 +206,7 @@ def frame_tiles(axes: Axes, rows: int, columns: int) -> None:
 def _headline(record: RunRecord) -> str:
     poisoned, total = int(record.result.verdicts.poisoned.sum()), len(record.image_set)
     suspected = [shorten(record.image_set.class_names[label], 30) for label in record.result.suspected_classes]
-    found = f"{poisoned:,} of {total:,} samples flagged as poisoned"
+    found = f"{poisoned:,} of {total:,} pictures look poisoned"
     return (found + (f"; suspected: {', '.join(suspected)}" if suspected else "; no class suspected")).replace(
         "$", r"\$"
     )

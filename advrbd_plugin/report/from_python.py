@@ -25,7 +25,8 @@ def write_report(
         result: of :meth:`AdvrBD.fit` or :meth:`AdvrBD.scan`.
         folder: new, empty, or with earlier results of advrbd, which are replaced.
         train_set: the pictures, where the result was loaded without them.
-        data: what the page calls the set.
+        data: what the page calls the set; where it is the folder that the pictures were read from, the page's names
+            open their files.
 
     Returns:
         What stands in ``summary.json``.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advrbd_plugin.report.figures import as_rgb
 from advrbd_plugin.report.links import Links
-from advrbd_plugin.report.record import VERDICTS, RunRecord, verdict_codes
+from advrbd_plugin.report.record import VERDICTS, RunRecord, surest, verdict_codes
 from advrbd_plugin.report.text import one_line
 from advrbd_plugin.table import percentage
 
@@ -123,25 +123,6 @@ def galleries(record: RunRecord, links: Links) -> list[Gallery]:
             "They seem to belong to another class and carry no trigger: errors, no attack.",
         ),
     ]
-
-
-def surest(score: Tensor, poisoned: Tensor, count: int) -> Tensor:
-    """(M,) int64: at most ``count`` positions of flagged samples, the highest score first.
-
-    Where more than ``count`` show the same highest percentage, they are taken evenly from all of these, so that not
-    only those of the first folder are seen.
-
-    Args:
-        score: (N,) float in [0, 1].
-        poisoned: (N,) bool.
-    """
-    found = poisoned.nonzero().flatten()
-    seen = (1000 * score[found].double()).round()  # as the page rounds them
-    order = torch.argsort(seen, descending=True, stable=True)
-    alike = int((seen == seen.max()).sum()) if len(found) else 0
-    if alike <= count:
-        return found[order[:count]]
-    return found[order[torch.linspace(0, alike - 1, count).round().long()]]
 
 
 def borderline(score: Tensor, mislabelled: Tensor) -> Tensor:

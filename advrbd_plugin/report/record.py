@@ -56,12 +56,24 @@ class RunRecord:
 
         return self.result if isinstance(self.result, AdvrBDResult) else None
 
-    def most_suspicious(self, count: int) -> list[int]:
-        """Positions of the flagged images, the highest score first; at most ``count``."""
-        verdicts = self.result.verdicts
-        flagged = verdicts.poisoned.nonzero().flatten()
-        order = torch.argsort(verdicts.score[flagged], descending=True, stable=True)
-        return flagged[order[:count]].tolist()
+
+def surest(score: Tensor, poisoned: Tensor, count: int) -> Tensor:
+    """(M,) int64: at most ``count`` positions of flagged samples, the highest score first.
+
+    Where more than ``count`` show the same highest percentage, they are taken evenly from all of these, so that not
+    only those of the first folder are seen.
+
+    Args:
+        score: (N,) float in [0, 1].
+        poisoned: (N,) bool.
+    """
+    found = poisoned.nonzero().flatten()
+    seen = (1000 * score[found].double()).round()  # as the page rounds them
+    order = torch.argsort(seen, descending=True, stable=True)
+    alike = int((seen == seen.max()).sum()) if len(found) else 0
+    if alike <= count:
+        return found[order[:count]]
+    return found[order[torch.linspace(0, alike - 1, count).round().long()]]
 
 
 def verdict_codes(verdicts: Verdicts) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from advrbd_plugin.defense.findings import ClassFinding, Window
 from advrbd_plugin.report.links import Links
-from advrbd_plugin.report.pictures import Tile, png, png_uri, surest, tiles_of
-from advrbd_plugin.report.record import RunRecord, pattern_file
+from advrbd_plugin.report.pictures import Tile, png, png_uri, tiles_of
+from advrbd_plugin.report.record import RunRecord, pattern_file, surest
 from advrbd_plugin.report.text import one_line
 from advrbd_plugin.report.wording import in_words, suspected_findings, what_they_share
 from advrbd_plugin.table import percentage

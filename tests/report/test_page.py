@@ -16,8 +16,8 @@ from advrbd_plugin.defense.findings import Window
 from advrbd_plugin.report.before_after import before_and_after
 from advrbd_plugin.report.links import Links
 from advrbd_plugin.report.page import report_html
-from advrbd_plugin.report.pictures import borderline, surest
-from advrbd_plugin.report.record import summarise
+from advrbd_plugin.report.pictures import borderline
+from advrbd_plugin.report.record import summarise, surest
 from advrbd_plugin.report.trigger import pattern_picture, triggers
 from advrbd_plugin.report.wording import answer, in_words
 from advrbd_plugin.table import percentage
@@ -224,6 +224,24 @@ def test_names_open_the_files(record, tmp_path):
     assert links.base == "../a%20b/" and links.to("c1/<i>9</i>.png") == "../a%20b/c1/%3Ci%3E9%3C/i%3E.png"
     assert links.to("javascript:alert(1)") == "../a%20b/javascript%3Aalert%281%29"
     assert Links.of(record, out).to("x") == ""  # an archive, say
+
+
+def test_a_report_from_python_opens_the_files_of_a_folder_that_is_named(record, tmp_path):
+    data = tmp_path / "photos"
+    for path in record.image_set.paths:
+        (data / path).parent.mkdir(parents=True, exist_ok=True)
+        (data / path).write_bytes(b"")
+    backdoored = record.result.backdoored_model
+    backdoored.description = record.model
+    result = replace(record.result, train_set=record.image_set)
+    assert 'href="../photos/c1/' not in _written(result, tmp_path / "without")
+    page = _written(result, tmp_path / "with", data=data)
+    assert 'href="../photos/c1/' in page and "train_set.subset" in page and "advrbd clean" not in page
+
+
+def _written(result, folder, **named):
+    result.report(folder, **named)
+    return (folder / "report.html").read_text(encoding="utf-8")
 
 
 # Text on its background, by the names of the style's colours.
