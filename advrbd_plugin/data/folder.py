@@ -85,8 +85,7 @@ def _list_classes(source: Source, class_names: Sequence[str] | None) -> Listing:
     found = _children(source.folders, prefix)
     where = f"{source.root}" + (f" ({prefix.rstrip('/')})" if prefix else "")
     if not found:
-        advice = "sort the images into one sub-folder for each class" if files else "nothing to read"
-        raise AdvrBDError(f"{where} holds no class folders: {advice}")
+        raise AdvrBDError(f"{where} holds no class folders: {_advice(source, files)}")
     inside = [path for path in files if "/" in path[len(prefix) :]]
     classes_of = [path[len(prefix) :].split("/")[0] for path in inside]
     notes = [*_check_folders(source, where, prefix, found, class_names or ()), *_passed_over(source, prefix)]
@@ -103,6 +102,15 @@ def _list_classes(source: Source, class_names: Sequence[str] | None) -> Listing:
         class_names=tuple(class_names),
         notes=tuple(notes),
     )
+
+
+def _advice(source: Source, files: Sequence[str]) -> str:
+    """What to give where there are no class folders: an archive that lies there, best the training part."""
+    archives = [path for path in files if path.lower().endswith(_ARCHIVES)]
+    if archives and source.root.is_dir():
+        part = next((path for path in archives if _part_of_split(path.split(".")[0]) == "train"), archives[0])
+        return f"give {source.root / part}"
+    return "sort the images into one sub-folder for each class" if files else "nothing to read"
 
 
 def _children(paths: Iterable[str], prefix: str) -> list[str]:

@@ -263,3 +263,10 @@ def test_progress_counts_every_file(tmp_path):
     seen = []
     load_folder(write(tmp_path, TWO_CLASSES), on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_folder_of_archives_names_the_one_to_give(tmp_path):
+    for name in ("test.zip", "train.zip"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(AdvrBDError, match=rf"holds no class folders: give {tmp_path}/train.zip"):
+        load_folder(tmp_path)
