@@ -147,5 +147,7 @@ def _draw(figure: Figure, record: RepairRecord) -> None:
         axes.hist(np.clip(scores, -10, 20), bins=60, color=CLEAN_COLOUR)
         axes.axvline(result.config.z_threshold, color=POISONED_COLOUR)
         axes.set_yscale("symlog", linthresh=10)
+        axes.set_xlabel("z-score; suspicious beyond the red line")
+        axes.set_ylabel("neurons")
         axes.set_title("z-scores of all neurons", loc="left")
     draw_curves(right, result.curves)

@@ -14,6 +14,7 @@ from advrbd_plugin.defense.identification import Verdicts
 from advrbd_plugin.report.before_after import before_and_after
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.record import summarise
+from advrbd_plugin.report.template import render
 
 from .browser import Browser, needs_browser
 from .conftest import make_record
@@ -76,6 +77,18 @@ def test_nothing_is_wider_than_the_window(browser):
     assert wide == []
     width, window = browser.run("return [document.documentElement.scrollWidth, window.innerWidth]")
     assert width <= window
+
+
+def test_long_paths_stay_inside_every_page(browser, page):
+    long = "a_folder_without_an_end" * 20
+    other = page.parent / "stress.html"
+    other.write_text(render("stress.html", title=long, legend=[long], tables=[]))
+    browser.open(other)
+    try:
+        width, window = browser.run("return [document.documentElement.scrollWidth, window.innerWidth]")
+        assert width <= window
+    finally:
+        browser.open(page)
 
 
 def test_no_column_breaks_a_word(browser):
