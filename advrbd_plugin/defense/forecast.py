@@ -15,8 +15,9 @@ from torch.nn import functional
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.planning import SCANNED_OUT, planned_work
+from advrbd_plugin.defense.scoring import scoring_batch_size
 from advrbd_plugin.nn.features import layered_features
-from advrbd_plugin.nn.inference import EVALUATION_BATCH_SIZE, as_input, autocast, frozen
+from advrbd_plugin.nn.inference import as_input, autocast, frozen
 from advrbd_plugin.nn.repeatable import repeatable
 from advrbd_plugin.nn.training import TRAINING_WORK
 
@@ -93,11 +94,11 @@ def memory_of_stages(
     model.eval()
     with frozen(model):
         kept = _kept_per_image(model, images, labels, config, device)
-    scoring = EVALUATION_BATCH_SIZE * (kept + (_COPIES_OF_IMAGES + config.num_masks) * one)
+    scored = min(count, scoring_batch_size((images.shape[-2], images.shape[-1]), device))
+    scoring = scored * (kept + (_COPIES_OF_IMAGES + config.num_masks) * one)
     features, logits = layered_features(model, images[:2], mixed_precision=config.mixed_precision)
     of_set = count * 4 * (_COPIES_OF_FEATURES * features.shape[1] + logits.shape[1])
-    batches = max(training, min(count, EVALUATION_BATCH_SIZE) * scoring // EVALUATION_BATCH_SIZE)
-    return max(batches, of_set) + _COPIES_OF_WEIGHTS * weights
+    return max(training, scoring, of_set) + _COPIES_OF_WEIGHTS * weights
 
 
 def _kept_per_image(

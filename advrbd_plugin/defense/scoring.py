@@ -20,8 +20,9 @@ from advrbd_plugin.processes import current
 from advrbd_plugin.randomness import derive_seed
 
 _SMALLEST_DIVERGENCE = 1e-12
-# Larger images are scored fewer at a time: the backward pass keeps every layer's output of a batch.
-_BATCH_SIZE, _SMALLEST_BATCH, _BATCH_PIXELS = 500, 16, 500 * 64 * 64
+# The backward pass keeps every layer's output of a batch. On a CPU it holds no more than a training step; on a GPU
+# larger batches pay, but of larger images fewer are scored at a time.
+_BATCH_SIZE, _CPU_BATCH_SIZE, _SMALLEST_BATCH, _BATCH_PIXELS = 500, 128, 16, 500 * 64 * 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ def score_samples(
     Raises:
         AdvrBDError: a logit is not finite.
     """
-    height, width = samples.image_size
+    device = next(model.parameters()).device
     scores = score_shared_out(
         model,
         samples,
@@ -75,11 +76,18 @@ def score_samples(
         num_masks=config.num_masks,
         reduction=config.reduction,
         seed=derive_seed(config.seed, "patches"),
-        batch_size=max(_SMALLEST_BATCH, min(_BATCH_SIZE, _BATCH_PIXELS // (height * width))),
+        batch_size=scoring_batch_size(samples.image_size, device),
         mixed_precision=config.mixed_precision,
         on_batch=None if on_batch is None else lambda done: on_batch(scoring_work(config) * done),
     )
     return Scores(torch.stack([consistency_ranks(each) for each in scores]))
+
+
+def scoring_batch_size(image_size: tuple[int, int], device: torch.device) -> int:
+    """How many images of (height, width) are scored at a time."""
+    height, width = image_size
+    most = _CPU_BATCH_SIZE if device.type == "cpu" else _BATCH_SIZE
+    return max(_SMALLEST_BATCH, min(most, _BATCH_PIXELS // (height * width)))
 
 
 def score_shared_out(

@@ -13,6 +13,8 @@ from torch import Tensor
 _RESIDENT_SHARE = 0.25
 # Results that take more than this on a device are moved to the host.
 _RESULT_BYTES = 2**28
+# Results on the CPU are copied into blocks of this size.
+_BLOCK_BYTES = 2**20
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
@@ -51,6 +53,9 @@ class ImageSource:
 class Results:
     """The results of one batch after another, which stay on the device until they are many.
 
+    On the CPU each part is copied into a block at once: small tensors that lived on among a batch's freed ones
+    would cut the C library's free memory into pieces that no later batch fits in.
+
     Args:
         dim: along which they are put together.
     """
@@ -60,14 +65,17 @@ class Results:
         self._parts: list[Tensor] = []
         self._moved: list[Tensor] = []  # on the CPU
         self._bytes = 0  # of the parts on a device
+        self._block, self._used = torch.empty(0), 0  # on the CPU: what holds the newest parts, and how far
 
     def add(self, part: Tensor) -> None:
         """The results of the next batch."""
+        if part.device.type == "cpu":
+            self._parts.append(self._kept(part))
+            return
         self._parts.append(part)
-        if part.device.type != "cpu":
-            self._bytes += part.numel() * part.element_size()
-            if self._bytes > _RESULT_BYTES:
-                self._move()
+        self._bytes += part.numel() * part.element_size()
+        if self._bytes > _RESULT_BYTES:
+            self._move()
 
     def whole(self) -> Tensor:
         """All of them, on the CPU; there is at least one."""
@@ -75,9 +83,19 @@ class Results:
             self._move()
         return self._moved[0] if len(self._moved) == 1 else torch.cat(self._moved, self._dim)
 
+    def _kept(self, part: Tensor) -> Tensor:
+        """A copy of a part that lies in the block."""
+        if self._block.dtype != part.dtype or self._used + part.numel() > len(self._block):
+            size = max(part.numel(), _BLOCK_BYTES // part.element_size())
+            self._block, self._used = torch.empty(size, dtype=part.dtype), 0
+        kept = self._block[self._used : self._used + part.numel()].view(part.shape)
+        self._used += part.numel()
+        return kept.copy_(part)
+
     def _move(self) -> None:
         self._moved.append(torch.cat(self._parts, self._dim).cpu())
         self._parts, self._bytes = [], 0
+        self._block, self._used = torch.empty(0), 0
 
     def __bool__(self) -> bool:
         return bool(self._parts or self._moved)

@@ -56,7 +56,7 @@ def layers(width: int) -> torch.nn.Module:
     )
 
 
-@pytest.mark.parametrize(("count", "at_once"), [(5000, 500), (100, 100)])
+@pytest.mark.parametrize(("count", "at_once"), [(5000, 128), (100, 100)])
 def test_the_memory_of_the_stages_is_that_of_what_they_keep(count, at_once):
     images, labels = torch.zeros(20, 3, 8, 8, dtype=torch.uint8), torch.arange(20) % 2
     config = AdvrBDConfig(patch_size=4, num_masks=2, batch_size=50, mixed_precision=False)

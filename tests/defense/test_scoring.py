@@ -157,8 +157,10 @@ def test_several_patch_sizes_share_their_passes_and_give_the_scores_of_each(mode
     assert consistency_scores(model, images[:0], labels[:0], patch_size=(4, 2)).shape == (2, 0)
 
 
-@pytest.mark.parametrize(("size", "batch_size"), [(32, 500), (64, 500), (128, 125), (224, 40), (2000, 16)])
-def test_large_images_are_scored_in_smaller_batches(size, batch_size, monkeypatch):
+@pytest.mark.parametrize(
+    ("size", "on_cpu", "on_gpu"), [(32, 128, 500), (64, 128, 500), (128, 125, 125), (224, 40, 40), (2000, 16, 16)]
+)
+def test_large_images_are_scored_in_smaller_batches(size, on_cpu, on_gpu, monkeypatch):
     asked = []
 
     def score(model, images, labels, **settings):
@@ -167,5 +169,6 @@ def test_large_images_are_scored_in_smaller_batches(size, batch_size, monkeypatc
 
     monkeypatch.setattr(scoring, "consistency_scores", score)
     samples = ImageSet(torch.zeros(2, 1, size, size, dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"))
-    scoring.score_samples(None, samples, AdvrBDConfig())
-    assert asked == [batch_size]
+    scoring.score_samples(torch.nn.Linear(1, 1), samples, AdvrBDConfig())
+    assert asked == [on_cpu]
+    assert scoring.scoring_batch_size((size, size), torch.device("cuda")) == on_gpu

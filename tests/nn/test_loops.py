@@ -154,6 +154,27 @@ def test_results_come_in_the_order_of_the_batches(device, monkeypatch):
     assert results and torch.equal(results.whole(), parts) and torch.equal(results.whole(), parts)
 
 
+def test_results_on_the_cpu_are_copies_in_few_blocks(monkeypatch):
+    """What the parts themselves took is free again, so that no batch finds the memory cut into pieces."""
+    monkeypatch.setattr(transfer, "_BLOCK_BYTES", 9 * 8 * 4)  # four parts
+    whole = torch.arange(60).view(3, 20)
+    results = transfer.Results(dim=1)
+    for part in whole.split(3, dim=1):
+        given = part.clone()
+        results.add(given)
+        given.zero_()
+    assert len({part.untyped_storage().data_ptr() for part in results._parts}) == 2
+    assert torch.equal(results.whole(), whole)
+
+
+def test_a_part_larger_than_a_block_has_its_own(monkeypatch):
+    monkeypatch.setattr(transfer, "_BLOCK_BYTES", 8)
+    results = transfer.Results()
+    for part in torch.arange(10).split([1, 7, 2]):
+        results.add(part)
+    assert torch.equal(results.whole(), torch.arange(10))
+
+
 @pytest.mark.parametrize(("padding", "flip"), [(0, False), (0, True), (3, False), (3, True)])
 def test_crops_and_flips_are_the_same_bits_on_every_device(device, padding, flip):
     """One sample at a time, as a sentence says it: pad with black, crop, and mirror the crop."""
