@@ -108,7 +108,12 @@ def read_verdicts(path: str, *, folders: bool = True) -> Iterator[dict[str, str]
 def _check_row(where: str, row: dict[str, str], folders: bool) -> None:
     from advrbd_plugin.data.sources import points_outside
     from advrbd_plugin.plain import brief
+    from advrbd_plugin.report.tables import NO_VERDICT
 
+    if row["verdict"] == NO_VERDICT:
+        raise AdvrBDError(
+            f"{where}: there is no verdict, since the model fitted too little: scan again with more --epochs"
+        )
     if row["verdict"] not in _VERDICTS:
         raise AdvrBDError(f"{where}: verdict must be one of {', '.join(_VERDICTS)}, got {brief(row['verdict'])}")
     path = row.get("path", "x")

@@ -120,7 +120,8 @@ class AdvrBDScan:
 
         Returns:
             The columns ``sample_id``, ``path`` (where there is one), ``label``, ``verdict`` (``poisoned``,
-            ``mislabelled``, ``uncertain`` or ``clean``), ``probability`` of poison, ``suggested_label``.
+            ``mislabelled``, ``uncertain`` or ``clean``; ``unknown`` where the model was not trained enough),
+            ``probability`` of poison, ``suggested_label``.
 
         Raises:
             AdvrBDError: pandas is not installed, or the samples are not known.
@@ -136,7 +137,7 @@ class AdvrBDScan:
             columns["path"] = list(samples.paths)
         columns |= {
             "label": [names[label] for label in samples.labels.tolist()],
-            "verdict": verdicts.words(),
+            "verdict": verdicts.words() if self.trained_enough else "unknown",
             "probability": verdicts.score.numpy(),
             "suggested_label": [names[label] for label in verdicts.suggested_label.tolist()],
         }

@@ -12,6 +12,8 @@ from advrbd_plugin.table import Table
 
 VERDICT_COLUMNS = ("path", "label", "verdict", "probability", "suggested_label")
 """The first is ``id`` where the pictures came from no files."""
+NO_VERDICT = "unknown"
+"""Stands for every sample's verdict where the model was not trained enough for one."""
 
 
 def verdicts_csv(record: RunRecord) -> str:
@@ -19,8 +21,8 @@ def verdicts_csv(record: RunRecord) -> str:
 
     Paths and class names (the labels) are those on the disk, character for character; see
     :func:`advrbd_plugin.report.text.spreadsheet_cell` for the one exception. ``verdict`` is one of
-    :data:`advrbd_plugin.report.record.VERDICTS`. ``suggested_label`` is a guess that training can use, never the
-    truth.
+    :data:`advrbd_plugin.report.record.VERDICTS`, or ``unknown`` where the model was not trained enough.
+    ``suggested_label`` is a guess that training can use, never the truth.
     """
     verdicts, images = record.result.verdicts, record.image_set
     names = [spreadsheet_cell(name) for name in images.class_names]
@@ -28,7 +30,7 @@ def verdicts_csv(record: RunRecord) -> str:
     columns = (
         map(str, identities),
         (names[label] for label in images.labels.tolist()),
-        (VERDICTS[code] for code in verdict_codes(verdicts).tolist()),
+        (VERDICTS[code] if record.result.trained_enough else NO_VERDICT for code in verdict_codes(verdicts).tolist()),
         (f"{score:.7g}" for score in verdicts.score.tolist()),
         (names[label] for label in verdicts.suggested_label.tolist()),
     )

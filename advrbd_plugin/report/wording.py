@@ -75,7 +75,7 @@ def answer(record: RunRecord, summary: Mapping[str, Any], out: str) -> Answer:
             "none",
             Markup("No verdict: the model fitted only {} of its training data.").format(percentage(result.fit)),
             "A model that has not learned the pictures has not learned a hidden trigger either, so nothing is known "
-            "about any of them: the verdicts in verdicts.csv are no answer.",
+            "about any of them; verdicts.csv says unknown.",
             _steps_for_more_training(record, out),
         )
     if summary["poisoned"]:

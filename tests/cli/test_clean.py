@@ -81,6 +81,7 @@ def test_the_verdicts_of_a_scan_clean_the_set(defense, images, tmp_path):
         ("cat/03.png", "/etc/passwd", "line 5: path must lie below DATA"),
         ("cat/03.png", "cat/gone.png", "1 of 4 pictures are not in"),
         ("poisoned,0.5,dog", "guilty,0.5,dog", "line 2: verdict must be one of clean, poisoned"),
+        ("poisoned,0.5,dog", "unknown,0.5,dog", "line 2: there is no verdict, since the model fitted too little"),
         ("mislabelled,0.5,dog", "mislabelled,0.5,../../dog", "line 3: suggested_label must be the name of a class"),
         ("verdict,", "verdicts,", "no column verdict"),
         ("cat/00.png,cat,poisoned,0.5,dog", "cat/00.png", "line 2: the row is too short"),

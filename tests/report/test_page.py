@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
+import io
 import json
 import re
 from dataclasses import replace
@@ -18,6 +20,7 @@ from advrbd_plugin.report.links import Links
 from advrbd_plugin.report.page import report_html
 from advrbd_plugin.report.pictures import borderline
 from advrbd_plugin.report.record import summarise, surest
+from advrbd_plugin.report.tables import verdicts_csv
 from advrbd_plugin.report.trigger import pattern_picture, triggers
 from advrbd_plugin.report.wording import answer, in_words
 from advrbd_plugin.table import percentage
@@ -152,6 +155,14 @@ def test_without_a_verdict_the_page_shows_none(record):
     page = page_of(changed(record, fit=0.17, trained_enough=False, suspected_classes=()))
     assert "<b>17.0%</b>of them fitted by the model" in page and '<details id="details" open>' in page
     assert not any(each in page for each in ('class="gallery"', 'id="classes"', 'id="all"', "<script", ">clean<"))
+
+
+def test_without_a_verdict_the_tables_say_unknown(record):
+    unlearned = changed(record, fit=0.17, trained_enough=False)
+    rows = list(csv.DictReader(io.StringIO(verdicts_csv(unlearned))))
+    assert len(rows) == 120 and {row["verdict"] for row in rows} == {"unknown"}
+    known = replace(unlearned.result, train_set=record.image_set)
+    assert set(known.table()["verdict"]) == {"unknown"}
 
 
 @pytest.mark.parametrize("trained", [True, False])
