@@ -25,6 +25,7 @@ Predict = Callable[[Tensor], Tensor]
 
 _LEAST_OF_A_CLASS = 16
 _BANDS = 8
+_SLOW_BANDS = 2  # brightness, and what is slower than about 14 pixels: the content's, as in a residual
 _PIECE_BYTES = 2**24  # of pictures that are looked at together
 _STANDARD_ERRORS = 2.0
 _STANDARD_ERRORS_OF_WAVES = 3.0
@@ -241,8 +242,10 @@ def by_colour_gains(predict: Predict, gains: Tensor, recipients: Recipients, lab
 def by_spectrum_gains(predict: Predict, gains: Tensor, recipients: Recipients, label: int) -> Carried:
     """Multiply each frequency of the recipients by the cluster's gain: its :func:`band_amplitudes` over the rest's.
 
-    Sees: blur, sharpening, compression: what weakens or strengthens frequencies and adds nothing. Does not see: what
-    has a place. Innocent clusters differ too (sky is smooth, leaves are not), so more is asked than of the others.
+    Slow ones stay as they are: bright pictures on white are vehicles more often than animals, and the brightness of
+    104 of them took 68% of the animals along. Sees: blur, sharpening, compression: what weakens or strengthens fine
+    frequencies and adds nothing. Does not see: what has a place. Innocent clusters differ too (sky is smooth, leaves
+    are not), so more is asked than of the others.
 
     Args:
         gains: (C, bands) float32.
@@ -250,6 +253,7 @@ def by_spectrum_gains(predict: Predict, gains: Tensor, recipients: Recipients, l
     height, width = recipients.pictures.shape[-2:]
     if not len(recipients.pictures):
         return count_carried(recipients.labels, recipients, label)  # some FFT libraries refuse empty input
+    gains = torch.cat([torch.ones_like(gains[:, :_SLOW_BANDS]), gains[:, _SLOW_BANDS:]], dim=1)
     spectrum = torch.fft.fft2(recipients.pictures) * gains[:, _bands(height, width)]
     return count_carried(predict(torch.fft.ifft2(spectrum).real.clamp(0, 1)), recipients, label)
 
