@@ -16,6 +16,7 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.planning import SCANNED_OUT, planned_work
 from advrbd_plugin.defense.scoring import scoring_batch_size
+from advrbd_plugin.defense.transplant import at_once
 from advrbd_plugin.nn.features import layered_features
 from advrbd_plugin.nn.inference import as_input, autocast, frozen
 from advrbd_plugin.nn.repeatable import repeatable
@@ -27,6 +28,8 @@ _MOST_BATCHES = 4
 _COUNTED = 4  # images; what a network keeps for its backward pass is counted for these and for twice as many
 _COPIES_OF_IMAGES = 2  # in a training: the batch and its augmentation; in scoring, the batch and its gradient
 _COPIES_OF_FEATURES = 3  # of a set: as they came, joined, and in the discriminants' frame
+# Of each value of a piece while the detection reads the set: floats, their blur, Fourier coefficients, squares.
+_BYTES_OF_A_PIECE = 40
 _COPIES_OF_WEIGHTS = 3  # a gradient and a momentum for each, and the model that is kept while the next is trained
 
 
@@ -77,7 +80,7 @@ def foretell(
 def memory_of_stages(
     model: nn.Module, images: Tensor, labels: Tensor, count: int, config: AdvrBDConfig, device: torch.device
 ) -> int:
-    """Bytes that the hungriest stage of a run takes beside what is in use before it: training, scoring or features.
+    """Bytes that the hungriest stage of a run takes beside what is in use before it: training, scoring or detection.
 
     What the network keeps for a backward pass is counted and not measured: it depends on the processor only by the
     type that the network works in.
@@ -98,7 +101,8 @@ def memory_of_stages(
     scoring = scored * (kept + (_COPIES_OF_IMAGES + config.num_masks) * one)
     features, logits = layered_features(model, images[:2], mixed_precision=config.mixed_precision)
     of_set = count * 4 * (_COPIES_OF_FEATURES * features.shape[1] + logits.shape[1])
-    return max(training, scoring, of_set) + _COPIES_OF_WEIGHTS * weights
+    pieces = min(count, at_once(images)) * images[0].numel() * _BYTES_OF_A_PIECE
+    return max(training, scoring, of_set + pieces) + _COPIES_OF_WEIGHTS * weights
 
 
 def _kept_per_image(

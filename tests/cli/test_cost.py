@@ -56,16 +56,18 @@ def layers(width: int) -> torch.nn.Module:
     )
 
 
-@pytest.mark.parametrize(("count", "at_once"), [(5000, 128), (100, 100)])
-def test_the_memory_of_the_stages_is_that_of_what_they_keep(count, at_once):
+@pytest.mark.parametrize(("count", "scored", "read"), [(5000, 128, 2048), (40, 40, 40)])
+def test_the_memory_of_the_stages_is_that_of_what_they_keep(count, scored, read):
     images, labels = torch.zeros(20, 3, 8, 8, dtype=torch.uint8), torch.arange(20) % 2
     config = AdvrBDConfig(patch_size=4, num_masks=2, batch_size=50, mixed_precision=False)
     model = layers(1000)
     weights = 4 * sum(weight.numel() for weight in model.parameters())
     # Of each image: the ReLUs' outputs, two log-probabilities and a label; its pixels, their gradient, two copies.
-    scoring = at_once * (4 * 1010 + 2 * 4 + 8 + (2 + 2) * 4 * 192)
+    scoring = scored * (4 * 1010 + 2 * 4 + 8 + (2 + 2) * 4 * 192)
+    # Three copies of the features and the logits; of each value of a piece that is read: 40 bytes.
+    detection = 4 * count * (3 * 10 + 2) + 40 * read * 192
     found = forecast.memory_of_stages(model, images, labels, count, config, torch.device("cpu"))
-    assert found == pytest.approx(scoring + 3 * weights, rel=0.01)
+    assert found == pytest.approx(max(scoring, detection) + 3 * weights, rel=0.01)
 
 
 def test_the_features_of_a_large_set_take_more_than_any_batch():
@@ -73,7 +75,7 @@ def test_the_features_of_a_large_set_take_more_than_any_batch():
     config, model = AdvrBDConfig(patch_size=4, mixed_precision=False), layers(20)
     weights = 4 * sum(weight.numel() for weight in model.parameters())
     found = forecast.memory_of_stages(model, images, labels, 10**6, config, torch.device("cpu"))
-    assert found == 4 * 10**6 * (3 * 10 + 2) + 3 * weights
+    assert found == 4 * 10**6 * (3 * 10 + 2) + 40 * 2048 * 192 + 3 * weights
 
 
 def test_the_memory_foretold_is_what_is_in_use_and_what_will_be(monkeypatch):
