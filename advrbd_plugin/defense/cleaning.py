@@ -78,21 +78,24 @@ def clean_model(
 def examine_again(
     run: StageRunner, samples: ImageSet, cleaned: CleanModel, key: str, config: AdvrBDConfig
 ) -> tuple[Detection, Tensor]:
-    """Put the clean model to the transplants, on the samples and labels that it was trained on.
+    """Put the clean model to the transplants, on the samples that it was trained on with the labels they came with.
+
+    Poison that was relabelled carries its trigger into every class, where nobody shall take it for another attack.
 
     Returns:
         What was found, and (M,) int64, the positions in ``samples`` of those that it speaks of.
     """
-    used = (~cleaned.verdicts.uncertain).nonzero().flatten()
-    relabelled = replace(samples, labels=cleaned.verdicts.suggested_label).subset(used)
-    key = digest(key, "examination", relabelled.labels, used, *cleaned.model.state_dict().values(), ALGORITHM_VERSION)
+    verdicts = cleaned.verdicts
+    used = (~verdicts.uncertain & (verdicts.suggested_label == samples.labels)).nonzero().flatten()
+    kept = samples.subset(used)
+    key = digest(key, "examination", kept.labels, used, *cleaned.model.state_dict().values(), ALGORITHM_VERSION)
     found = run.cached(
         Detection,
         "examination",
         key,
         lambda: examine(
             cleaned.model,
-            relabelled,
+            kept,
             seed=config.seed,
             mixed_precision=config.mixed_precision,
             on_batch=run.progress.advance,

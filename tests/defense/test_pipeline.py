@@ -388,7 +388,9 @@ def test_what_a_clean_model_gives_away_is_removed_and_the_loop_goes_on(
     seen = []
 
     def examine(model, used, **settings):
-        """The first clean model gives class 4 away, the second nothing."""
+        """The first clean model gives class 4 away, the second nothing. It is asked about labels as they came."""
+        own = samples.labels[torch.searchsorted(samples.sample_ids, used.sample_ids)]
+        assert torch.equal(used.labels, own) and len(used) < len(samples)
         found = detector(*((), (4,))[not seen])(Trained(model, []), used, Scores(torch.zeros(1, len(used))), None)
         seen.append(len(used))
         return found
