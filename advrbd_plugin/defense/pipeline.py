@@ -166,11 +166,9 @@ class AdvrBD:
     def _not_worse(self, samples: ImageSet, first: _First, outcome: _Outcome, left: tuple[int, ...]) -> _Outcome:
         """The outcome, or the model trained on everything where the clean one is worse on the set itself."""
         names = ", ".join(samples.class_names[label] for label in left)
-        if len(left) > len(first.findings.detection.suspected_classes):
-            remark = (
-                f"The retrained model shows a backdoor in more classes ({names}) than the one trained on everything"
-            )
-            return replace(outcome, model=first.model, is_retrained=False, remark=f"{remark}, which is returned.")
+        if set(left) > set(first.findings.detection.suspected_classes):
+            remark = f"The retrained model shows all backdoors of the one trained on everything and more ({names})"
+            return replace(outcome, model=first.model, is_retrained=False, remark=f"{remark}: the latter is returned.")
         accuracy = cleaning.accuracy_on_trusted(
             outcome.model, samples, outcome.verdicts, mixed_precision=self.config.mixed_precision
         )

@@ -414,6 +414,22 @@ def test_a_clean_model_that_is_worse_is_not_returned(poisoned_digits, make_digit
         assert result.verdicts.poisoned.any()
 
 
+@pytest.mark.parametrize(("left", "returned"), [((1, 4), False), ((4, 5), True)], ids=["all and more", "others"])
+def test_a_clean_model_with_all_backdoors_and_more_is_not_returned(
+    left, returned, poisoned_digits, make_digits_model, quick_config, monkeypatch
+):
+    samples = poisoned_digits.image_set.subset(torch.arange(400))
+
+    def examine(model, used, **settings):
+        return detector(*left)(Trained(model, []), used, Scores(torch.zeros(1, len(used))), None)
+
+    monkeypatch.setattr("advrbd_plugin.defense.cleaning.examine", examine)
+    monkeypatch.setattr("advrbd_plugin.defense.cleaning.is_worse", lambda after, before: False)
+    result = AdvrBD(make_digits_model, quick_config, detector=detector(1)).fit(samples)
+    assert result.is_retrained == returned and result.rounds == 3
+    assert ("still shows a backdoor" if returned else "the latter is returned") in result.remark
+
+
 def test_a_model_that_fits_nothing_accuses_nobody(poisoned_digits, quick_config):
     samples = poisoned_digits.image_set.subset(torch.arange(200))
     result = AdvrBD(knows_no_digit, quick_config).fit(samples)
