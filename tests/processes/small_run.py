@@ -68,9 +68,9 @@ def make_set() -> ImageSet:
     return ImageSet(images, labels, ("a", "b", "c"), ids)
 
 
-def suspect(model, samples, scores, config, on_batch=None) -> Detection:
+def suspect(trained, samples, scores, config, on_batch=None) -> Detection:
     """Suspects class 1, and every third sample of it, so that all stages run; asks for the features as others do."""
-    features, logits = layered_features(model, samples.images, mixed_precision=False, on_batch=on_batch)
+    features, logits = layered_features(trained.model, samples.images, mixed_precision=False, on_batch=on_batch)
     assert len(features) == len(logits) == len(samples) and features.isfinite().all()
     probability = ((samples.labels == 1) & (samples.sample_ids % 3 == 0)).float()
     evidence = [LabelEvidence(label, 22, 2.0, 2.0, 0.3, suspected=label == 1) for label in range(3)]
@@ -103,7 +103,7 @@ def evidence(samples: ImageSet) -> Tensor:
         members = (samples.labels == label).nonzero().flatten()
         candidates += [Candidate(label, members[:14], "mixture"), Candidate(label, members[5:], "second_choice")]
     found = gather_evidence(model, samples, logits, candidates, mixed_precision=False)
-    return torch.tensor([[getattr(each, name) for name in EVIDENCE] + [each.size] for each in found]).double()
+    return torch.tensor([[each.value(name) for name in EVIDENCE] + [each.size] for each in found]).double()
 
 
 def in_a_store(folder: Path) -> ImageSet:

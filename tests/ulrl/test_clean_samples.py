@@ -28,7 +28,7 @@ def scores(monkeypatch):
     evidence = tuple(LabelEvidence(label, 10, 1.0, 2.0, 0.5, suspected=label == 1) for label in range(2))
     found = {"poison_probability": poison_probability, "evidence": evidence}
 
-    def detect_targets(model, samples, scores, config, on_batch):
+    def detect_targets(trained, samples, scores, config, on_batch):
         return Detection(found["poison_probability"], torch.arange(20.0), found["evidence"])
 
     monkeypatch.setattr(clean_samples, "score_samples", lambda *_, **__: Scores((torch.arange(20.0) / 19)[None]))
