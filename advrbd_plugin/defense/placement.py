@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 _ROUNDING = 1e-6  # of a mean of equal numbers
-_FEW = 0.01  # of a class, that are added to both directions: fewer say nothing
+# Of a class, and pictures at the least, that are added to both directions: fewer say nothing.
+_FEW, _LEAST_FEW = 0.01, 10.0
 
 
 def belonging(probabilities: Tensor, labels: Tensor, controls: Tensor) -> Tensor:
@@ -36,8 +37,8 @@ def belonging(probabilities: Tensor, labels: Tensor, controls: Tensor) -> Tensor
 def one_way_ratios(mean_probabilities: Tensor, labels: Tensor) -> Tensor:
     """(num_classes,) float64: how many samples of a label belong elsewhere for each of other labels that belongs to it.
 
-    About 1 for innocent classes; high for labels into which pictures of others were put. A hundredth of the class is
-    added to both, so that a label without either has 1.
+    About 1 for innocent classes; high for labels into which pictures of others were put. A hundredth of the class,
+    and ten at the least, is added to both, so that a label without either has 1, and a small class cannot stand out.
 
     Args:
         mean_probabilities: (N, num_classes) float32, see :class:`advrbd_plugin.nn.trajectory.Trajectory`.
@@ -48,5 +49,5 @@ def one_way_ratios(mean_probabilities: Tensor, labels: Tensor) -> Tensor:
     moved = (belongs >= 0) & (belongs != labels)
     leaving = torch.bincount(labels[moved], minlength=num_classes).double()
     coming = torch.bincount(belongs[moved], minlength=num_classes).double()
-    few = (_FEW * torch.bincount(labels, minlength=num_classes)).clamp_min(1.0)
+    few = (_FEW * torch.bincount(labels, minlength=num_classes)).clamp_min(_LEAST_FEW)
     return (leaving + few) / (coming + few)

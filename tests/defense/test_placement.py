@@ -42,6 +42,12 @@ def test_what_is_confused_both_ways_does_not(moves):
     assert 0.5 < min(one_way_ratios(*said(moves))) <= max(one_way_ratios(*said(moves))) < 2
 
 
+def test_a_handful_of_pictures_of_a_small_class_says_nothing():
+    probabilities, labels = said([(2, other, 2) for other in (0, 1, 3, 4)])
+    small = torch.arange(len(labels)) % PER_CLASS < 20
+    assert max(one_way_ratios(probabilities[small], labels[small])) < 2
+
+
 def test_a_label_without_samples_has_a_ratio():
     probabilities, labels = said([])
     kept = labels != 3
