@@ -107,8 +107,8 @@ def read_verdicts(path: str, *, folders: bool = True) -> Iterator[dict[str, str]
 
 def _check_row(where: str, row: dict[str, str], folders: bool) -> None:
     from advrbd_plugin.data.sources import points_outside
+    from advrbd_plugin.defense.result import NO_VERDICT
     from advrbd_plugin.plain import brief
-    from advrbd_plugin.report.tables import NO_VERDICT
 
     if row["verdict"] == NO_VERDICT:
         raise AdvrBDError(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pandas
 
 Rows = list[dict[str, float]]
+NO_VERDICT = "unknown"
+"""Stands for every sample's verdict in tables where the model was not trained enough for one."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,7 +139,7 @@ class AdvrBDScan:
             columns["path"] = list(samples.paths)
         columns |= {
             "label": [names[label] for label in samples.labels.tolist()],
-            "verdict": verdicts.words() if self.trained_enough else "unknown",
+            "verdict": verdicts.words() if self.trained_enough else NO_VERDICT,
             "probability": verdicts.score.numpy(),
             "suggested_label": [names[label] for label in verdicts.suggested_label.tolist()],
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from advrbd_plugin.defense.result import NO_VERDICT
 from advrbd_plugin.files import finite
 from advrbd_plugin.report.record import VERDICTS, RunRecord, verdict_codes
 from advrbd_plugin.report.text import spreadsheet_cell
@@ -12,8 +13,6 @@ from advrbd_plugin.table import Table
 
 VERDICT_COLUMNS = ("path", "label", "verdict", "probability", "suggested_label")
 """The first is ``id`` where the pictures came from no files."""
-NO_VERDICT = "unknown"
-"""Stands for every sample's verdict where the model was not trained enough for one."""
 
 
 def verdicts_csv(record: RunRecord) -> str:
