@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_AT_ONCE = 500  # pictures that are held with an overlay, so that memory does not grow with the set
+
 
 @dataclass(frozen=True, eq=False)
 class Flagged:
@@ -112,8 +114,11 @@ def overlay_entropies(predict, images: Tensor, overlays: Tensor) -> Tensor:
         images: (N, C, H, W) uint8.
         overlays: (K, C, H, W) uint8; sums are clipped at 255.
     """
-    total = torch.zeros(len(images), dtype=torch.float64)
-    for overlay in overlays:
-        logits = predict((images.short() + overlay.short()).clamp_(max=255).to(torch.uint8)).double()
-        total += -(logits.softmax(1) * logits.log_softmax(1)).sum(1) / math.log(2)
-    return total / max(1, len(overlays))
+    parts = [torch.zeros(0, dtype=torch.float64)]
+    for batch in images.split(_AT_ONCE):
+        total = torch.zeros(len(batch), dtype=torch.float64)
+        for overlay in overlays:
+            logits = predict((batch.short() + overlay.short()).clamp_(max=255).to(torch.uint8)).double()
+            total += -(logits.softmax(1) * logits.log_softmax(1)).sum(1) / math.log(2)
+        parts.append(total / max(1, len(overlays)))
+    return torch.cat(parts)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from advrbd_plugin.evaluation.stress_judge import LEARNED
 
 MARKS = ("<!-- tables of benchmarks/rivals.py: begin -->", "<!-- end -->")
 TITLES = {
@@ -15,38 +17,51 @@ TITLES = {
     "consistency": "consistency (paper)",
 }
 OURS = "AdvrBD"
-LEARNED = 0.2  # detection.LEARNED: from this ASR on, a backdoor is there to be found
 
-Row = dict[str, Any]
-Cells = dict[str, dict[str, Any]]
+Row = Mapping[str, Any]
+Cells = dict[str, Row]
 
 
-def tables(rows: list[Row], judged: dict[str, Row]) -> str:
-    """Markdown from the rows of FOLDER/SET.json and AdvrBD's judgements by set; those of another model are left out."""
+def tables(rows: list[Row], defended: Mapping[str, Row]) -> str:
+    """Markdown from the rows of FOLDER/SET.json and AdvrBD's results by set; those of another model are left out."""
     rows = sorted(rows, key=lambda row: (_kind(row), row["name"]))
-    cells = {row["name"]: _cells(row, judged.get(row["name"])) for row in rows}
+    cells = {row["name"]: _cells(row, defended.get(row["name"])) for row in rows}
+    versions = [defended[row["name"]]["algorithm"]["version"] for row in rows if OURS in cells[row["name"]]]
     flagging = [OURS, *(method for method in TITLES if method != "consistency")]
-    ranking = [method for method in TITLES if method != "flare"]
+    ranking = [OURS, *(method for method in TITLES if method != "flare")]
     return "\n\n".join(
         [
-            "TPR / FPR in %. Sets with a learned backdoor come first: their TPR is of the samples of learned triggers.",
+            f"TPR / FPR in %; {_of_version(versions)}. Sets with a learned backdoor come first: their TPR is of the "
+            "samples of learned triggers.",
             _table(rows, cells, flagging, _flagged, _mean_rows(rows, cells, flagging)),
-            "AUROC, of the same samples:",
+            f"AUROC, of the same samples; {OURS}'s is known of all poison alone, so it is left out where only some "
+            "triggers were learned.",
             _table(rows, cells, ranking, _auroc, [_mean_auroc(rows, cells, ranking)], poisoned_only=True),
             "\n".join(_ahead(rows, cells)) + "\n",
         ]
     )
 
 
-def ours_of(row: Row, judged: Row | None) -> dict[str, Any] | None:
-    """AdvrBD's TPR and FPR on a set, as :func:`rivals.judged` counts them; ``None`` if it judged another model."""
-    if judged is None or any(judged.get(key) != row[key] for key in ("set", "epochs", "acc")):
+def ours_of(row: Row, defended: Row | None) -> dict[str, Any] | None:
+    """AdvrBD's TPR, FPR and AUROC as :func:`rivals.judged` counts them; ``None`` if its result is of another model."""
+    if defended is None:
         return None
-    samples = {each["name"]: each["samples"] for each in row["triggers"]}
-    learned = {each["name"] for each in row["triggers"] if each["asr"] >= LEARNED} or set(samples)
-    found = sum(each["tpr"] * samples[each["name"]] for each in judged["triggers"] if each["name"] in learned)
-    whole = sum(samples[name] for name in learned)
-    return {"tpr": found / whole if whole else None, "fpr": judged["fpr"], "auroc": None}
+    of_result = defended["data"]["fingerprint"], defended["set"]["epochs"], defended["undefended"]["acc"]
+    if of_result != (row["data"], row["epochs"], row["acc"]):
+        return None
+    pairs = list(zip(row["triggers"], defended["triggers"], strict=True))
+    learned = [pair for pair in pairs if pair[0]["asr"] >= LEARNED]
+    asked = learned or pairs
+    found = sum(before["samples"] * after["tpr"] for before, after in asked)
+    whole = sum(before["samples"] for before, _ in asked)
+    figures = defended["figures"]
+    auroc = figures["auroc"] if len(asked) == len(pairs) else None
+    return {"tpr": found / whole if whole else None, "fpr": figures["fpr"], "auroc": auroc}
+
+
+def _of_version(versions: Iterable[int]) -> str:
+    names = [str(version) for version in sorted(set(versions))]
+    return f"{OURS} is the whole defense, version {' and '.join(names)}" if names else f"no result of {OURS} yet"
 
 
 def _kind(row: Row) -> int:
@@ -56,8 +71,8 @@ def _kind(row: Row) -> int:
     return 0 if any(each["asr"] >= LEARNED for each in row["triggers"]) else 1
 
 
-def _cells(row: Row, judged: Row | None) -> Cells:
-    ours = ours_of(row, judged)
+def _cells(row: Row, defended: Row | None) -> Cells:
+    ours = ours_of(row, defended)
     return row["methods"] | ({OURS: ours} if ours else {})
 
 

@@ -1,8 +1,11 @@
 """What all tests share: one thread, a `device` for each backend that is there, and the user's BackdoorBench."""
 
+import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 # Tests run side by side, and two threads each on the same cores wait for one another; what tests start inherits it.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -25,6 +28,21 @@ def precision() -> Iterator[None]:
             for module in (inference, training):
                 patch.setattr(module, "bfloat16_is_faster", lambda device: False)
         yield
+
+
+@pytest.fixture(scope="session")
+def benchmark() -> Callable[[str], ModuleType]:
+    """Imports a script of benchmarks/ by name, with those beside it."""
+    folder = str(Path(__file__).parents[1] / "benchmarks")
+
+    def imported(name: str) -> ModuleType:
+        sys.path.insert(0, folder)
+        try:
+            return importlib.import_module(name)
+        finally:
+            sys.path.remove(folder)
+
+    return imported
 
 
 @pytest.fixture(params=DEVICES)

@@ -1,22 +1,21 @@
 """The report of benchmarks/detection.py, from judgements made up here."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def detection():
-    path = Path(__file__).parents[1] / "benchmarks" / "detection.py"
-    spec = importlib.util.spec_from_file_location("detection_benchmark", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def detection(benchmark):
+    return benchmark("detection")
 
 
-def judged(name, choosing, targets, suspected, value):
+@pytest.fixture(scope="module")
+def tables(benchmark):
+    return benchmark("detection_tables")
+
+
+def judged(name, targets, suspected, value):
     def cluster(label, leaves, poison):
         numbers = {
             "goes": 0.0,
@@ -41,13 +40,16 @@ def judged(name, choosing, targets, suspected, value):
 
     return {
         "name": name,
-        "choosing": choosing,
         "acc": 0.75,
         "triggers": [{"name": "wave", "asr": 0.9, "labels": targets, "tpr": 0.97}] * bool(targets),
-        "suspected": suspected,
+        "verdicts": {
+            "targets": targets,
+            "found": sorted({*targets} & {*suspected}),
+            "falsely_suspected": sorted({*suspected} - {*targets}),
+        },
         "probabilities": [0.999 if label in suspected else 0.004 for label in range(3)],
-        "fpr": 0.001,
-        "detection_seconds": 20.0,
+        "figures": {"fpr": 0.001},
+        "seconds": {"detection": 20.0},
         "one_way": [1.0] * 3,
         "clusters": [
             cluster(label, value if label in targets else 0.02 * label, label in targets) for label in range(3)
@@ -57,30 +59,46 @@ def judged(name, choosing, targets, suspected, value):
 
 def test_the_report_counts_what_was_missed_and_what_was_falsely_suspected(detection, tmp_path, capsys):
     rows = [
-        judged("clean-s2", True, [], [], 0.0),
-        judged("composite-s3", False, [], [2], 0.0),
-        judged("badnets-s1", True, [1], [1], 0.9),
-        judged("wave-s4", False, [1], [], 0.9),
+        judged("clean-s2", [], [], 0.0),
+        judged("composite-s3", [], [2], 0.0),
+        judged("badnets-s1", [1], [1], 0.9),
+        judged("wave-s4", [1], [], 0.9),
     ]
     detection.report(rows, tmp_path)
     lines = {row["name"]: row for row in json.loads((tmp_path / "table.json").read_text())}
-    assert lines["composite-s3"]["false_labels"] == [2] and lines["wave-s4"]["missed_labels"] == [1]
-    assert lines["badnets-s1"]["missed_labels"] == [] and lines["badnets-s1"]["left_out_suspected"] == [1]
+    assert lines["badnets-s1"]["left_out_suspected"] == [1] and lines["wave-s4"]["least_of_targets"] == 0.004
     text = (tmp_path / "table.md").read_text()
-    assert "| badnets-s1 | yes | 75.0% | 90.0% | 1 of 1 | 0 |" in text and text in capsys.readouterr().out
+    assert "| badnets-s1 | 75.0% | 90.0% | 1 of 1 | 0 |" in text and "| wave-s4 | 75.0% | 90.0% | 0 of 1 | 0 |" in text
+    assert "| composite-s3 | 75.0% | - | - | 1 |" in text and text in capsys.readouterr().out
+    assert "labels found 1 of 2" in text and "labels falsely suspected 1" in text
     assert (tmp_path / "evidence.png").stat().st_size > 1000
 
 
-def test_a_set_is_judged_without_what_was_seen_of_its_kind(detection):
-    rows = [judged("clean-s2", True, [], [], 0.0), judged("composite-s3", True, [], [], 0.0)]
+def test_a_set_is_judged_without_what_was_seen_of_its_kind(tables):
+    rows = [judged("clean-s2", [], [], 0.0), judged("composite-s3", [], [], 0.0), judged("composite-s4", [], [], 0.0)]
     rows[1]["clusters"][2]["leaves"] = rows[1]["clusters"][2]["compared"]["leaves"] = 0.5
-    wide, narrow = (detection._null_without(rows, row) for row in rows)
+    wide, narrow, of_the_same_kind = (tables._null_without(rows, row) for row in rows)
     assert wide.scales["leaves"] > 5 * narrow.scales["leaves"]
+    assert of_the_same_kind.scales == narrow.scales
 
 
-def test_the_constants_come_back_after_they_were_tried(detection):
+def test_shares_of_poison_make_no_kind_of_their_own(tables):
+    assert tables._kind("badnets%2.5+wave%2.5-s123") == tables._kind("wave+badnets%3-s9") != tables._kind("wave-s9")
+
+
+def test_clusters_that_were_not_asked_have_no_evidence_to_show(tables):
+    row = judged("badnets-s1", [1], [1], 0.9)
+    row["clusters"][0]["source"] = "runner-up"
+    row["clusters"][0]["marked"] = None
+    assert len(tables.values_of([row], "leaves", tables.is_innocent)) == 2
+    assert len(tables.values_of([row], "window", tables.is_innocent)) == 1
+    assert len(tables.values_of([row], "marked", tables.is_innocent)) == 1
+    assert tables.values_of([row], "leaves", tables.is_poison).tolist() == pytest.approx([0.9])
+
+
+def test_the_constants_come_back_after_they_were_tried(tables):
     from advrbd_plugin.defense import posterior
 
     before = {name: getattr(posterior, name) for name in vars(posterior) if name.isupper()}
-    text = detection._constants([judged("badnets-s1", True, [1], [1], 0.9)])
+    text = tables._constants([judged("badnets-s1", [1], [1], 0.9)])
     assert "`_CAUTION`" in text and {name: getattr(posterior, name) for name in before} == before

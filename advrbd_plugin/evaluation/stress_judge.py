@@ -32,7 +32,7 @@ def judge_stress(experiment: StressExperiment, outcome: Outcome) -> dict[str, An
     worst = max(triggers, key=lambda each: float(each["asr"]), default={"asr": None, "ra": None})
     judged = {
         "set": set_of(cell, experiment.options, len(stress.train)),
-        "figures": {"acc": acc, "asr": worst["asr"], "ra": worst["ra"], **_rates(stress, outcome)},
+        "figures": {"acc": acc, "asr": worst["asr"], "ra": worst["ra"], **rates_of(stress, outcome)},
         "triggers": triggers,
         "samples": samples_of(experiment, outcome),
     }
@@ -46,7 +46,7 @@ def judge_stress(experiment: StressExperiment, outcome: Outcome) -> dict[str, An
         "triggers": [{key: each[key] for key in ("name", "asr", "ra")} for each in undefended["triggers"]],
     }
     if outcome.flagged is not None:
-        judged["verdicts"] = _verdicts(stress, outcome, outcome.flagged, [e["asr"] for e in undefended["triggers"]])
+        judged["verdicts"] = verdicts_of(stress, outcome, outcome.flagged, [e["asr"] for e in undefended["triggers"]])
     return judged
 
 
@@ -66,12 +66,13 @@ def _judge_trigger(trigger: Trigger, stress: StressSet, outcome: Outcome, acc: f
         "clean_label": bool((stress.train.labels == stress.true_labels)[poisoned].all()),
         "sample_specific": trigger.name in _SAMPLE_SPECIFIC,
         "poisoned": int(poisoned.sum()),
-        "labels": _labels_of(trigger, stress),
+        "labels": labels_of(trigger, stress),
     }
     return judged if outcome.flagged is None else judged | {"tpr": _share(outcome.flagged[poisoned])}
 
 
-def _rates(stress: StressSet, outcome: Outcome) -> dict[str, float | None]:
+def rates_of(stress: StressSet, outcome: Outcome) -> dict[str, float | None]:
+    """TPR, FPR and AUROC of the verdicts, mislabelled samples aside, and the share of poison in what is trusted."""
     rates: dict[str, float | None] = dict.fromkeys(("tpr", "fpr", "auroc", "poison_in_trusted"))
     judged = ~stress.mislabelled
     if outcome.flagged is not None:
@@ -83,13 +84,13 @@ def _rates(stress: StressSet, outcome: Outcome) -> dict[str, float | None]:
     return rates
 
 
-def _verdicts(stress: StressSet, outcome: Outcome, flagged: Tensor, undefended_asr: list[float]) -> dict[str, Any]:
+def verdicts_of(stress: StressSet, outcome: Outcome, flagged: Tensor, undefended_asr: list[float]) -> dict[str, Any]:
     """Which labels were suspected, and what became of the mislabelled samples.
 
     A label of a trigger that was not learned need not be found, and suspecting it is not false.
     """
     suspected = {int(label) for label in outcome.details.get("suspected_classes", ())}
-    labels = [_labels_of(each, stress) for each in stress.triggers]
+    labels = [labels_of(each, stress) for each in stress.triggers]
     # Without the undefended model's figures every trigger counts as learned.
     learned = [asr >= LEARNED for asr in undefended_asr] or [True] * len(labels)
     targets = {label for own, is_learned in zip(labels, learned, strict=True) if is_learned for label in own}
@@ -121,7 +122,7 @@ def _mislabelled(stress: StressSet, outcome: Outcome, flagged: Tensor) -> dict[s
     return {name: int(mask.sum()) for name, mask in counts.items()}
 
 
-def _labels_of(trigger: Trigger, stress: StressSet) -> list[int]:
+def labels_of(trigger: Trigger, stress: StressSet) -> list[int]:
     """The labels that a number of the trigger's samples worth speaking of carry: its targets."""
     counts = torch.bincount(stress.train.labels[trigger.poisoned], minlength=stress.train.num_classes)
     return (counts >= min(_FEWEST_OF_A_TARGET, int(counts.max()))).nonzero().flatten().tolist() if counts.any() else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +104,19 @@ def write_cifar10(folder: Path, train: int = 60, classes: int = 3) -> None:
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij"[:classes])}))
 
 
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[[Path], Options]:
+    """In a folder: three classes of 20 pictures, and the shortest settings."""
+
+    def made(folder: Path) -> Options:
+        write_cifar10(folder / "data" / "cifar-10-batches-py")
+        settings = {"epochs": 1, "batch_size": 32, "enhancement_steps": 1, "relearn_epochs": 1}
+        data, out, work = (str(folder / name) for name in ("data", "results", "work"))
+        return Options(data=data, out=out, work=work, settings=settings, device="cpu")
+
+    return made
+
+
 @pytest.fixture
-def tiny(options) -> Options:
-    write_cifar10(Path(options.data) / "cifar-10-batches-py")
-    settings = {"epochs": 1, "batch_size": 32, "enhancement_steps": 1, "relearn_epochs": 1}
-    return replace(options, settings=settings, device="cpu")
+def tiny(make_tiny, options, tmp_path) -> Options:
+    return make_tiny(tmp_path)
