@@ -12,7 +12,7 @@ from advrbd_plugin.cache import digest
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import AdvrBDConfig, RetrainingConfig
 from advrbd_plugin.defense.detection import Detection, examine
-from advrbd_plugin.defense.findings import ClassFinding
+from advrbd_plugin.defense.findings import ClassFinding, trigger_patterns
 from advrbd_plugin.defense.identification import Verdicts
 from advrbd_plugin.defense.result import Rows
 from advrbd_plugin.defense.retraining import (
@@ -61,15 +61,18 @@ def clean_model(
     model, rows, _ = run.train("retraining", samples.subset(trusted), options, config.seed, digest(key, trusted))
     precision = retraining.mixed_precision
     verdicts = abstain_on_disagreement(model, samples, verdicts, suspected, mixed_precision=precision)
-    verdicts = relabel(model, samples, verdicts, mixed_precision=precision)
+    patterns = trigger_patterns(samples, verdicts.poisoned, suspected) if config.detect_targets else None
+    verdicts = relabel(model, samples, verdicts, patterns=patterns, mixed_precision=precision)
     curves = {"retraining": rows}
     if retraining.relearn_epochs:
         options = relearning_options(retraining)
-        key = digest(key, verdicts.suggested_label, verdicts.uncertain)
+        key = digest(key, verdicts.suggested_label, verdicts.uncertain, ALGORITHM_VERSION)
         progress = ScaledProgress(run.progress, TRAINING_WORK)
 
         def work(checkpoint: StoredTraining) -> Rows:
-            return relearn(model, samples, verdicts, options, progress=progress, checkpoint=checkpoint)
+            return relearn(
+                model, samples, verdicts, options, patterns=patterns, progress=progress, checkpoint=checkpoint
+            )
 
         curves["relearning"] = run.train_on("relearning", model, options, key, work)
     return CleanModel(model.eval(), verdicts, curves)
