@@ -21,8 +21,8 @@ _STEPS = 1000  # of the lot that says which
 class Inoculation:
     """What :func:`advrbd_plugin.nn.training.train` makes of each batch: a tenth of the pictures get a trigger.
 
-    Which ones, and which trigger, depends on (seed, sample id, epoch) alone. A picture of an attacked class does not
-    get the trigger of its own class.
+    Which ones, and which trigger, depends on (seed, sample id, epoch) alone, and not on the label: a trigger that the
+    attacked class never carries would mean something, too.
 
     Args:
         patterns: attacked class -> (C, H, W) float32 in pixel scale (:func:`.findings.trigger_patterns`), at least one.
@@ -31,15 +31,13 @@ class Inoculation:
     """
 
     def __init__(self, patterns: Mapping[int, Tensor], seed: int, device: torch.device) -> None:
-        self._classes = torch.tensor(sorted(patterns), device=device)
         self._patterns = torch.stack([255 * patterns[label] for label in sorted(patterns)]).to(device)
         self._seed = seed
 
     def __call__(self, images: Tensor, labels: Tensor, sample_ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) uint8 and (B,) int64 on the device, and (B,) int64 on the CPU to the first two of these."""
         lot = uniform_integers(sample_ids, _STEPS, derive_seed(self._seed, "inoculation", epoch))[:, 0]
-        choice = uniform_integers(sample_ids, len(self._classes), derive_seed(self._seed, "trigger", epoch))[:, 0]
-        choice, drawn = choice.to(labels.device), (lot < _SHARE * _STEPS).to(labels.device)
-        chosen = drawn & (self._classes[choice] != labels)
-        added = self._patterns[choice] * chosen[:, None, None, None]
+        choice = uniform_integers(sample_ids, len(self._patterns), derive_seed(self._seed, "trigger", epoch))[:, 0]
+        chosen = (lot < _SHARE * _STEPS).to(images.device)
+        added = self._patterns[choice.to(images.device)] * chosen[:, None, None, None]
         return (images + added).round().clamp(0, 255).to(torch.uint8), labels

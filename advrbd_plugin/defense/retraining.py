@@ -117,31 +117,48 @@ def relearning_options(config: RetrainingConfig) -> TrainingOptions:
     )
 
 
+def relearned_samples(labels: Tensor, verdicts: Verdicts, *, poison_that_keeps_its_label: bool) -> Tensor:
+    """(M,) int64: the samples that are not uncertain.
+
+    Args:
+        labels: (N,) int64, as they came.
+        verdicts: with suggested labels.
+        poison_that_keeps_its_label: whether poisoned samples under their own label are among them, as in the paper.
+            They teach the trigger again where an attack kept the labels.
+    """
+    used = ~verdicts.uncertain
+    if not poison_that_keeps_its_label:
+        used &= ~(verdicts.poisoned & (verdicts.suggested_label == labels))
+    return used.nonzero().flatten()
+
+
 def relearn(
     model: nn.Module,
     samples: ImageSet,
-    verdicts: Verdicts,
+    labels: Tensor,
     options: TrainingOptions,
     *,
     patterns: Mapping[int, Tensor] | None = None,
     progress: Progress | None = None,
     checkpoint: TrainingCheckpoint | None = None,
 ) -> list[dict[str, float]]:
-    """Train the clean model, in place, on everything that is not uncertain, with the suggested labels.
+    """Train the clean model, in place, on everything that is certain, with the suggested labels.
 
     Args:
-        patterns: of the triggers, as for :func:`relabel`; some clean pictures get one (:mod:`.inoculation`).
+        model: the clean model.
+        samples: those of :func:`relearned_samples`.
+        labels: (N,) int64, the labels that they are to be given.
+        options: the recipe.
+        patterns: of the triggers, as for :func:`relabel`; some pictures get one (:mod:`.inoculation`).
 
     Returns:
         The rows of :func:`advrbd_plugin.nn.training.train`.
     """
-    used = (~verdicts.uncertain).nonzero().flatten()
-    certain = samples.subset(used)
     return train(
         model,
-        certain.images,
-        verdicts.suggested_label[used],
-        certain.sample_ids,
+        samples.images,
+        labels,
+        samples.sample_ids,
         options,
         stage="relearning",
         progress=progress,

@@ -15,21 +15,19 @@ def inoculate(patterns, *, epoch=0, seed=0, rows=slice(None)):
     return mix(PICTURES[rows], LABELS[rows], IDS[rows], epoch)
 
 
-def test_a_tenth_of_the_other_classes_pictures_get_the_trigger_and_keep_their_labels():
+def test_a_tenth_of_each_classes_pictures_get_the_trigger_and_keep_their_labels():
     images, labels = inoculate({1: CORNER})
     changed = images[:, 0, 0, 0] == 255
     assert torch.equal(labels, LABELS)
-    assert not changed[LABELS == 1].any()
-    assert 0.07 < changed[LABELS != 1].double().mean() < 0.13
+    for label in range(3):
+        assert 0.06 < changed[LABELS == label].double().mean() < 0.14
     assert (images.flatten(1)[:, 1:] == 100).all()
 
 
-def test_each_attacked_class_has_its_trigger_in_the_others_pictures():
+def test_several_triggers_share_the_pictures():
     images, _ = inoculate({0: CORNER, 2: -CORNER})
     bright, dark = images[:, 0, 0, 0] == 255, images[:, 0, 0, 0] == 0
-    assert bright.any() and dark.any()
-    assert not bright[LABELS == 0].any() and not dark[LABELS == 2].any()
-    assert (bright & (LABELS == 2)).any() and (dark & (LABELS == 0)).any()
+    assert 0.03 < bright.double().mean() < 0.07 and 0.03 < dark.double().mean() < 0.07
 
 
 def test_the_lot_depends_on_the_sample_and_the_epoch_and_not_on_the_batch():

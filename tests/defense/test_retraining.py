@@ -1,5 +1,7 @@
 """What a retrained model says of the verdicts that it was trained by."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from advrbd_plugin.defense.identification import Verdicts
 from advrbd_plugin.defense.retraining import (
     abstain_on_disagreement,
     relabel,
+    relearned_samples,
     trusted_samples,
     without_pattern,
 )
@@ -74,6 +77,17 @@ def test_taking_a_pattern_out_stays_within_the_pixels_range():
     pattern = torch.tensor([0.2, -0.8]).view(1, 1, 2)
     assert without_pattern(images, pattern).flatten().tolist() == [0, 255]
     assert without_pattern(images[:0], pattern).shape == (0, 1, 1, 2)
+
+
+def test_poison_that_keeps_its_label_is_not_learned_again():
+    labels = torch.tensor([1, 1, 0, 0])
+    verdicts = verdicts_for([True, True, False, False], labels)
+    verdicts = replace(
+        verdicts, suggested_label=torch.tensor([1, 2, 0, 0]), uncertain=torch.tensor([False] * 3 + [True])
+    )
+    ours, papers = (relearned_samples(labels, verdicts, poison_that_keeps_its_label=each) for each in (False, True))
+    assert ours.tolist() == [1, 2]
+    assert papers.tolist() == [0, 1, 2]
 
 
 def test_disagreement_makes_samples_of_suspected_classes_uncertain():
