@@ -20,7 +20,7 @@ def test_a_tenth_of_each_classes_pictures_get_the_trigger_and_keep_their_labels(
     changed = images[:, 0, 0, 0] == 255
     assert torch.equal(labels, LABELS)
     for label in range(3):
-        assert 0.06 < changed[LABELS == label].double().mean() < 0.14
+        assert 0.06 < changed[label == LABELS].double().mean() < 0.14
     assert (images.flatten(1)[:, 1:] == 100).all()
 
 
