@@ -17,7 +17,7 @@ from advrbd_plugin.nn.inference import runner_up_classes
 _DIMS = 8
 _MOST_COMPONENTS = 6
 LEAST = 12  # pictures of a cluster; the mean of fewer is noise
-_LEAST_PROBABILITY = 1e-4  # below which a network's opinion makes no difference
+LEAST_PROBABILITY = 1e-4  # below which a network's opinion makes no difference
 COMPONENTS = ("mixture", "learning")
 """Sources whose clusters do not overlap, and which are put to every kind of evidence."""
 
@@ -69,7 +69,7 @@ def find_candidates(
             continue
         parts = [(part, "mixture") for part in mixture_components(features[members], seed=seed)]
         if mean_probabilities is not None:
-            opinions = mean_probabilities[members].clamp_min(_LEAST_PROBABILITY).log()
+            opinions = mean_probabilities[members].clamp_min(LEAST_PROBABILITY).log()
             parts += [(part, "learning") for part in mixture_components(opinions, seed=seed)]
         parts += [(part, "second_choice") for part in runner_up_groups(logits[members], label)]
         if splits is not None and label in splits:

@@ -12,13 +12,14 @@ from advrbd_plugin.cache import digest
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import AdvrBDConfig, RetrainingConfig
 from advrbd_plugin.defense.detection import Detection, examine
-from advrbd_plugin.defense.findings import ClassFinding
+from advrbd_plugin.defense.findings import ClassFinding, trigger_patterns
 from advrbd_plugin.defense.identification import Verdicts
 from advrbd_plugin.defense.result import Rows
 from advrbd_plugin.defense.retraining import (
     abstain_on_disagreement,
     relabel,
     relearn,
+    relearned_samples,
     relearning_options,
     trusted_samples,
 )
@@ -61,15 +62,25 @@ def clean_model(
     model, rows, _ = run.train("retraining", samples.subset(trusted), options, config.seed, digest(key, trusted))
     precision = retraining.mixed_precision
     verdicts = abstain_on_disagreement(model, samples, verdicts, suspected, mixed_precision=precision)
-    verdicts = relabel(model, samples, verdicts, mixed_precision=precision)
+    patterns = trigger_patterns(samples, verdicts.poisoned, suspected) if config.detect_targets else None
+    verdicts = relabel(model, samples, verdicts, patterns=patterns, mixed_precision=precision)
     curves = {"retraining": rows}
     if retraining.relearn_epochs:
         options = relearning_options(retraining)
-        key = digest(key, verdicts.suggested_label, verdicts.uncertain)
+        key = digest(key, verdicts.poisoned, verdicts.suggested_label, verdicts.uncertain, ALGORITHM_VERSION)
         progress = ScaledProgress(run.progress, TRAINING_WORK)
+        used = relearned_samples(samples.labels, verdicts, poison_that_keeps_its_label=not config.detect_targets)
 
         def work(checkpoint: StoredTraining) -> Rows:
-            return relearn(model, samples, verdicts, options, progress=progress, checkpoint=checkpoint)
+            return relearn(
+                model,
+                samples.subset(used),
+                verdicts.suggested_label[used],
+                options,
+                patterns=patterns,
+                progress=progress,
+                checkpoint=checkpoint,
+            )
 
         curves["relearning"] = run.train_on("relearning", model, options, key, work)
     return CleanModel(model.eval(), verdicts, curves)
@@ -78,15 +89,16 @@ def clean_model(
 def examine_again(
     run: StageRunner, samples: ImageSet, cleaned: CleanModel, key: str, config: AdvrBDConfig
 ) -> tuple[Detection, Tensor]:
-    """Put the clean model to the transplants, on the samples that it was trained on with the labels they came with.
+    """Put the clean model to the transplants, on the samples that are trusted.
 
-    Poison that was relabelled carries its trigger into every class, where nobody shall take it for another attack.
+    Poison that was relabelled carries its trigger into every class, where nobody shall take it for another attack; and
+    poison that was found need not be found again.
 
     Returns:
         What was found, and (M,) int64, the positions in ``samples`` of those that it speaks of.
     """
     verdicts = cleaned.verdicts
-    used = (~verdicts.uncertain & (verdicts.suggested_label == samples.labels)).nonzero().flatten()
+    used = verdicts.trusted.nonzero().flatten()
     kept = samples.subset(used)
     key = digest(key, "examination", kept.labels, used, *cleaned.model.state_dict().values(), ALGORITHM_VERSION)
     found = run.cached(

@@ -93,17 +93,31 @@ def trigger_pictures(findings: Sequence[ClassFinding], samples: ImageSet, poison
         samples: the training set.
         poisoned: (N,) bool, in its order.
     """
-    if not any(each.suspected for each in findings):
-        return tuple(findings)
-    statistics = SetStatistics.of(samples.images)
-    pictured = []
-    for each in findings:
-        shown = (poisoned & (samples.labels == each.label) & statistics.first).nonzero().flatten()[:_SHOWN]
-        if each.suspected and len(shown):
-            pattern = residual(samples.images[shown].float() / 255, statistics)
-            each = replace(each, pattern=pattern, window=best_window(pattern))
-        pictured.append(each)
-    return tuple(pictured)
+    patterns = trigger_patterns(samples, poisoned, [each.label for each in findings if each.suspected])
+    return tuple(
+        replace(each, pattern=patterns[each.label], window=best_window(patterns[each.label]))
+        if each.label in patterns
+        else each
+        for each in findings
+    )
+
+
+def trigger_patterns(samples: ImageSet, poisoned: Tensor, labels: Sequence[int]) -> dict[int, Tensor]:
+    """Label -> (C, H, W) float32 in pixel scale, what its poisoned samples have in common.
+
+    Args:
+        samples: the training set.
+        poisoned: (N,) bool, in its order.
+        labels: those that are asked about; one without poisoned samples is missing in the result.
+    """
+    if not len(labels):
+        return {}
+    statistics, patterns = SetStatistics.of(samples.images), {}
+    for label in labels:
+        shown = (poisoned & (samples.labels == label) & statistics.first).nonzero().flatten()[:_SHOWN]
+        if len(shown):
+            patterns[label] = residual(samples.images[shown].float() / 255, statistics)
+    return patterns
 
 
 _SHOWN = 2000  # poisoned samples of a class that its pattern is taken from

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -45,14 +46,20 @@ class _Label:
 
         Where pictures of the label vary little, a value counts more.
         """
+        mean, variance = self._moments
+        weights = (patterns / variance).flatten(1)
+        return torch.cat([(some - mean).flatten(1) @ weights.T for some in self.details()]).T
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """(C, H, W) float32 each: mean and variance of the details."""
         total = torch.zeros(self.images.shape[1:], dtype=torch.float64)
         squares = torch.zeros_like(total)
         for some in self.details():
             total += some.double().sum(dim=0)
             squares += some.double().square().sum(dim=0)
         mean = total / len(self.images)
-        weights = patterns / ((squares / len(self.images) - mean.square()).clamp_min(0) + _NOISE).float()
-        return torch.cat([(some - mean.float()).flatten(1) @ weights.flatten(1).T for some in self.details()]).T
+        return mean.float(), ((squares / len(self.images) - mean.square()).clamp_min(0) + _NOISE).float()
 
 
 def marked_candidates(

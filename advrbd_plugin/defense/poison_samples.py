@@ -4,7 +4,8 @@ The cluster is rarely all of the poison, nor poison alone. But it shows the trig
 sample can be asked: is the pattern in the picture (matched filter), does the label go when the pattern is taken out
 (removal), does the picture's own window or finest detail carry the label (for triggers without a common pattern)? The
 answers stand beside the features, a linear discriminant begins with the cluster, and its answer gives a purer cluster
-and a clearer trigger for the next round.
+and a clearer trigger for the next round. Where the learning was recorded, it is an answer, too: poison of other classes
+is learned later than the label's own pictures, and a trigger that was learned weakly shows there more than anywhere.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class LabelSamples:
         features: (M, num_features) float32, layered.
         first: (M,) bool, whether a picture is the first of its copies.
         margin: (M,) float32, :func:`label_margin` of the pictures as they are.
+        learned: (M,) float32, the label's log-odds in what the network said on average while it learned, where that was
+            recorded.
     """
 
     label: int
@@ -42,6 +45,7 @@ class LabelSamples:
     features: Tensor
     first: Tensor
     margin: Tensor
+    learned: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +89,8 @@ def extend(
         shown = matched_filter(samples.pictures, transplant.residual(samples.pictures[samples.first], statistics))
         cluster = shown > shown.median()
     asked = [_donor_answers(model, samples, recipients, name) for name in by_donor if name in ("window", "detail")]
+    if samples.learned is not None:
+        asked.append(-samples.learned)
     suspicious, split = cluster, split_of(cluster)
     pattern, columns = None, list[Tensor]()
     for number in range(_ROUNDS_ON_COLUMNS + _ROUNDS_WITH_FEATURES):

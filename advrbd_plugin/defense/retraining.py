@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense.config import RetrainingConfig
 from advrbd_plugin.defense.identification import Verdicts
+from advrbd_plugin.defense.inoculation import Inoculation
+from advrbd_plugin.defense.transplant import at_once
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.nn.checkpoints import TrainingCheckpoint
 from advrbd_plugin.nn.inference import predict
@@ -60,8 +62,18 @@ def abstain_on_disagreement(
     return replace(verdicts, uncertain=uncertain)
 
 
-def relabel(model: nn.Module, samples: ImageSet, verdicts: Verdicts, *, mixed_precision: bool = True) -> Verdicts:
+def relabel(
+    model: nn.Module,
+    samples: ImageSet,
+    verdicts: Verdicts,
+    *,
+    patterns: Mapping[int, Tensor] | None = None,
+    mixed_precision: bool = True,
+) -> Verdicts:
     """Give each poisoned sample the clean model's label (paper, equation 5).
+
+    The model has never seen the trigger, and some triggers spoil the picture for it. So the trigger is taken out of the
+    picture first, where it is known what it looks like (ours).
 
     Where the clean model disagrees with most of a suspected class's poisoned samples, the attack changed their labels,
     and none of them may keep its label. Where it agrees with most, the attack is a clean-label one and the labels may
@@ -71,22 +83,29 @@ def relabel(model: nn.Module, samples: ImageSet, verdicts: Verdicts, *, mixed_pr
         model: the clean model.
         samples: the training set.
         verdicts: on it.
+        patterns: label -> (C, H, W) float32 in pixel scale, what its poisoned pictures have in common
+            (:func:`.findings.trigger_patterns`).
 
     Returns:
         The verdicts with ``suggested_label`` filled.
     """
-    poisoned = verdicts.poisoned.nonzero().flatten()
     suggested = verdicts.suggested_label.clone()
-    if len(poisoned):
-        logits = predict(model, samples.subset(poisoned).images, mixed_precision=mixed_precision)
-        given = samples.labels[poisoned]
-        for label in given.unique().tolist():
-            members = given == label
-            agrees = logits[members].argmax(1) == label
-            if agrees.float().mean() < _MAJORITY:
-                logits[members, label] = -torch.inf
-        suggested[poisoned] = logits.argmax(1)
+    for label in samples.labels[verdicts.poisoned].unique().tolist():
+        members = (verdicts.poisoned & (samples.labels == label)).nonzero().flatten()
+        pictures = samples.subset(members).images
+        if patterns is not None and label in patterns:
+            pictures = without_pattern(pictures, patterns[label])
+        logits = predict(model, pictures, mixed_precision=mixed_precision)
+        if (logits.argmax(1) == label).float().mean() < _MAJORITY:
+            logits[:, label] = -torch.inf
+        suggested[members] = logits.argmax(1)
     return replace(verdicts, suggested_label=suggested)
+
+
+def without_pattern(images: Tensor, pattern: Tensor) -> Tensor:
+    """(M, C, H, W) uint8 images less a (C, H, W) float32 pattern in pixel scale, in parts."""
+    less = [(some - 255 * pattern).round().clamp(0, 255).to(torch.uint8) for some in images.split(at_once(images))]
+    return torch.cat(less) if less else images
 
 
 def relearning_options(config: RetrainingConfig) -> TrainingOptions:
@@ -98,29 +117,51 @@ def relearning_options(config: RetrainingConfig) -> TrainingOptions:
     )
 
 
+def relearned_samples(labels: Tensor, verdicts: Verdicts, *, poison_that_keeps_its_label: bool) -> Tensor:
+    """(M,) int64: the samples that are not uncertain.
+
+    Args:
+        labels: (N,) int64, as they came.
+        verdicts: with suggested labels.
+        poison_that_keeps_its_label: whether poisoned samples under their own label are among them, as in the paper.
+            They teach the trigger again where an attack kept the labels.
+    """
+    used = ~verdicts.uncertain
+    if not poison_that_keeps_its_label:
+        used &= ~(verdicts.poisoned & (verdicts.suggested_label == labels))
+    return used.nonzero().flatten()
+
+
 def relearn(
     model: nn.Module,
     samples: ImageSet,
-    verdicts: Verdicts,
+    labels: Tensor,
     options: TrainingOptions,
     *,
+    patterns: Mapping[int, Tensor] | None = None,
     progress: Progress | None = None,
     checkpoint: TrainingCheckpoint | None = None,
 ) -> list[dict[str, float]]:
-    """Train the clean model, in place, on everything that is not uncertain, with the suggested labels.
+    """Train the clean model, in place, on everything that is certain, with the suggested labels.
+
+    Args:
+        model: the clean model.
+        samples: those of :func:`relearned_samples`.
+        labels: (N,) int64, the labels that they are to be given.
+        options: the recipe.
+        patterns: of the triggers, as for :func:`relabel`; some pictures get one (:mod:`.inoculation`).
 
     Returns:
         The rows of :func:`advrbd_plugin.nn.training.train`.
     """
-    used = (~verdicts.uncertain).nonzero().flatten()
-    certain = samples.subset(used)
     return train(
         model,
-        certain.images,
-        verdicts.suggested_label[used],
-        certain.sample_ids,
+        samples.images,
+        labels,
+        samples.sample_ids,
         options,
         stage="relearning",
         progress=progress,
         checkpoint=checkpoint,
+        mix=Inoculation(patterns, options.seed, next(model.parameters()).device) if patterns else None,
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import transplant
-from advrbd_plugin.defense.candidates import Candidate, find_candidates
+from advrbd_plugin.defense.candidates import LEAST_PROBABILITY, Candidate, find_candidates
 from advrbd_plugin.defense.evidence import (
     EVIDENCE,
     MIXTURE_EVIDENCE,
@@ -128,6 +128,7 @@ def detect_by_transplant(
             features[members],
             statistics.first[members],
             log_odds(logits[members], labels[members]),
+            None if mean_probabilities is None else mean_probabilities[members, label].logit(eps=LEAST_PROBABILITY),
         )
         clusters = [
             (candidate, each) for candidate, each in zip(candidates, compared, strict=True) if candidate.label == label

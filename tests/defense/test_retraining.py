@@ -1,5 +1,7 @@
 """What a retrained model says of the verdicts that it was trained by."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,9 @@ from advrbd_plugin.defense.identification import Verdicts
 from advrbd_plugin.defense.retraining import (
     abstain_on_disagreement,
     relabel,
+    relearned_samples,
     trusted_samples,
+    without_pattern,
 )
 from advrbd_plugin.errors import AdvrBDError
 
@@ -54,6 +58,36 @@ def test_relabelling_lets_a_clean_label_attacks_labels_stand():
     labels = torch.tensor([1, 1, 1])
     found = relabel(Colour(), shown(labels, 1, 1, 0), verdicts_for([True, True, True], labels))
     assert found.suggested_label.tolist() == [1, 1, 0]
+
+
+def test_relabelling_looks_under_the_trigger():
+    """The trigger, a red haze, hides the colour of every picture from the model."""
+    labels, haze = torch.tensor([0, 0, 1]), torch.zeros(3, 4, 4)
+    haze[0] = 0.8
+    images = coloured(1, 2, 1) // 2
+    images[:2] += (255 * haze).byte()
+    samples, verdicts = ImageSet(images, labels, NAMES), verdicts_for([True, True, False], labels)
+    hidden, seen = (relabel(Colour(), samples, verdicts, patterns=each).suggested_label for each in ({}, {0: haze}))
+    assert hidden.tolist() == [0, 0, 1]
+    assert seen.tolist() == [1, 2, 1]
+
+
+def test_taking_a_pattern_out_stays_within_the_pixels_range():
+    images = torch.tensor([10, 200], dtype=torch.uint8).view(1, 1, 1, 2)
+    pattern = torch.tensor([0.2, -0.8]).view(1, 1, 2)
+    assert without_pattern(images, pattern).flatten().tolist() == [0, 255]
+    assert without_pattern(images[:0], pattern).shape == (0, 1, 1, 2)
+
+
+def test_poison_that_keeps_its_label_is_not_learned_again():
+    labels = torch.tensor([1, 1, 0, 0])
+    verdicts = verdicts_for([True, True, False, False], labels)
+    verdicts = replace(
+        verdicts, suggested_label=torch.tensor([1, 2, 0, 0]), uncertain=torch.tensor([False] * 3 + [True])
+    )
+    ours, papers = (relearned_samples(labels, verdicts, poison_that_keeps_its_label=each) for each in (False, True))
+    assert ours.tolist() == [1, 2]
+    assert papers.tolist() == [0, 1, 2]
 
 
 def test_disagreement_makes_samples_of_suspected_classes_uncertain():
