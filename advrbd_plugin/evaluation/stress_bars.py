@@ -28,12 +28,25 @@ class StressRow:
     Attributes:
         defended: the method's cell, done.
         undefended: the cell of the same set without a defense, done.
-        acc_clean_training: accuracy of the same training on the truly clean samples, where it is known.
+        clean_training: the cell of the same training on the truly clean samples, where it is known.
     """
 
     defended: Result
     undefended: Result
-    acc_clean_training: float | None
+    clean_training: Result | None
+
+    @property
+    def acc_clean_training(self) -> float | None:
+        """Accuracy of the training on the truly clean samples."""
+        return None if self.clean_training is None else self.clean_training.figure("acc")
+
+    @property
+    def asr_clean_training(self) -> float | None:
+        """Its worst ASR on the learned triggers: pictures that a model without a backdoor takes for the target's."""
+        if self.clean_training is None or not self.learned:
+            return None
+        triggers = zip(self.undefended.content["triggers"], self.clean_training.content["triggers"], strict=True)
+        return max(float(own["asr"]) for before, own in triggers if before["asr"] >= LEARNED)
 
     @property
     def triggers(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -117,16 +130,16 @@ def collect_rows(results: Mapping[Cell, Result]) -> list[StressRow]:
             continue
         if result.is_done and undefended.is_done and _is_same_set(undefended, result):
             reference = results.get(replace(cell.prerequisite, method=REFERENCE))
-            rows.append(StressRow(result, undefended, _acc_clean_training(undefended, reference)))
+            rows.append(StressRow(result, undefended, _clean_training(undefended, reference)))
     return sorted(rows, key=lambda row: (row.defended.cell.seed, row.defended.cell.name))
 
 
-def _acc_clean_training(undefended: Result, reference: Result | None) -> float | None:
+def _clean_training(undefended: Result, reference: Result | None) -> Result | None:
     """Where nothing is poisoned or mislabelled, that is the undefended model's."""
     if not has_wrong_labels(undefended.cell.set_name):
-        return undefended.figure("acc")
+        return undefended
     usable = reference is not None and reference.is_done and _is_same_set(undefended, reference)
-    return reference.figure("acc") if usable and reference is not None else None
+    return reference if usable else None
 
 
 def _is_same_set(one: Result, other: Result) -> bool:

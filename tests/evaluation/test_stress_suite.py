@@ -244,13 +244,16 @@ def test_the_report_has_a_row_for_each_set(tmp_path, capsys):
         none, cell = stress_cell(recipe), stress_cell(recipe, "advrbd")
         write_result(out, none, content_of(none, 0.80, before))
         write_result(out, cell, content_of(cell, 0.79, after, figures={"tpr": 0.97, "fpr": 0.0}, trigger={"tpr": 0.97}))
+    reference = stress_cell("badnets%1", "clean_only")
+    write_result(out, reference, content_of(reference, 0.81, (0.02, 0.04)))
     assert main(["reproduce", "--suite", "stress", "--report", "--out", str(out)]) == 0
     assert capsys.readouterr().out.count("written: ") == 4
     text = (out / "stress" / "report.md").read_text()
-    assert "| badnets%1-s3 | 60 | 80.0 | 79.0 | \u2013 | 99.0 | 20.0 | 97.0 | 0.00 | 1 of 1 | 0 | 2 | 2 |" in text
+    assert "| badnets%1-s3 | 60 | 80.0 | 79.0 | 81.0 | 99.0 | 20.0 | 4.0 | 97.0 | 0.00 | 1 of 1 | 0 | 2 | 2 |" in text
     assert "| composite-s3 | 60 | 80.0 | 79.0 | 80.0 | \u2013 | \u2013 |" in text
     assert (
         "Sets with a learned backdoor: 1; mean ASR 20.0 (at most 1%: \u2717)" in text
+        and "Of 1 of these, clean training is known: its mean ASR is 4.0, after the defense 20.0." in text
         and "blend | 50 | 90.0 | 20.0" in text
     )
     lines = (out / "stress" / "report.csv").read_text().splitlines()
@@ -260,7 +263,7 @@ def test_the_report_has_a_row_for_each_set(tmp_path, capsys):
     assert "<td>composite-s3</td>" in (out / "stress" / "report.html").read_text()
     with pytest.raises(AdvrBDError, match="holds no results"):  # the paper's report knows nothing of them
         write_report(out)
-    assert len(list(read_results(out))) == 4
+    assert len(list(read_results(out))) == 5
 
 
 def test_a_report_on_nothing_is_refused(tmp_path):

@@ -15,10 +15,10 @@ from advrbd_plugin.report.evaluation.values import OTHER_ALGORITHM, dagger_note
 from advrbd_plugin.table import NOT_MEASURED, Table, percent
 
 LEGEND = (
-    "ACC, ASR, TPR and FPR in percent; before: the undefended model. ACC of clean training: the same training on the "
-    "truly clean samples alone. ASR: of the worst trigger; of an untargeted one, the wrong labels beyond those that "
-    "the same model gives without a trigger. FPR: share of the truly clean samples that are called poisoned; "
-    "mislabelled ones are counted apart.",
+    "ACC, ASR, TPR and FPR in percent; before: the undefended model. Clean training: the same training on the truly "
+    "clean samples alone; its ASR is what a model without a backdoor mistakes for the target. ASR: of the worst "
+    "trigger; of an untargeted one, the wrong labels beyond those that the same model gives without a trigger. FPR: share "
+    "of the truly clean samples that are called poisoned; mislabelled ones are counted apart.",
     f"The bars. A set whose backdoor was learned (ASR before of {LEARNED:.0%} and more): ASR at most "
     f"{bars.MOST_ASR:.0%}; TPR at least {bars.LEAST_TPR:.0%} ({bars.LEAST_TPR_HIDDEN:.0%} for clean-label and "
     f"sample-specific triggers); FPR at most {bars.MOST_FPR:.0%}; ACC within {100 * bars.MOST_ACC_LOST:g} points of "
@@ -30,7 +30,7 @@ LEGEND = (
 _MARKS = {True: "\u2713", False: "\u2717", None: NOT_MEASURED}
 _COLUMNS = (
     *("set", "samples", "ACC before", "ACC after", "ACC of clean training", "ASR before", "ASR after"),
-    *("TPR", "FPR", "labels found", "falsely", "rounds", "seconds"),
+    *("ASR of clean training", "TPR", "FPR", "labels found", "falsely", "rounds", "seconds"),
 )
 
 
@@ -73,6 +73,7 @@ def summary_lines(rows: Sequence[StressRow]) -> tuple[str, ...]:
             f"Sets with a learned backdoor: {len(learned)}; mean ASR {percent(mean)} (at most {bars.MEAN_ASR:.0%}: "
             f"{reached}), mean TPR {_mean(learned, 'tpr')}, mean FPR {_mean(learned, 'fpr')}."
         )
+        lines += _beside_clean_training([row for row in learned if row.asr_clean_training is not None])
     if clean:
         alarms = sum(bool(row.verdicts("suspected")) for row in clean)
         reached = _MARKS[alarms <= bars.FALSE_ALARMS * len(clean)]
@@ -83,6 +84,17 @@ def summary_lines(rows: Sequence[StressRow]) -> tuple[str, ...]:
     worse = sum(not bars_of(row)["not worse"] for row in rows)
     missed = sum(False in bars_of(row).values() for row in rows)
     return (*lines, f"Of {len(rows)} sets, {worse} got worse and {missed} missed a bar.")
+
+
+def _beside_clean_training(rows: Sequence[StressRow]) -> list[str]:
+    if not rows:
+        return []
+    own = sum(max(each["asr"] for each in row.learned) for row in rows) / len(rows)
+    clean = sum(row.asr_clean_training or 0.0 for row in rows) / len(rows)
+    return [
+        f"Of {len(rows)} of these, clean training is known: its mean ASR is {percent(clean)}, after the defense "
+        f"{percent(own)}."
+    ]
 
 
 def row_mapping(row: StressRow) -> dict[str, Any]:
@@ -97,6 +109,7 @@ def row_mapping(row: StressRow) -> dict[str, Any]:
         "acc_clean_training": row.acc_clean_training,
         "asr_before": row.undefended.figure("asr"),
         "asr_after": row.figure("asr"),
+        "asr_clean_training": row.asr_clean_training,
         "tpr": row.figure("tpr"),
         "fpr": row.figure("fpr"),
         "triggers": [
@@ -114,7 +127,7 @@ def csv_table(rows: Sequence[StressRow]) -> Table:
     """One line a set and method: names and plain numbers, fractions where the other table has percent."""
     columns = (
         *("name", "method", "seed", "samples", "model", "epochs", "acc_before", "acc_after", "acc_clean_training"),
-        *("asr_before", "asr_after", "tpr", "fpr", "rounds", "seconds"),
+        *("asr_before", "asr_after", "asr_clean_training", "tpr", "fpr", "rounds", "seconds"),
     )
     mappings = [row_mapping(row) for row in rows]
     lines = tuple(
@@ -137,7 +150,7 @@ def _entries(row: StressRow) -> tuple[str, ...]:
         _name(row),
         f"{content['set']['samples']:,}",
         *map(percent, (before.figure("acc"), row.figure("acc"), row.acc_clean_training)),
-        *map(percent, (before.figure("asr"), row.figure("asr"), row.figure("tpr"))),
+        *map(percent, (before.figure("asr"), row.figure("asr"), row.asr_clean_training, row.figure("tpr"))),
         percent(row.figure("fpr"), 2),
         found,
         str(len(row.verdicts("falsely_suspected"))) if "verdicts" in content else NOT_MEASURED,
