@@ -17,8 +17,8 @@ from advrbd_plugin.table import NOT_MEASURED, Table, percent
 LEGEND = (
     "ACC, ASR, TPR and FPR in percent; before: the undefended model. Clean training: the same training on the truly "
     "clean samples alone; its ASR is what a model without a backdoor mistakes for the target. ASR: of the worst "
-    "trigger; of an untargeted one, the wrong labels beyond those that the same model gives without a trigger. FPR: share "
-    "of the truly clean samples that are called poisoned; mislabelled ones are counted apart.",
+    "trigger; of an untargeted one, the wrong labels beyond those that the same model gives without a trigger. FPR: "
+    "share of the truly clean samples that are called poisoned; mislabelled ones are counted apart.",
     f"The bars. A set whose backdoor was learned (ASR before of {LEARNED:.0%} and more): ASR at most "
     f"{bars.MOST_ASR:.0%}; TPR at least {bars.LEAST_TPR:.0%} ({bars.LEAST_TPR_HIDDEN:.0%} for clean-label and "
     f"sample-specific triggers); FPR at most {bars.MOST_FPR:.0%}; ACC within {100 * bars.MOST_ACC_LOST:g} points of "
