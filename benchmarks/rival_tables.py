@@ -10,6 +10,7 @@ from advrbd_plugin.evaluation.stress_judge import LEARNED
 MARKS = ("<!-- tables of benchmarks/rivals.py: begin -->", "<!-- end -->")
 TITLES = {
     "flare": "FLARE",
+    "flare_noise_aside": "FLARE, noise aside",
     "activation_clustering": "activation clustering",
     "spectral_signatures": "spectral signatures",
     "scan": "SCAn",
@@ -28,7 +29,7 @@ def tables(rows: list[Row], defended: Mapping[str, Row]) -> str:
     cells = {row["name"]: _cells(row, defended.get(row["name"])) for row in rows}
     versions = [defended[row["name"]]["algorithm"]["version"] for row in rows if OURS in cells[row["name"]]]
     flagging = [OURS, *(method for method in TITLES if method != "consistency")]
-    ranking = [OURS, *(method for method in TITLES if method != "flare")]
+    ranking = [OURS, *(method for method in TITLES if not method.startswith("flare"))]
     return "\n\n".join(
         [
             f"TPR / FPR in %; {_of_version(versions)}. Sets with a learned backdoor come first: their TPR is of the "

@@ -43,7 +43,7 @@ from advrbd_plugin.nn.inference import predict
 from advrbd_plugin.randomness import derive_seed
 
 PROGRAM = "benchmarks/rivals.py"
-ELSEWHERE = ("flare",)
+ELSEWHERE = ("flare", "flare_noise_aside")
 CLEAN_SHARE = 0.01  # of the set, drawn from its truly clean samples
 OVERLAYS = 8  # STRIP's paper takes 100
 
