@@ -82,7 +82,8 @@ def _was_asked(evidence: ClusterEvidence, kind: str) -> bool:
     return evidence.source in COMPONENTS or kind not in MIXTURE_EVIDENCE
 
 
-# Fitted by benchmarks/detection.py to the innocent clusters of the sets used for choosing (docs/detection.md).
+# Fitted to the innocent clusters of sets that are not in the suite, before candidates came from the learning and from
+# marks (docs/detection.md).
 DEFAULT_NULL = Null(
     medians={
         "goes": 0.0,
