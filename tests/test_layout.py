@@ -62,6 +62,7 @@ STAGES = [
     "result",
     "planning",
     "forecast",
+    "inoculation",
     "retraining",
     "stage_runner",
     "search",

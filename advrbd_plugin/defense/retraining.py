@@ -92,10 +92,13 @@ def relabel(
     suggested = verdicts.suggested_label.clone()
     for label in samples.labels[verdicts.poisoned].unique().tolist():
         members = (verdicts.poisoned & (samples.labels == label)).nonzero().flatten()
-        pictures = samples.subset(members).images
-        if patterns is not None and label in patterns:
-            pictures = without_pattern(pictures, patterns[label])
-        logits = predict(model, pictures, mixed_precision=mixed_precision)
+        pattern = None if patterns is None else patterns.get(label)
+        parts = []
+        for some in members.split(at_once(samples.images)):  # a set may be larger than memory
+            pictures = samples.subset(some).images
+            pictures = pictures if pattern is None else without_pattern(pictures, pattern)
+            parts.append(predict(model, pictures, mixed_precision=mixed_precision))
+        logits = torch.cat(parts)
         if (logits.argmax(1) == label).float().mean() < _MAJORITY:
             logits[:, label] = -torch.inf
         suggested[members] = logits.argmax(1)
@@ -103,9 +106,8 @@ def relabel(
 
 
 def without_pattern(images: Tensor, pattern: Tensor) -> Tensor:
-    """(M, C, H, W) uint8 images less a (C, H, W) float32 pattern in pixel scale, in parts."""
-    less = [(some - 255 * pattern).round().clamp(0, 255).to(torch.uint8) for some in images.split(at_once(images))]
-    return torch.cat(less) if less else images
+    """(M, C, H, W) uint8 images less a (C, H, W) float32 pattern in pixel scale."""
+    return (images[torch.arange(len(images))] - 255 * pattern).round().clamp(0, 255).to(torch.uint8)
 
 
 def relearning_options(config: RetrainingConfig) -> TrainingOptions:

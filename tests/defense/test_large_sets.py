@@ -10,7 +10,7 @@ from advrbd_plugin import cache
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.data.store import Picture, fill_store
 from advrbd_plugin.data.stored_images import PictureFile
-from advrbd_plugin.defense import transplant
+from advrbd_plugin.defense import findings, transplant
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import Detection, LabelEvidence
 from advrbd_plugin.defense.pipeline import AdvrBD
@@ -63,9 +63,10 @@ def test_no_stage_reads_more_than_a_batch_at_once(tmp_path, monkeypatch, mixed):
     monkeypatch.setattr(PictureFile, "read", lambda self, rows: (read.append(len(rows)), original(self, rows))[1])
     monkeypatch.setattr(cache, "_PIECE_BYTES", 16 * 100)
     monkeypatch.setattr(description, "_COUNTED_AT_ONCE", 100)
+    monkeypatch.setattr(transplant, "_PIECE_BYTES", 16 * 100)
+    monkeypatch.setattr(findings, "_SHOWN", 100)  # pictures that a pattern is taken from
     found = defend(stored)
     assert channel_statistics(stored.images) == channel_statistics(in_memory.images)
-    monkeypatch.setattr(transplant, "_PIECE_BYTES", 16 * 100)
     ours, theirs = SetStatistics.of(stored.images), SetStatistics.of(in_memory.images)
     assert torch.equal(ours.first, theirs.first) and torch.equal(ours.spectrum, theirs.spectrum)
     assert max(read) == EVALUATION_BATCH_SIZE
