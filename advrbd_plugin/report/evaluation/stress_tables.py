@@ -67,7 +67,7 @@ def summary_lines(rows: Sequence[StressRow]) -> tuple[str, ...]:
     learned, clean = [row for row in rows if row.learned], [row for row in rows if row.is_clean_set]
     lines = []
     if learned:
-        mean = sum(max(each["asr"] for each in row.learned) for row in learned) / len(learned)
+        mean = _mean_asr(learned)
         reached = _MARKS[mean <= bars.MEAN_ASR]
         lines.append(
             f"Sets with a learned backdoor: {len(learned)}; mean ASR {percent(mean)} (at most {bars.MEAN_ASR:.0%}: "
@@ -89,12 +89,16 @@ def summary_lines(rows: Sequence[StressRow]) -> tuple[str, ...]:
 def _beside_clean_training(rows: Sequence[StressRow]) -> list[str]:
     if not rows:
         return []
-    own = sum(max(each["asr"] for each in row.learned) for row in rows) / len(rows)
     clean = sum(row.asr_clean_training or 0.0 for row in rows) / len(rows)
     return [
         f"Of {len(rows)} of these, clean training is known: its mean ASR is {percent(clean)}, after the defense "
-        f"{percent(own)}."
+        f"{percent(_mean_asr(rows))}."
     ]
+
+
+def _mean_asr(rows: Sequence[StressRow]) -> float:
+    """After the defense, of the worst learned trigger of each set."""
+    return sum(max(float(each["asr"]) for each in row.learned) for row in rows) / len(rows)
 
 
 def row_mapping(row: StressRow) -> dict[str, Any]:
