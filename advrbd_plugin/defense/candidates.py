@@ -30,7 +30,7 @@ class Candidate:
         label: the label.
         members: (M,) int64, positions in the set, ascending.
         source: how it was found: ``mixture``, ``learning``, ``second_choice``, ``discriminant``, or ``mark``
-            (:mod:`.marks`).
+            (:mod:`.marks`); ``unmarked`` is a reference alone.
     """
 
     label: int

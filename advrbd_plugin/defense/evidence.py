@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,9 +26,11 @@ MIXTURE_EVIDENCE = ("window", "detail", "colour", "spectrum")
 _RECIPIENTS = 200  # in all, a class at least so many:
 _LEAST_RECIPIENTS = 4
 _FRESH_RECIPIENTS = 50  # of the best class
+_SCATTERED = 8  # patterns by chance, each put into every eighth recipient
 _DONORS = 16
 _WINDOW = 4  # a window's side is the image's divided by this
 _SAME_SHARE = 0.5  # of a component, from which on it is no reference for a cluster
+_REFERENCES = ("mixture", "unmarked")  # sources of clusters that others are compared with
 _REFERENCE = 300  # pictures of a label that its clusters are compared with
 
 
@@ -41,7 +44,7 @@ class ClusterEvidence:
         source: see :class:`Candidate`.
         goes: share of the recipients that the residual takes to the label.
         goes_best: the same of the class of recipients where it is largest, by recipients that did not choose the class.
-        leaves: share that leave their class under the residual.
+        leaves: share that leave their class under the residual, of those that stay under chance patterns of its strength.
         window: share that go to the label under a donor's own window.
         detail: share that go to the label with a donor's finest detail, less the same with donors of the whole label.
         colour: share that go to the label with the cluster's colour gains.
@@ -120,6 +123,12 @@ def gather_evidence(
         pictures = as_floats(images[members])
         pattern = transplant.residual(pictures, statistics)
         carried = transplant.by_residual(predict, pattern, others, candidate.label)
+        if carried.leaves:
+            generator = torch.Generator().manual_seed(derive_seed(seed, "scattered", number))
+            chance = transplant.scattered(pattern, _SCATTERED, generator=generator)
+            chance = chance[torch.arange(len(others.labels)) % _SCATTERED]
+            by_chance = transplant.by_residual(predict, chance, others, candidate.label)
+            carried = transplant.beyond_chance(carried, by_chance)
         goes_best = carried.goes_best
         again = fresh.get(carried.best_class)
         if again is not None and len(again.labels):
@@ -157,15 +166,27 @@ def gather_evidence(
 
 
 def _put_elsewhere(mean_probabilities: Tensor, labels: Tensor, candidate: Candidate) -> float:
-    """Share of a cluster that the network gave another label while it learned, less that of its label's rest."""
+    """Share of a cluster that the network gave another label while it learned, less that of its label's rest.
+
+    Less a standard error, too (Agresti and Caffo, 2000), since either may be a dozen pictures.
+    """
     elsewhere = (mean_probabilities.argmax(dim=1) != labels).double()
     rest = labels == candidate.label
     rest[candidate.members] = False
-    return float(elsewhere[candidate.members].mean() - (elsewhere[rest].mean() if rest.any() else 1.0))
+    cluster, variance = _share_of_few(elsewhere[candidate.members])
+    others, more_variance = _share_of_few(elsewhere[rest])
+    return cluster - others - math.sqrt(variance + more_variance)
+
+
+def _share_of_few(flags: Tensor) -> tuple[float, float]:
+    """Share of (M,) float64 that are 1, and its variance, as with one more of either kind."""
+    count = len(flags) + 2
+    share = float((flags.sum() + 1) / count)
+    return share, share * (1 - share) / count
 
 
 def less_reference(evidence: list[ClusterEvidence], candidates: list[Candidate]) -> list[ClusterEvidence]:
-    """The evidence less that of the other component of the same label that has least.
+    """The evidence less that of the other part of the same label, a component or what has no mark, that has least.
 
     Where pictures are aligned, a label's innocent content acts in other pictures, too: the strokes of a digit make
     another digit of it. Then all components of a label have evidence, where a trigger's alone has it. A cluster that
@@ -176,7 +197,7 @@ def less_reference(evidence: list[ClusterEvidence], candidates: list[Candidate])
         rest = [
             other
             for other, others in zip(evidence, candidates, strict=True)
-            if others.label == candidate.label and others.source == "mixture" and _is_another(candidate, others)
+            if others.label == candidate.label and others.source in _REFERENCES and _is_another(candidate, others)
         ]
         changes: dict[str, Any] = {
             kind: max(0.0, own.value(kind) - min((other.value(kind) for other in rest), default=1.0))

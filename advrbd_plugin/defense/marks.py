@@ -90,6 +90,21 @@ def marked_candidates(
     return found
 
 
+def unmarked_rests(labels: Tensor, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The rest of the label for each candidate of the source ``mark``, as references of the source ``unmarked``.
+
+    Where poison is most of a label, every component of a mixture may hold some, but those pictures hold little.
+    """
+    found = []
+    for marked in candidates:
+        if marked.source == "mark":
+            members = (labels == marked.label).nonzero().flatten()
+            rest = members[~torch.isin(members, marked.members)]
+            if len(rest) >= LEAST:
+                found.append(Candidate(marked.label, rest, "unmarked"))
+    return found
+
+
 def _marked(label: _Label, clusters: list[Tensor], statistics: SetStatistics) -> list[Tensor]:
     """(M,) bool each: the pictures with the pattern of a cluster, and then with the pattern of those."""
     for _ in range(_ROUNDS):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -27,6 +27,7 @@ _LEAST_OF_A_CLASS = 16
 _BANDS = 8
 _SLOW_BANDS = 2  # brightness, and what is slower than about 14 pixels: the content's, as in a residual
 _PIECE_BYTES = 2**24  # of pictures that are looked at together
+_LEAST_STAY = 0.1
 _STANDARD_ERRORS = 2.0
 _STANDARD_ERRORS_OF_WAVES = 3.0
 
@@ -196,6 +197,33 @@ def by_residual(
     its own, dither), what is slower than 3 pixels (colour casts, illumination), what is not added (blur, warps).
     """
     return count_carried(predict((recipients.pictures + strength * pattern).clamp(0, 1)), recipients, label)
+
+
+def beyond_chance(carried: Carried, by_chance: Carried) -> Carried:
+    """``carried`` with the pictures alone that leave their class under a pattern and stay under others of its strength.
+
+    A model that fits its classes loosely lets go of many pictures whatever is added to them (Abbott's correction).
+
+    Args:
+        carried: of a pattern.
+        by_chance: of its :func:`scattered` in its place.
+    """
+    stay = max(_LEAST_STAY, 1 - by_chance.leaves)
+    return replace(carried, leaves=max(0.0, carried.leaves - by_chance.leaves) / stay)
+
+
+def scattered(pattern: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
+    """(count, C, H, W) float32: patterns by chance that are as strong as a (C, H, W) one in each ring of frequency.
+
+    Nothing is left of its places, directions and single frequencies.
+    """
+    height, width = pattern.shape[-2:]
+    ring = _bands(height, width).flatten()
+    power = torch.fft.fft2(pattern).abs().square().flatten(1)
+    mean = power.new_zeros(len(pattern), _BANDS + 1).index_add(1, ring, power)
+    mean /= torch.bincount(ring, minlength=_BANDS + 1).clamp_min(1)
+    noise = torch.fft.fft2(torch.randn(count, 1, height, width, generator=generator)) / math.sqrt(height * width)
+    return torch.fft.ifft2(mean.sqrt()[:, ring].view(pattern.shape) * noise).real
 
 
 def by_detail(predict: Predict, donors: Tensor, recipients: Recipients, label: int, *, sigma: float = 0.7) -> Carried:

@@ -20,7 +20,7 @@ from advrbd_plugin.defense.evidence import (
     less_reference,
 )
 from advrbd_plugin.defense.findings import ClassFinding
-from advrbd_plugin.defense.marks import marked_candidates
+from advrbd_plugin.defense.marks import marked_candidates, unmarked_rests
 from advrbd_plugin.defense.placement import one_way_ratios
 from advrbd_plugin.defense.poison_samples import Extension, LabelSamples, extend
 from advrbd_plugin.defense.posterior import (
@@ -99,21 +99,23 @@ def detect_by_transplant(
         features, logits, labels, mean_probabilities=mean_probabilities, splits=dict(splits or {}), seed=seed
     )
     candidates += marked_candidates(samples.images, labels, candidates, statistics)
-    done = iter(range(1, len(candidates) + 1))
+    asked = candidates + unmarked_rests(labels, candidates)
+    done = iter(range(1, len(asked) + 1))
     evidence = gather_evidence(
         model,
         samples,
         logits,
-        candidates,
+        asked,
         mean_probabilities=mean_probabilities,
         statistics=statistics,
         seed=seed,
         mixed_precision=mixed_precision,
-        on_candidate=None if on_candidate is None else lambda: on_candidate(next(done), len(candidates)),
+        on_candidate=None if on_candidate is None else lambda: on_candidate(next(done), len(asked)),
     )
     # Where innocent content acts in other pictures (digits), all clusters have evidence: that is this set's null.
     null = null.of_set(evidence)
-    compared = less_reference(evidence, candidates)
+    compared = less_reference(evidence, asked)[: len(candidates)]
+    evidence = evidence[: len(candidates)]
     one_way = None if mean_probabilities is None else one_way_ratios(mean_probabilities, labels).tolist()
     probabilities = label_probabilities(compared, samples.num_classes, null=null, one_way=one_way)
     suspected = discovered(probabilities)
