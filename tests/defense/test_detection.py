@@ -76,6 +76,18 @@ def test_components_that_lie_within_a_cluster_are_no_reference_for_it():
     assert [each.goes for each in found] == pytest.approx([0.7, 0.0, 0.0])
 
 
+def test_what_has_no_mark_is_a_reference_and_a_mark_is_none():
+    evidence, candidates = clusters(0.4, 0.5)  # poison is most of the label, and in both components
+    marked = [
+        ClusterEvidence(0, 14, source, value, value, value) for source, value in [("mark", 0.6), ("unmarked", 0.1)]
+    ]
+    parts = [Candidate(0, torch.arange(14), "mark"), Candidate(0, torch.arange(14, 20), "unmarked")]
+    found = [each.goes for each in less_reference([*evidence, marked[0]], [*candidates, parts[0]])]
+    assert found == pytest.approx([0.0, 0.1, 0.1])
+    found = [each.goes for each in less_reference([*evidence, *marked], [*candidates, *parts])]
+    assert found[:3] == pytest.approx([0.3, 0.1, 0.5])  # the unmarked rest lies within the second component
+
+
 def test_the_window_is_where_the_pattern_is():
     pattern = 0.01 * torch.ones(3, 24, 24)
     pattern[:, 4:8, 15:19] = 0.8

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from advrbd_plugin.defense.candidates import Candidate
-from advrbd_plugin.defense.marks import marked_candidates
+from advrbd_plugin.defense.marks import marked_candidates, unmarked_rests
 from advrbd_plugin.defense.transplant import SetStatistics
 
 COUNT, MARKED = 600, 50
@@ -51,3 +51,11 @@ def test_a_cluster_that_is_known_is_not_named_twice():
     images, labels, carries = pictures(strength=0.3)
     whole = Candidate(0, carries.nonzero().flatten(), "mixture")
     assert marked_candidates(images, labels, [whole], SetStatistics.of(images)) == []
+
+
+def test_the_rest_of_a_label_is_what_has_no_mark():
+    labels = torch.arange(60) % 2
+    marked = [Candidate(0, torch.arange(0, 20, 2), "mark"), Candidate(1, torch.arange(1, 50, 2), "mark")]
+    (rest,) = unmarked_rests(labels, [*marked, Candidate(0, torch.arange(0, 4, 2), "mixture")])
+    assert rest.source == "unmarked" and rest.label == 0  # five are left of label 1: too few
+    assert rest.members.tolist() == list(range(20, 60, 2))

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.defense import transplant
-from advrbd_plugin.defense.candidates import find_candidates, runner_up_groups
+from advrbd_plugin.defense.candidates import Candidate, find_candidates, runner_up_groups
 from advrbd_plugin.defense.config import DetectionConfig
 from advrbd_plugin.defense.detection import detect_targets
 from advrbd_plugin.defense.evidence import ClusterEvidence, gather_evidence
@@ -172,6 +172,86 @@ def test_all_to_all_is_seen_by_leaving_and_source_specific_by_the_best_class():
     one = poisoned_set("corner", "source", share=0.06)
     carried, *_ = evidence_of(one, one.poison.nonzero().flatten(), TARGET)
     assert carried.goes_best > 0.7 and carried.best_class == 0 and carried.goes < 0.5
+
+
+def test_patterns_by_chance_are_as_strong_in_every_ring_of_frequency_and_look_like_nothing():
+    generator = torch.Generator().manual_seed(0)
+    wave = (
+        0.1 * torch.sin(torch.arange(SIDE) * 2 * torch.pi / 4).expand(1, SIDE, SIDE) * torch.tensor([[[1.0]], [[0.5]]])
+    )
+    scattered = transplant.scattered(wave, 200, generator=generator)
+    assert scattered.shape == (200, 2, SIDE, SIDE)
+    strength = scattered.square().sum((-1, -2)).mean(0)
+    assert torch.allclose(strength, wave.square().sum((-1, -2)), rtol=0.1)
+    assert torch.allclose(strength[0] / strength[1], torch.tensor(4.0), rtol=0.01)
+    slow_and_fast = transplant.band_amplitudes(scattered).mean((0, 1))
+    assert int(slow_and_fast.argmax()) == int(transplant.band_amplitudes(wave[None]).mean((0, 1)).argmax())
+    likeness = functional.cosine_similarity(scattered.flatten(1), wave.flatten()[None])
+    assert float(likeness.abs().max()) < 0.6 and abs(float(likeness.mean())) < 0.05
+
+
+@pytest.mark.parametrize(
+    "leaves, by_chance, beyond",
+    [(0.95, 0.58, 0.881), (0.53, 0.62, 0.0), (0.3, 0.0, 0.3), (1.0, 1.0, 0.0), (1.0, 0.95, 0.5)],
+)
+def test_leaving_counts_beyond_what_leaves_by_chance(leaves, by_chance, beyond):
+    carried = transplant.Carried(0.2, 0.4, leaves, 1)
+    found = transplant.beyond_chance(carried, transplant.Carried(0.0, 0.0, by_chance, -1))
+    assert found == dataclasses.replace(carried, leaves=pytest.approx(beyond, abs=1e-3))
+
+
+class Fickle(nn.Module):
+    """The class is the brightest quarter, and another where anything is added that is fine and strong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(CLASSES, CLASSES)
+
+    def forward(self, pictures):
+        quarters = functional.adaptive_avg_pool2d(pictures.mean(1, keepdim=True), 2).flatten(1)
+        upset = transplant.sharp(pictures).square().mean((1, 2, 3)) > 0.004
+        return 20 * torch.where(upset[:, None], quarters.roll(1, dims=1), quarters) + 0 * self.linear.weight.sum()
+
+
+def test_a_model_that_anything_upsets_is_no_evidence_against_the_clusters_of_its_set():
+    one = poisoned_set("corner", share=0.0)
+    images = one.samples.images.float() / 255
+    own = (one.samples.labels == 1).nonzero().flatten()[:60]
+    checks = 0.5 + 0.5 * torch.cos(torch.pi * (torch.arange(SIDE)[:, None] + torch.arange(SIDE)))
+    images[own] = (images[own] + 0.12 * checks).clamp(0, 1)  # what they have in common, and no trigger
+    samples = ImageSet((255 * images).round().byte(), one.samples.labels, one.samples.class_names)
+    model = Fickle().eval()
+    with torch.no_grad():
+        logits = model(samples.images.float() / 255)
+    (found,) = gather_evidence(model, samples, logits, [Candidate(1, own, "mark")], mixed_precision=False)
+    pattern = transplant.residual(samples.images[own].float() / 255, SetStatistics.of(samples.images))
+    predict = transplant.classifier(model, mixed_precision=False)
+    recipients = transplant.draw_recipients(samples.images, samples.labels, logits.argmax(1) == samples.labels, seed=0)
+    assert transplant.by_residual(predict, pattern, recipients.outside(1), 1).leaves > 0.9
+    assert found.leaves < 0.1
+
+
+def test_a_mark_counts_where_its_pictures_were_put_elsewhere_and_the_rest_is_more_than_a_few():
+    """Of 100 pictures with a mark and none elsewhere, next to all say nothing of so small a rest."""
+    one = clean_set()
+    own = (one.samples.labels == 1).nonzero().flatten()
+    learned = functional.one_hot(one.samples.labels, CLASSES).float()
+    learned[own[:150:2]] = torch.tensor([1.0, 0, 0, 0])  # half of the first 150 of 300
+
+    def marked(members):
+        (found,) = gather_evidence(
+            one.model,
+            one.samples,
+            one.logits,
+            [Candidate(1, members, "mark")],
+            mean_probabilities=learned,
+            mixed_precision=False,
+        )
+        return found.marked
+
+    assert 0.4 < marked(own[:150]) < 0.5
+    assert marked(own[150:]) == 0.0
+    assert marked(own[:-3]) < 0.1  # 0.25 of them, and none of three
 
 
 def test_the_residual_of_few_innocent_pictures_is_next_to_nothing_and_a_trigger_stays():
