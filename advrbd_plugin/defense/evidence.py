@@ -44,7 +44,7 @@ class ClusterEvidence:
         source: see :class:`Candidate`.
         goes: share of the recipients that the residual takes to the label.
         goes_best: the same of the class of recipients where it is largest, by recipients that did not choose the class.
-        leaves: share that leave their class under the residual, of those that stay under chance patterns of its strength.
+        leaves: share that leave their class under the residual, of those that stay under patterns by chance.
         window: share that go to the label under a donor's own window.
         detail: share that go to the label with a donor's finest detail, less the same with donors of the whole label.
         colour: share that go to the label with the cluster's colour gains.
