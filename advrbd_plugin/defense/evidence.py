@@ -20,6 +20,8 @@ from advrbd_plugin.randomness import derive_seed
 TRANSPLANTS = ("goes", "goes_best", "leaves", "window", "detail", "colour", "spectrum")
 EVIDENCE = (*TRANSPLANTS, "marked")
 """What the decision is made from; the fields of :class:`ClusterEvidence` of the same names."""
+RESIDUAL_EVIDENCE = ("goes", "goes_best", "leaves")
+"""Those that are counted when the residual is put into other pictures."""
 MIXTURE_EVIDENCE = ("window", "detail", "colour", "spectrum")
 """Those that components of mixtures alone are put to."""
 

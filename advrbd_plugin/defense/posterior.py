@@ -15,7 +15,7 @@ from statistics import fmean
 import numpy as np
 
 from advrbd_plugin.defense.candidates import COMPONENTS
-from advrbd_plugin.defense.evidence import EVIDENCE, MIXTURE_EVIDENCE, TRANSPLANTS, ClusterEvidence
+from advrbd_plugin.defense.evidence import EVIDENCE, MIXTURE_EVIDENCE, RESIDUAL_EVIDENCE, TRANSPLANTS, ClusterEvidence
 
 FALSE_DISCOVERY = 0.05
 
@@ -50,18 +50,21 @@ class Null:
     def of_set(self, evidence: Sequence[ClusterEvidence]) -> Null:
         """The null of one set, stretched where its own clusters have more evidence.
 
-        The median is what counts, so that nearly half of the clusters may be poison (all-to-all).
+        The median is what counts, so that nearly half of the clusters may be poison (all-to-all). What is read from the
+        same transplant is stretched alike: content that takes digits to another label makes others leave theirs.
         """
         mixtures = [each for each in evidence if each.source == "mixture"]
         if not mixtures:
             return self
-        medians, scales = {}, {}
-        for kind, median in self.medians.items():
-            own = float(np.median([each.value(kind) for each in mixtures]))
-            scale = self.scales[kind]
-            times = max(1.0, (own + scale) / (median + scale))
-            medians[kind], scales[kind] = max(median, own), times * scale
-        return Null(medians, scales)
+        own = {kind: float(np.median([each.value(kind) for each in mixtures])) for kind in self.medians}
+        times = {
+            kind: max(1.0, (own[kind] + self.scales[kind]) / (self.medians[kind] + self.scales[kind])) for kind in own
+        }
+        times |= dict.fromkeys(RESIDUAL_EVIDENCE, max(times[kind] for kind in RESIDUAL_EVIDENCE))
+        return Null(
+            {kind: max(median, own[kind]) for kind, median in self.medians.items()},
+            {kind: times[kind] * scale for kind, scale in self.scales.items()},
+        )
 
 
 def fit_null(evidence: Sequence[ClusterEvidence]) -> Null:
