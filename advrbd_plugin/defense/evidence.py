@@ -29,6 +29,7 @@ _RECIPIENTS = 200  # in all, a class at least so many:
 _LEAST_RECIPIENTS = 4
 _FRESH_RECIPIENTS = 50  # of the best class
 _SCATTERED = 8  # patterns by chance, each put into every eighth recipient
+_COLOURED = 200  # of a cluster, whose colours are taken out
 _DONORS = 16
 _WINDOW = 4  # a window's side is the image's divided by this
 _SAME_SHARE = 0.5  # of a component, from which on it is no reference for a cluster
@@ -49,7 +50,7 @@ class ClusterEvidence:
         leaves: share that leave their class under the residual, of those that stay under patterns by chance.
         window: share that go to the label under a donor's own window.
         detail: share that go to the label with a donor's finest detail, less the same with donors of the whole label.
-        colour: share that go to the label with the cluster's colour gains.
+        colour: share that go to the label with the cluster's colour gains, times :func:`.transplant.goes_home`.
         spectrum: share that go to the label with the cluster's gains of frequencies.
         marked: for pictures with the same mark, share that the network put elsewhere while it learned, less the same
             of the label's other pictures; ``None`` for other clusters, and where nothing was recorded.
@@ -250,7 +251,10 @@ def _of_mixture(
     }
     if len(rest):
         gains = donors.mean((0, 2, 3)) / rest.mean((0, 2, 3)).clamp_min(1e-3)
-        evidence["colour"] = transplant.by_colour_gains(predict, gains, recipients, label).goes
+        goes = transplant.by_colour_gains(predict, gains, recipients, label).goes
+        others = len(recipients.labels.unique())
+        home = transplant.goes_home(predict, donors[:_COLOURED], gains, label, num_others=others) if goes else 0.0
+        evidence["colour"] = goes * home
         louder = transplant.band_amplitudes(donors).mean(dim=0) - transplant.band_amplitudes(rest).mean(dim=0)
         evidence["spectrum"] = transplant.by_spectrum_gains(predict, louder.exp(), recipients, label).goes
     return evidence

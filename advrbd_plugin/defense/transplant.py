@@ -28,6 +28,7 @@ _BANDS = 8
 _SLOW_BANDS = 2  # brightness, and what is slower than about 14 pixels: the content's, as in a residual
 _PIECE_BYTES = 2**24  # of pictures that are looked at together
 _LEAST_STAY = 0.1
+_LEAST_GAIN = 1e-2
 _STANDARD_ERRORS = 2.0
 _STANDARD_ERRORS_OF_WAVES = 3.0
 
@@ -265,6 +266,32 @@ def by_colour_gains(predict: Predict, gains: Tensor, recipients: Recipients, lab
         gains: (C,) float32.
     """
     return count_carried(predict((recipients.pictures * gains[:, None, None]).clamp(0, 1)), recipients, label)
+
+
+def goes_home(predict: Predict, pictures: Tensor, gains: Tensor, label: int, *, num_others: int) -> float:
+    """Take a cluster's colour gains out of its own pictures: how many leave the label, and for how many classes.
+
+    A cast makes any class a ship, and without it the pictures go home, to all classes. Green apples have colours that
+    take other fruits to the apples, too. Without them they remain apples, or become the one fruit that is red. Does not
+    see: poison that keeps its label; poison of one class is next to nothing here.
+
+    Args:
+        pictures: (M, C, H, W) float32 in [0, 1], of the cluster.
+        gains: (C,) float32, as for :func:`by_colour_gains`.
+        num_others: classes without the cluster's.
+
+    Returns:
+        Share of those of the label that leave it, times the perplexity of the classes that they go to over
+        ``num_others``: in [0, 1].
+    """
+    of_label = pictures[predict(pictures) == label]
+    if not len(of_label):
+        return 0.0
+    answers = predict((of_label / gains.clamp_min(_LEAST_GAIN)[:, None, None]).clamp(0, 1))
+    homes = torch.bincount(answers[answers != label]).double()
+    shares = homes[homes > 0] / homes.sum()
+    perplexity = float((-(shares * shares.log()).sum()).exp())
+    return float(homes.sum()) / len(of_label) * min(1.0, perplexity / max(1, num_others))
 
 
 def by_spectrum_gains(predict: Predict, gains: Tensor, recipients: Recipients, label: int) -> Carried:

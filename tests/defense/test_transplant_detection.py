@@ -231,6 +231,20 @@ def test_a_model_that_anything_upsets_is_no_evidence_against_the_clusters_of_its
     assert found.leaves < 0.1
 
 
+def test_pictures_with_a_cast_go_home_to_all_classes_and_a_class_with_its_own_colours_stays():
+    one = poisoned_set("cast")
+    predict = transplant.classifier(one.model, mixed_precision=False)
+    gains = torch.tensor([1.25, 1.0, 0.7])
+    pictures = one.samples.images.float() / 255
+    assert transplant.goes_home(predict, pictures[one.poison], gains, TARGET, num_others=3) > 0.8
+    own = pictures[(one.samples.labels == TARGET) & ~one.poison][:60]
+    coloured = (own * gains[:, None, None]).clamp(0, 1)  # shows the class without its colours, too
+    assert transplant.goes_home(predict, coloured, gains, TARGET, num_others=3) == 0.0
+    of_one_class = pictures[one.poison & (torch.arange(len(pictures)) % CLASSES == 1)]
+    assert transplant.goes_home(predict, of_one_class, gains, TARGET, num_others=3) == pytest.approx(1 / 3, abs=0.05)
+    assert transplant.goes_home(predict, pictures[one.samples.labels == 1], gains, TARGET, num_others=3) == 0.0
+
+
 def test_a_mark_counts_where_its_pictures_were_put_elsewhere_and_the_rest_is_more_than_a_few():
     """Of 100 pictures with a mark and none elsewhere, next to all say nothing of so small a rest."""
     one = clean_set()
@@ -444,6 +458,15 @@ def test_a_set_whose_own_clusters_spread_more_needs_more():
     loud = [cluster(label, leaves=0.05) for label in range(9)] + [cluster(9, leaves=0.2)]
     probabilities = [label_probabilities(each, 10, null=DEFAULT_NULL.of_set(each))[9] for each in (loud, quiet)]
     assert probabilities[0] < probabilities[1]
+
+
+def test_where_content_takes_pictures_along_they_leave_their_class_too():
+    own = DEFAULT_NULL.of_set([cluster(number, goes=0.1, goes_best=0.4) for number in range(10)])
+    stretched = (0.4 + 0.034) / 0.034
+    for kind in ("goes", "goes_best", "leaves"):
+        assert own.scales[kind] == pytest.approx(stretched * DEFAULT_NULL.scales[kind])
+    assert own.medians["leaves"] == DEFAULT_NULL.medians["leaves"] and own.medians["goes"] == 0.1
+    assert own.scales["window"] == DEFAULT_NULL.scales["window"]
 
 
 def test_false_discovery_is_bounded():
