@@ -74,3 +74,56 @@ def test_the_results_say_how_they_were_made(small_scale, parse, tmp_path):
     assert content["attack_settings"] == {"strength": 1.0}
     assert (content["training_epochs"], content["poison_ratio"], content["test_samples"]) == (60, 0.05, 7)
     assert content["command"] == f"python benchmarks/{Path(sys.argv[0]).name}"
+
+
+def script(name, monkeypatch):
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    monkeypatch.syspath_prepend(str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def other_result(**changes):
+    return {
+        "data": {"name": "digits", "train": 8000, "test": 2000, "classes": 10, "image_size": [28, 28]},
+        "attack": {"name": "badnets", "poison_ratio": 0.05, "target": "5", "seed": 1},
+        "label_share": 0.354,
+        "before": {"acc": 0.99, "asr": 1.0, "ra": 0.0},
+        "after": {"acc": 0.98, "asr": 0.002, "ra": 0.97},
+        "detection": {"tpr": 1.0, "fpr": 0.001, "auroc": 1.0},
+        "mislabelled": 3,
+        "poison_trusted": 0,
+        "target_found": True,
+        "falsely_suspected": ["0", "8"],
+        "algorithm": {},
+    } | changes
+
+
+def test_the_table_of_other_data_says_what_was_found_and_by_which_version(monkeypatch):
+    from advrbd_plugin.evaluation.algorithm import current_algorithm
+
+    table = script("other_data", monkeypatch).table_of
+    clean = other_result(
+        attack={"name": "none", "poison_ratio": 0.0, "target": "5", "seed": 1},
+        detection={"tpr": None, "fpr": 0.0, "auroc": None},
+        falsely_suspected=[],
+        algorithm=current_algorithm(),
+    )
+    lines = table([other_result(), clean]).splitlines()
+    assert len({line.count("|") for line in lines}) == 1 and len(lines) == 4
+    assert (
+        "| digits\u2020 | 8,000 of 28x28 | 10 | badnets, 5% | 35.4 | 99.0 | 98.0 | 100.0 | 0.2 | yes | 0, 8 |"
+        in lines[2]
+    )
+    assert "| digits | 8,000 of 28x28 | 10 | none | \u2013 | 99.0 | 98.0 | \u2013 |" in lines[3]
+
+
+def test_a_folder_that_is_not_there_is_one_line(monkeypatch, tmp_path, capsys):
+    module = script("other_data", monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["other_data.py", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+    assert module.main() == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all("nowhere" in line for line in said)
+    assert not (tmp_path / "out").exists()
