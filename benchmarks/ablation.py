@@ -21,8 +21,8 @@ from small_scale import (
     TARGET_LABEL,
     add_arguments,
     attack_of,
-    backdoored_model,
     check_data,
+    defense_for,
     load,
     poison,
     write_results,
@@ -41,25 +41,20 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
-def measure(poisoned, backdoored, config) -> dict[str, float]:
+def measure(poisoned, defense) -> dict[str, float]:
     """Figures of one variant. The truth is used for the figures only."""
     import torch
     from sklearn.metrics import roc_auc_score
 
-    from advrbd_plugin.defense.detection import detect_targets
-    from advrbd_plugin.defense.enhancement import enhance
-    from advrbd_plugin.defense.identification import identify
+    from advrbd_plugin.defense.config import ScoringConfig
     from advrbd_plugin.defense.scoring import score_samples
     from advrbd_plugin.evaluation.metrics import judge_detection
 
     samples, truth = poisoned.image_set, poisoned.poisoned
-    scores = score_samples(backdoored, samples, config)
-    detection = detect_targets(backdoored, samples, scores, config)
-    wanted = detection.suspected_classes and config.enhancement == "trigger"
-    enhancement = enhance(backdoored, samples, detection, config) if wanted else None
-    verdicts = identify(detection, scores, samples.labels, enhancement, config)
-    gains = torch.tensor([each.gain for each in detection.evidence])
-    judged = judge_detection(truth, verdicts.poisoned, verdicts.score)
+    scan = defense.scan(samples)
+    scores = score_samples(scan.backdoored_model, samples, defense.config.part(ScoringConfig))
+    gains = torch.tensor([each.gain for each in scan.evidence])
+    judged = judge_detection(truth, scan.verdicts.poisoned, scan.verdicts.score)
     target = torch.arange(len(gains)) == TARGET_LABEL
     least_consistent = scores.consistency.argsort()[: len(truth) // 5]
     return {
@@ -78,16 +73,13 @@ def main() -> int:
     add_arguments(parser, attacks="badnets,sig,tact,adaptive_blend")
     arguments = parser.parse_args()
     check_data(arguments)
-    from advrbd_plugin import AdvrBDConfig
-
     train, _ = load(arguments.data, arguments.samples, arguments.seed)
     rows = []
     for name in arguments.attacks.split(","):
         poisoned = poison(attack_of(name, arguments), train, arguments)
-        backdoored = backdoored_model(name, arguments, poisoned.image_set)
         for variant, changes in VARIANTS.items():
-            config = AdvrBDConfig(seed=arguments.seed).replace(**changes)
-            rows.append({"attack": name, "variant": variant} | measure(poisoned, backdoored, config))
+            defense = defense_for(name, arguments, poisoned.image_set, **changes)
+            rows.append({"attack": name, "variant": variant} | measure(poisoned, defense))
             print(rows[-1], flush=True)
     write_results("ablation", arguments, rows, markdown(rows))
     return 0

@@ -112,6 +112,11 @@ def poison(attack, train, arguments: argparse.Namespace):
 
 def backdoored_model(name: str, arguments: argparse.Namespace, samples):
     """The model trained on a poisoned set; found again where ``advrbd reproduce`` or a benchmark trained it."""
+    return defense_for(name, arguments, samples).train_backdoored(samples).model
+
+
+def defense_for(name: str, arguments: argparse.Namespace, samples, **changes: Any):
+    """AdvrBD with ``changes`` of its settings, whose stages are those of ``advrbd reproduce`` where it ran them."""
     from advrbd_plugin import AdvrBD
     from advrbd_plugin.evaluation.cell import UNDEFENDED, Cell
     from advrbd_plugin.evaluation.experiment import work_folder
@@ -119,7 +124,7 @@ def backdoored_model(name: str, arguments: argparse.Namespace, samples):
     ratio = 0.0 if name == NO_ATTACK else arguments.poison_ratio
     folder = work_folder(Cell("small", "cifar10", MODEL, name, ratio, arguments.seed, UNDEFENDED))
     work = Path(arguments.work) / (folder + _more_than_usual(name, arguments))
-    return AdvrBD(model_for(samples), _config(arguments), work_dir=work).train_backdoored(samples).model
+    return AdvrBD(model_for(samples), _config(arguments).replace(**changes), work_dir=work)
 
 
 def _config(arguments: argparse.Namespace):
