@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -169,23 +168,16 @@ def gather_evidence(
 
 
 def _put_elsewhere(mean_probabilities: Tensor, labels: Tensor, candidate: Candidate) -> float:
-    """Share of a cluster that the network gave another label while it learned, less that of its label's rest.
-
-    Less a standard error, too (Agresti and Caffo, 2000), since either may be a dozen pictures.
-    """
+    """Share of a cluster that the network gave another label while it learned, less that of its label's rest."""
     elsewhere = (mean_probabilities.argmax(dim=1) != labels).double()
     rest = labels == candidate.label
     rest[candidate.members] = False
-    cluster, variance = _share_of_few(elsewhere[candidate.members])
-    others, more_variance = _share_of_few(elsewhere[rest])
-    return cluster - others - math.sqrt(variance + more_variance)
+    return _share_of_few(elsewhere[candidate.members]) - _share_of_few(elsewhere[rest])
 
 
-def _share_of_few(flags: Tensor) -> tuple[float, float]:
-    """Share of (M,) float64 that are 1, and its variance, as with one more of either kind."""
-    count = len(flags) + 2
-    share = float((flags.sum() + 1) / count)
-    return share, share * (1 - share) / count
+def _share_of_few(flags: Tensor) -> float:
+    """Share of (M,) float64 that are 1, as with one more of either kind (Agresti and Caffo, 2000): M may be next to 0."""
+    return float((flags.sum() + 1) / (len(flags) + 2))
 
 
 def less_reference(evidence: list[ClusterEvidence], candidates: list[Candidate]) -> list[ClusterEvidence]:
