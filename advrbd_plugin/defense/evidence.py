@@ -176,7 +176,7 @@ def _put_elsewhere(mean_probabilities: Tensor, labels: Tensor, candidate: Candid
 
 
 def _share_of_few(flags: Tensor) -> float:
-    """Share of (M,) float64 that are 1, as with one more of either kind (Agresti and Caffo, 2000): M may be next to 0."""
+    """Share of (M,) float64 that are 1, as with one more of either kind (Agresti and Caffo, 2000): M may be small."""
     return float((flags.sum() + 1) / (len(flags) + 2))
 
 
