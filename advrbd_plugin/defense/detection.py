@@ -4,7 +4,8 @@ Two witnesses. The transplants (:mod:`.transplant_detection`) ask whether what a
 in other pictures; they decide by themselves. The discriminant's split (:mod:`.splits`) finds clusters that stand apart,
 also where a trigger leaves nothing that can be transplanted. Innocent classes of two kinds of content fall apart, too,
 but less far. So a class without transplants is suspected only where its clusters stand far apart and
-:mod:`.confirmation` has shown that the suspicious one belongs elsewhere.
+:mod:`.confirmation` has shown that the suspicious one belongs elsewhere. That also settles classes of which the
+transplants make poison likely, but not likely enough.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Detection:
     findings: the same, in words.
     fit: share of the samples that the model gives their labels.
     trained_enough: whether that is far enough from chance for a verdict; if not, nothing is suspected.
-    unconfirmed_classes: those whose clusters stand far apart although nothing of theirs acts in other pictures; they
-        are to be settled by :mod:`.confirmation`.
+    unconfirmed_classes: those whose clusters stand far apart although nothing of theirs acts in other pictures, and
+        those of which the transplants are undecided; they are to be settled by :mod:`.confirmation`.
     """
 
     poison_probability: Tensor
@@ -173,6 +174,7 @@ def detect_targets(
         logits,
         mean_probabilities=trained.mean_probabilities,
         splits=splits.suspicious,
+        with_undecided=True,
         seed=config.seed,
         mixed_precision=config.mixed_precision,
         on_candidate=_told_of_candidates(on_batch),
@@ -237,7 +239,7 @@ def _untrained(samples: ImageSet, fit: float) -> Detection:
 def combine(
     labels: Tensor, splits: ClassSplits, found: TransplantDetection, fit: float, strong_separation: float
 ) -> Detection:
-    """The transplants' samples where they suspect a class, the split's where its clusters stand far apart.
+    """The transplants' samples where they suspect a class or are undecided, the split's where clusters stand far apart.
 
     Args:
         labels: (N,) int64.
@@ -250,8 +252,9 @@ def combine(
         replace(each, suspected=each.label in suspected, rejected=each.separate and each.label not in suspected)
         for each in splits.evidence
     )
-    unconfirmed = tuple(each.label for each in evidence if each.rejected and each.separation >= strong_separation)
-    by_transplant = torch.isin(labels, torch.tensor(suspected, dtype=torch.int64))
+    far_apart = {each.label for each in evidence if each.rejected and each.separation >= strong_separation}
+    unconfirmed = tuple(sorted(far_apart | set(found.undecided)))
+    by_transplant = torch.isin(labels, torch.tensor((*suspected, *found.undecided), dtype=torch.int64))
     by_split = torch.isin(labels, torch.tensor(unconfirmed, dtype=torch.int64))
     probability = torch.where(by_split, splits.probability, torch.zeros(()))
     return Detection(

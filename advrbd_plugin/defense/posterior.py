@@ -184,3 +184,8 @@ def discovered(probabilities: Mapping[int, float], *, rate: float = FALSE_DISCOV
             break
         suspected.append(label)
     return tuple(sorted(suspected))
+
+
+def undecided(probabilities: Mapping[int, float], suspected: Sequence[int]) -> tuple[int, ...]:
+    """The labels that are more likely poisoned than not, and are not suspected, in ascending order."""
+    return tuple(label for label in sorted(probabilities) if probabilities[label] > 0.5 and label not in suspected)

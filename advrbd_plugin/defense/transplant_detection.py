@@ -30,6 +30,7 @@ from advrbd_plugin.defense.posterior import (
     cluster_probability,
     discovered,
     label_probabilities,
+    undecided,
 )
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 from advrbd_plugin.nn.inference import log_odds
@@ -45,9 +46,10 @@ _KEPT = 0.5  # share of the cluster's evidence that its extension must keep
 @dataclass(frozen=True, eq=False)
 class TransplantDetection:
     """Attributes:
-    poison_probability: (N,) float32 in [0, 1]; 0 for every sample of a label that is not suspected.
-    projection: (N,) float32, higher is more suspicious; comparable within a label only, 0 outside suspected labels.
+    poison_probability: (N,) float32 in [0, 1]; 0 for every sample of a label that is neither suspected nor undecided.
+    projection: (N,) float32, higher is more suspicious; comparable within a label only, 0 outside those labels.
     findings: one for each label, in their order.
+    undecided: labels more likely poisoned than not, but not likely enough to be suspected, where that was asked for.
     candidates, evidence: every cluster that was looked at, and what was seen.
     compared: the evidence less that of the rest of the label, by which it was judged.
     """
@@ -55,6 +57,7 @@ class TransplantDetection:
     poison_probability: Tensor
     projection: Tensor
     findings: tuple[ClassFinding, ...]
+    undecided: tuple[int, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     evidence: tuple[ClusterEvidence, ...] = ()
     compared: tuple[ClusterEvidence, ...] = ()
@@ -74,6 +77,7 @@ def detect_by_transplant(
     mean_probabilities: Tensor | None = None,
     splits: Mapping[int, Tensor] | None = None,
     null: Null = DEFAULT_NULL,
+    with_undecided: bool = False,
     seed: int = 0,
     mixed_precision: bool = True,
     on_candidate: Callable[[int, int], None] | None = None,
@@ -88,6 +92,7 @@ def detect_by_transplant(
         mean_probabilities: (N, num_classes) float32, what the network said while it learned, where that was recorded.
         splits: label -> (N,) bool, suspicious clusters found with consistency ranks, as further candidates.
         null: how evidence falls for innocent clusters.
+        with_undecided: whether the samples of undecided labels are judged, too, so that another witness may decide.
         seed: of mixtures, recipients and donors.
         on_candidate: told of (done, all) candidates.
     """
@@ -119,10 +124,11 @@ def detect_by_transplant(
     one_way = None if mean_probabilities is None else one_way_ratios(mean_probabilities, labels).tolist()
     probabilities = label_probabilities(compared, samples.num_classes, null=null, one_way=one_way)
     suspected = discovered(probabilities)
+    in_doubt = undecided(probabilities, suspected) if with_undecided else ()
     probability, projection, patterns = nothing, nothing.clone(), {}
     recipients = transplant.draw_recipients(samples.images, labels, predicted, seed=seed, most=20)
     ask = _Transplants(model, samples, logits, statistics, null, seed, mixed_precision)
-    for label in suspected:
+    for label in (*suspected, *in_doubt):
         members = (labels == label).nonzero().flatten()
         of_label = LabelSamples(
             label,
@@ -141,7 +147,9 @@ def detect_by_transplant(
         _finding(label, samples.class_names, compared, probabilities, suspected, patterns, null)
         for label in range(samples.num_classes)
     )
-    return TransplantDetection(probability, projection, findings, tuple(candidates), tuple(evidence), tuple(compared))
+    return TransplantDetection(
+        probability, projection, findings, in_doubt, tuple(candidates), tuple(evidence), tuple(compared)
+    )
 
 
 def is_trained_enough(fit: float, class_counts: Tensor) -> bool:

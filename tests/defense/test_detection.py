@@ -1,5 +1,7 @@
 """How transplants and splits make one detection, and what of it is taught, on made-up findings."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from advrbd_plugin.defense.candidates import Candidate
 from advrbd_plugin.defense.detection import Detection, combine
 from advrbd_plugin.defense.evidence import ClusterEvidence, less_reference
 from advrbd_plugin.defense.findings import ClassFinding, Window, best_window
+from advrbd_plugin.defense.posterior import undecided
 from advrbd_plugin.defense.splits import ClassSplits, LabelEvidence
 from advrbd_plugin.defense.transplant_detection import TransplantDetection
 
@@ -37,6 +40,27 @@ def test_transplants_decide_and_only_clusters_far_apart_are_left_to_confirm():
     flagged = (found.poison_probability > 0.5).nonzero().flatten().tolist()
     assert flagged == [20, 21, 22, 38, 39]
     assert torch.equal(found.projection[:30], splits(1, 1, 1, 1).projection[:30])
+
+
+def test_what_the_transplants_are_undecided_of_is_left_to_confirm_with_its_samples():
+    found = replace(transplants(3), undecided=(1,), poison_probability=transplants(1, 3).poison_probability)
+    both = combine(LABELS, splits(2.5, 6.0, 2.5, 2.5), found, fit=0.9, strong_separation=4.0)
+    assert both.suspected_classes == (3,) and both.unconfirmed_classes == (1,)
+    assert (both.poison_probability > 0.5).nonzero().flatten().tolist() == [
+        18,
+        19,
+        38,
+        39,
+    ]  # not the split's of class 1
+    sure = ClassFinding(1, True, 0.9, "elsewhere", "misplacement")
+    assert both.settle(LABELS, {1: sure}).suspected_classes == (1, 3)
+    cleared = both.settle(LABELS, {1: replace(sure, suspected=False)})
+    assert cleared.suspected_classes == (3,) and cleared.unconfirmed_classes == ()
+    assert (cleared.poison_probability > 0.5).nonzero().flatten().tolist() == [38, 39]
+
+
+def test_a_label_is_undecided_from_one_half_on():
+    assert undecided({0: 0.97, 1: 0.94, 2: 0.51, 3: 0.5, 4: 0.1}, suspected=(0,)) == (1, 2)
 
 
 def test_a_detection_survives_being_stored():
