@@ -76,15 +76,6 @@ def test_the_results_say_how_they_were_made(small_scale, parse, tmp_path):
     assert content["command"] == f"python benchmarks/{Path(sys.argv[0]).name}"
 
 
-def script(name, monkeypatch):
-    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
-    monkeypatch.syspath_prepend(str(path.parent))
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def other_result(**changes):
     return {
         "data": {"name": "digits", "train": 8000, "test": 2000, "classes": 10, "image_size": [28, 28]},
@@ -101,10 +92,10 @@ def other_result(**changes):
     } | changes
 
 
-def test_the_table_of_other_data_says_what_was_found_and_by_which_version(monkeypatch):
+def test_the_table_of_other_data_says_what_was_found_and_by_which_version(benchmark):
     from advrbd_plugin.evaluation.algorithm import current_algorithm
 
-    table = script("other_data", monkeypatch).table_of
+    table = benchmark("other_data").table_of
     clean = other_result(
         attack={"name": "none", "poison_ratio": 0.0, "target": "5", "seed": 1},
         detection={"tpr": None, "fpr": 0.0, "auroc": None},
@@ -120,8 +111,8 @@ def test_the_table_of_other_data_says_what_was_found_and_by_which_version(monkey
     assert "| digits | 8,000 of 28x28 | 10 | none | \u2013 | 99.0 | 98.0 | \u2013 |" in lines[3]
 
 
-def test_a_folder_that_is_not_there_is_one_line(monkeypatch, tmp_path, capsys):
-    module = script("other_data", monkeypatch)
+def test_a_folder_that_is_not_there_is_one_line(benchmark, monkeypatch, tmp_path, capsys):
+    module = benchmark("other_data")
     monkeypatch.setattr(sys, "argv", ["other_data.py", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
     assert module.main() == 1
     said = capsys.readouterr().err.splitlines()
