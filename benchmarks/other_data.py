@@ -10,20 +10,18 @@ goes on where it was. The target is the class in the middle.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import sys
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_scale import MODEL, load
-
-NO_ATTACK = "none"
+from small_scale import MODEL, NO_ATTACK, load, made_now, model_for
 
 
 def main() -> int:
@@ -44,23 +42,23 @@ def main() -> int:
     from advrbd_plugin.files import write_json, write_text
 
     failed = 0
-    for folder in arguments.folders:
-        for attack in arguments.attacks.split(","):
-            for seed in map(int, arguments.seeds.split(",")):
-                ratio = 0.0 if attack == NO_ATTACK else arguments.poison_ratio
-                name = "-".join((folder.resolve().name, attack, *([f"{ratio:g}"] if ratio else []), f"s{seed}"))
-                path = arguments.out / f"{name}.json"
-                if path.exists() and is_of_current_algorithm(json.loads(path.read_text(encoding="utf-8"))):
-                    print(f"other_data.py: {name}: done before", flush=True)
-                    continue
-                try:
-                    result = measure(folder, attack, ratio, seed, arguments)
-                except AdvrBDError as error:
-                    print(f"other_data.py: {name}: {error}", file=sys.stderr, flush=True)
-                    failed = 1
-                    continue
-                write_json(path, result)
-                print(f"other_data.py: {name}: ACC {result['after']['acc']:.1%}, {result['remark']}", flush=True)
+    for folder, attack, seed in product(
+        arguments.folders, arguments.attacks.split(","), map(int, arguments.seeds.split(","))
+    ):
+        ratio = 0.0 if attack == NO_ATTACK else arguments.poison_ratio
+        name = "-".join((folder.resolve().name, attack, *([f"{ratio:g}"] if ratio else []), f"s{seed}"))
+        path = arguments.out / f"{name}.json"
+        if path.exists() and is_of_current_algorithm(json.loads(path.read_text(encoding="utf-8"))):
+            print(f"other_data.py: {name}: done before", flush=True)
+            continue
+        try:
+            result = measure(folder, attack, ratio, seed, arguments)
+        except AdvrBDError as error:
+            print(f"other_data.py: {name}: {error}", file=sys.stderr, flush=True)
+            failed = 1
+            continue
+        write_json(path, result)
+        print(f"other_data.py: {name}: ACC {result['after']['acc']:.1%}, {result['remark']}", flush=True)
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(arguments.out.glob("*.json"))]
     if results:
         write_text(arguments.out / "table.md", table_of(results))
@@ -72,10 +70,7 @@ def measure(folder: Path, attack: str, ratio: float, seed: int, arguments: argpa
     """One set before and after the defense. The truth is used for the figures alone."""
     from advrbd_plugin import AdvrBD, AdvrBDConfig
     from advrbd_plugin.attacks import make_attack, no_attack
-    from advrbd_plugin.environment import commit, hardware, versions
-    from advrbd_plugin.evaluation.algorithm import current_algorithm
     from advrbd_plugin.evaluation.metrics import evaluate, judge_detection
-    from advrbd_plugin.report import ModelDescription
 
     train, test = load(folder, arguments.samples, seed)
     target = train.num_classes // 2
@@ -83,8 +78,7 @@ def measure(folder: Path, attack: str, ratio: float, seed: int, arguments: argpa
     poisoned = no_attack(train) if made is None else made.poison(train, seed=seed)
     samples = poisoned.image_set
     config = AdvrBDConfig(seed=seed, flip=not arguments.no_flip)
-    network = ModelDescription.for_images(MODEL, samples).build
-    result = AdvrBD(network, config, work_dir=arguments.work / folder.resolve().name).fit(samples)
+    result = AdvrBD(model_for(samples), config, work_dir=arguments.work / folder.resolve().name).fit(samples)
     triggered = None if made is None else made.triggered_test_set(test)
     before, after = (evaluate(each, test, triggered, target) for each in (result.backdoored_model, result.model))
     verdicts = result.verdicts
@@ -113,11 +107,7 @@ def measure(folder: Path, attack: str, ratio: float, seed: int, arguments: argpa
         "seconds": result.seconds,
         "configuration": result.config.to_mapping(),
         "model": MODEL,
-        "date": datetime.date.today().isoformat(),
-        "algorithm": current_algorithm(),
-        "versions": versions(),
-        "commit": commit(),
-        "hardware": hardware(),
+        **made_now(),
     }
 
 
@@ -130,12 +120,12 @@ COLUMNS = (
 def table_of(results: list[dict[str, Any]]) -> str:
     """Markdown; figures in %, a dagger at those of an older version of the algorithm."""
     from advrbd_plugin.evaluation.algorithm import is_of_current_algorithm
-    from advrbd_plugin.table import NOT_MEASURED
+    from advrbd_plugin.table import NOT_MEASURED, Table
 
     def percent(share: float | None) -> str:
         return NOT_MEASURED if share is None else f"{100 * share:.1f}"
 
-    lines = ["| " + " | ".join(COLUMNS) + " |", "| --- " * len(COLUMNS) + "|"]
+    rows = []
     for each in results:
         data, attack, attacked = each["data"], each["attack"], each["attack"]["name"] != NO_ATTACK
         height, width = data["image_size"]
@@ -157,8 +147,8 @@ def table_of(results: list[dict[str, Any]]) -> str:
             f"{each['mislabelled']:,}",
             f"{each['poison_trusted']:,}" if attacked else NOT_MEASURED,
         )
-        lines.append("| " + " | ".join(entries) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(entries)
+    return Table(COLUMNS, tuple(rows)).markdown()
 
 
 if __name__ == "__main__":

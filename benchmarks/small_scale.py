@@ -153,15 +153,26 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def write_results(name: str, arguments: argparse.Namespace, rows: list[dict], table: str, **more: Any) -> None:
-    """Write FOLDER/NAME.json, which with ``more`` says how the rows were made, and the table as NAME.md."""
+def made_now() -> dict[str, Any]:
+    """What a result of now bears: the day, the algorithm, the versions of libraries, the commit and the machine."""
     from advrbd_plugin.environment import commit, hardware, versions
     from advrbd_plugin.evaluation.algorithm import current_algorithm
+
+    return {
+        "date": datetime.date.today().isoformat(),
+        "algorithm": current_algorithm(),
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+    }
+
+
+def write_results(name: str, arguments: argparse.Namespace, rows: list[dict], table: str, **more: Any) -> None:
+    """Write FOLDER/NAME.json, which with ``more`` says how the rows were made, and the table as NAME.md."""
     from advrbd_plugin.files import write_json, write_text
 
     about = {
         "command": f"python benchmarks/{_script()}",
-        "date": datetime.date.today().isoformat(),
         "samples": arguments.samples,
         **more,
         "poison_ratio": arguments.poison_ratio,
@@ -170,10 +181,7 @@ def write_results(name: str, arguments: argparse.Namespace, rows: list[dict], ta
         "model": MODEL,
         "training_epochs": _config(arguments).epochs,
         "seed": arguments.seed,
-        "algorithm": current_algorithm(),
-        "versions": versions(),
-        "commit": commit(),
-        "hardware": hardware(),
+        **made_now(),
     }
     write_json(Path(arguments.out) / f"{name}.json", about | {"rows": rows})
     write_text(Path(arguments.out) / f"{name}.md", table)
