@@ -18,10 +18,10 @@ from advrbd_plugin.defense.evidence import EVIDENCE, ClusterEvidence
 from advrbd_plugin.defense.posterior import (
     DEFAULT_NULL,
     Null,
-    _was_asked,  # the null is fitted to these alone, so they alone are shown
     discovered,
     fit_null,
     label_probabilities,
+    was_asked,
 )
 from advrbd_plugin.evaluation.stress_judge import LEARNED
 from advrbd_plugin.evaluation.stress_suite import split_name
@@ -63,7 +63,7 @@ def evidence_of(row: Row, wanted: Callable[[Row, Row], bool] = lambda _row, _clu
 def values_of(judged: list[Row], kind: str, wanted: Callable[[Row, Row], bool]) -> torch.Tensor:
     """(N,) float, one kind of evidence of the wanted clusters that were asked for it."""
     evidence = [each for row in judged for each in evidence_of(row, wanted)]
-    return torch.tensor([each.value(kind) for each in evidence if _was_asked(each, kind)])
+    return torch.tensor([each.value(kind) for each in evidence if was_asked(each, kind)])
 
 
 def probabilities_of(row: Row, null: Null) -> dict[int, float]:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from torch import Tensor, nn
 
 from advrbd_plugin.cache import StageStore, digest
-from advrbd_plugin.defense.pipeline import AdvrBD, _data_key  # what names a training there must name it here
+from advrbd_plugin.defense.pipeline import AdvrBD, key_of
 from advrbd_plugin.defense.stage_runner import StageRunner
 from advrbd_plugin.defense.trained import Trained
 from advrbd_plugin.errors import AdvrBDError
@@ -150,7 +150,7 @@ class SuiteSet:
 
     @cached_property
     def _data(self) -> str:
-        return _data_key(self.stress.train)
+        return key_of(self.stress.train)
 
 
 def find_sets(folders: Folders, names: str | None) -> list[SuiteSet]:

@@ -124,13 +124,7 @@ def gather_evidence(
         members = candidate.members[statistics.first[candidate.members]]
         pictures = as_floats(images[members])
         pattern = transplant.residual(pictures, statistics)
-        carried = transplant.by_residual(predict, pattern, others, candidate.label)
-        if carried.leaves:
-            generator = torch.Generator().manual_seed(derive_seed(seed, "scattered", number))
-            chance = transplant.scattered(pattern, _SCATTERED, generator=generator)
-            chance = chance[torch.arange(len(others.labels)) % _SCATTERED]
-            by_chance = transplant.by_residual(predict, chance, others, candidate.label)
-            carried = transplant.beyond_chance(carried, by_chance)
+        carried = _carried(predict, pattern, others, candidate.label, seed=derive_seed(seed, "scattered", number))
         goes_best = carried.goes_best
         again = fresh.get(carried.best_class)
         if again is not None and len(again.labels):
@@ -165,6 +159,18 @@ def gather_evidence(
     parts = processes.gather({number: asdict(each) for number, each in found.items()})
     everyones = {int(number): ClusterEvidence(**each) for part in parts for number, each in part.items()}
     return [everyones[number] for number in range(len(candidates))]
+
+
+def _carried(
+    predict: transplant.Predict, pattern: Tensor, recipients: Recipients, label: int, *, seed: int
+) -> transplant.Carried:
+    """What a residual does to recipients, beyond what patterns by chance do to their classes."""
+    carried = transplant.by_residual(predict, pattern, recipients, label)
+    if not carried.leaves:
+        return carried
+    chance = transplant.scattered(pattern, _SCATTERED, generator=torch.Generator().manual_seed(seed))
+    chance = chance[torch.arange(len(recipients.labels)) % _SCATTERED]
+    return transplant.beyond_chance(carried, transplant.by_residual(predict, chance, recipients, label))
 
 
 def _put_elsewhere(mean_probabilities: Tensor, labels: Tensor, candidate: Candidate) -> float:

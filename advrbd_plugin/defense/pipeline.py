@@ -126,7 +126,7 @@ class AdvrBD:
         check_set(train_set, self.config)
         check_network(self._make_model, train_set)
         samples, run = train_set.by_id(), self._new_run()
-        trained = self._train(run, samples, _data_key(samples))
+        trained = self._train(run, samples, key_of(samples))
         return BackdooredModel(trained.model.eval(), trained.rows, run.seconds)
 
     def _new_run(self) -> StageRunner:
@@ -134,7 +134,7 @@ class AdvrBD:
 
     def _first(self, run: StageRunner, samples: ImageSet) -> _First:
         """Train on everything and find what is poisoned."""
-        data_key = _data_key(samples)
+        data_key = key_of(samples)
         trained = self._train(run, samples, data_key)
         key = digest(data_key, *trained.model.state_dict().values())
         if self.config.detect_targets:
@@ -249,7 +249,7 @@ def _nothing_found(first: _First) -> _Outcome:
     )
 
 
-def _data_key(samples: ImageSet) -> str:
+def key_of(samples: ImageSet) -> str:
     """Of the whole set, which is read for it once, by rank 0."""
     parts = samples.images, samples.labels, samples.sample_ids, samples.num_classes
     return str(current().receive(lambda: digest(*parts)))

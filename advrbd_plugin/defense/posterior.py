@@ -71,7 +71,7 @@ def fit_null(evidence: Sequence[ClusterEvidence]) -> Null:
     """The null of the clusters given, all of them innocent."""
     medians, scales = {}, {}
     for kind in EVIDENCE:
-        asked = [each for each in evidence if _was_asked(each, kind)]
+        asked = [each for each in evidence if was_asked(each, kind)]
         values = np.asarray([each.value(kind) for each in asked], dtype=float)
         medians[kind] = float(np.median(values)) if len(values) else 0.0
         beyond = values[values > medians[kind]] - medians[kind]
@@ -79,7 +79,7 @@ def fit_null(evidence: Sequence[ClusterEvidence]) -> Null:
     return Null(medians, scales)
 
 
-def _was_asked(evidence: ClusterEvidence, kind: str) -> bool:
+def was_asked(evidence: ClusterEvidence, kind: str) -> bool:
     if kind == "marked":
         return evidence.marked is not None
     return evidence.source in COMPONENTS or kind not in MIXTURE_EVIDENCE

@@ -36,7 +36,8 @@ from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 from advrbd_plugin.nn.inference import log_odds
 
 _LEAST_FIT = 0.3  # of what lies between chance and a perfect fit
-_CLEAR = 0.3  # of a kind of evidence: from here on a label's samples are put to it one by one
+_CLEAR = 0.3  # of a kind of evidence: from here on a label's samples may be put to it one by one
+_COMMON = 0.5  # of that evidence: a residual that carries as much is what the samples are asked about instead
 _MOST_CLUSTERS = 6  # of a label that are extended, strongest first
 _LEAST_LEFT = 12  # samples that a further trigger must have left
 _EXPLAINED = 0.1  # probability from which a sample belongs to a trigger that was found
@@ -238,9 +239,14 @@ def _extended(
 
 
 def _asked_of_samples(evidence: ClusterEvidence) -> tuple[str, ...]:
-    """What each sample is asked for, too: the kinds of evidence that are stronger than those of the residual."""
+    """What each sample is asked for, too: the kinds of evidence that the residual has not half of.
+
+    A pattern that the poison has in common is the better question. It has a measure for an answer, where a sample's own
+    window is tried on 8 recipients, and takes to the label with what an innocent picture shows, too.
+    """
     by_residual = max(evidence.goes_best, evidence.leaves)
-    return tuple(kind for kind in MIXTURE_EVIDENCE if evidence.value(kind) > max(_CLEAR, by_residual))
+    asked = (kind for kind in MIXTURE_EVIDENCE if evidence.value(kind) > _CLEAR)
+    return tuple(kind for kind in asked if by_residual < _COMMON * evidence.value(kind))
 
 
 def _strength(evidence: ClusterEvidence) -> float:

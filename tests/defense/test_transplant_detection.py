@@ -10,11 +10,12 @@ from torch import nn
 from torch.nn import functional
 
 from advrbd_plugin.data import ImageSet
-from advrbd_plugin.defense import transplant
+from advrbd_plugin.defense import transplant, transplant_detection
 from advrbd_plugin.defense.candidates import Candidate, find_candidates, runner_up_groups
 from advrbd_plugin.defense.config import DetectionConfig
 from advrbd_plugin.defense.detection import detect_targets
-from advrbd_plugin.defense.evidence import ClusterEvidence, gather_evidence
+from advrbd_plugin.defense.evidence import ClusterEvidence, gather_evidence, less_reference
+from advrbd_plugin.defense.poison_samples import extend
 from advrbd_plugin.defense.posterior import DEFAULT_NULL, discovered, fit_null, label_probabilities, placement_ratio
 from advrbd_plugin.defense.scoring import Scores
 from advrbd_plugin.defense.trained import Trained
@@ -374,6 +375,31 @@ def test_poison_is_found_and_nothing_else(trigger):
         assert (
             finding.sentence.startswith(f"class {finding.label}: ") and (finding.probability > 0.9) == finding.suspected
         )
+
+
+@pytest.mark.parametrize(("goes_best", "asked"), [(0.8, ()), (0.1, ("window",))])
+def test_samples_are_asked_for_their_own_window_where_no_pattern_in_common_does_half_as_well(
+    monkeypatch, goes_best, asked
+):
+    one, seen = poisoned_set("corner"), []
+
+    def in_the_label(*arguments):
+        compared = less_reference(*arguments)
+        return [
+            dataclasses.replace(each, goes=0.0, goes_best=goes_best, leaves=0.0, detail=0.0, window=0.9)
+            if each.label == TARGET
+            else each
+            for each in compared
+        ]
+
+    def recorded(*arguments, by_donor):
+        seen.append(by_donor)
+        return extend(*arguments, by_donor=by_donor)
+
+    monkeypatch.setattr(transplant_detection, "less_reference", in_the_label)
+    monkeypatch.setattr(transplant_detection, "extend", recorded)
+    found = detect_by_transplant(one.model, one.samples, one.features, one.logits)
+    assert found.suspected_classes == (TARGET,) and seen[0] == asked
 
 
 def test_a_clean_set_has_no_suspected_label():
