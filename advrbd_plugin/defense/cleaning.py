@@ -54,15 +54,23 @@ def clean_model(
     suspected: Sequence[int],
     key: str,
     config: AdvrBDConfig,
+    *,
+    slow: Sequence[int] = (),
 ) -> CleanModel:
-    """Train on what is trusted, relabel what is poisoned, and train on everything that is certain (Section V-B4)."""
+    """Train on what is trusted, relabel what is poisoned, and train on everything that is certain (Section V-B4).
+
+    Args:
+        suspected: attacked classes; ``slow``: those of them whose triggers change slowly from place to place.
+    """
     retraining = config.part(RetrainingConfig).for_samples(len(samples))
     trusted = trusted_samples(verdicts)
     options = retraining.training(derive_seed(config.seed, "retraining"))
     model, rows, _ = run.train("retraining", samples.subset(trusted), options, config.seed, digest(key, trusted))
     precision = retraining.mixed_precision
     verdicts = abstain_on_disagreement(model, samples, verdicts, suspected, mixed_precision=precision)
-    patterns = trigger_patterns(samples, verdicts.poisoned, suspected) if config.detect_targets else None
+    patterns = None
+    if config.detect_targets:
+        patterns = trigger_patterns(samples, verdicts.poisoned, suspected, slow=slow)
     verdicts = relabel(model, samples, verdicts, patterns=patterns, mixed_precision=precision)
     curves = {"retraining": rows}
     if retraining.relearn_epochs:

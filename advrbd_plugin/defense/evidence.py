@@ -13,22 +13,24 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.candidates import COMPONENTS, Candidate
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
+from advrbd_plugin.nn.early_map import EarlyMap, Moments
 from advrbd_plugin.processes import current
 from advrbd_plugin.randomness import derive_seed
 
-TRANSPLANTS = ("goes", "goes_best", "leaves", "window", "detail", "colour", "spectrum")
+TRANSPLANTS = ("goes", "goes_best", "leaves", "window", "detail", "colour", "slow", "style", "spectrum")
 EVIDENCE = (*TRANSPLANTS, "marked")
 """What the decision is made from; the fields of :class:`ClusterEvidence` of the same names."""
 RESIDUAL_EVIDENCE = ("goes", "goes_best", "leaves")
 """Those that are counted when the residual is put into other pictures."""
-MIXTURE_EVIDENCE = ("window", "detail", "colour", "spectrum")
+MIXTURE_EVIDENCE = ("window", "detail", "colour", "slow", "style", "spectrum")
 """Those that components of mixtures alone are put to."""
 
 _RECIPIENTS = 200  # in all, a class at least so many:
 _LEAST_RECIPIENTS = 4
 _FRESH_RECIPIENTS = 50  # of the best class
 _SCATTERED = 8  # patterns by chance, each put into every eighth recipient
-_COLOURED = 200  # of a cluster, whose colours are taken out
+_SENT_HOME = 200  # pictures of a cluster, at the most, from which what they have in common is taken out
+_USUAL = 500  # pictures of the set that the usual style is taken from
 _DONORS = 16
 _WINDOW = 4  # a window's side is the image's divided by this
 _SAME_SHARE = 0.5  # of a component, from which on it is no reference for a cluster
@@ -50,6 +52,8 @@ class ClusterEvidence:
         window: share that go to the label under a donor's own window.
         detail: share that go to the label with a donor's finest detail, less the same with donors of the whole label.
         colour: share that go to the label with the cluster's colour gains, times :func:`.transplant.goes_home`.
+        slow: share that go to the label under the slow residual, times :func:`.transplant.goes_home` without it.
+        style: share that go to the label with the cluster's style, times the same.
         spectrum: share that go to the label with the cluster's gains of frequencies.
         marked: for pictures with the same mark, share that the network put elsewhere while it learned, less the same
             of the label's other pictures; ``None`` for other clusters, and where nothing was recorded.
@@ -66,6 +70,8 @@ class ClusterEvidence:
     window: float = 0.0
     detail: float = 0.0
     colour: float = 0.0
+    slow: float = 0.0
+    style: float = 0.0
     spectrum: float = 0.0
     marked: float | None = None
     best_class: int = -1
@@ -104,13 +110,13 @@ def gather_evidence(
         seed: recipients and donors are drawn by it.
         on_candidate: told when one is done.
     """
-    predict = transplant.classifier(model, mixed_precision=mixed_precision)
     images, labels = samples.images, samples.labels
     statistics = statistics or SetStatistics.of(images)
     predicted = logits.argmax(dim=1) == labels
     most = max(_LEAST_RECIPIENTS, _RECIPIENTS // max(1, samples.num_classes))
     recipients = transplant.draw_recipients(images, labels, predicted, seed=seed, most=most)
     fresh = _of_each_class(images, labels, predicted, seed)
+    network = _Network.of(model, images, statistics, seed=seed, mixed_precision=mixed_precision)
     references: dict[int, float] = {}
     found: dict[int, ClusterEvidence] = {}
     processes = current()
@@ -123,7 +129,7 @@ def gather_evidence(
         others = recipients.outside(candidate.label)
         members = candidate.members[statistics.first[candidate.members]]
         pictures = as_floats(images[members])
-        pattern = transplant.residual(pictures, statistics)
+        predict, pattern = network.predict, transplant.residual(pictures, statistics)
         carried = _carried(predict, pattern, others, candidate.label, seed=derive_seed(seed, "scattered", number))
         goes_best = carried.goes_best
         again = fresh.get(carried.best_class)
@@ -139,7 +145,7 @@ def gather_evidence(
             donors = pictures[torch.randperm(len(pictures), generator=generator)]
             rest = labels == candidate.label
             rest[candidate.members] = False
-            more = _of_mixture(model, predict, donors, as_floats(images[rest]), others, candidate.label, generator)
+            more = _of_mixture(network, donors, as_floats(images[rest]), others, candidate.label, generator)
             more["detail"] -= references[candidate.label]
         if candidate.source == "mark" and mean_probabilities is not None:
             more["marked"] = _put_elsewhere(mean_probabilities, labels, candidate)
@@ -223,39 +229,90 @@ def _of_each_class(images: Tensor, labels: Tensor, predicted: Tensor, seed: int)
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """A model, the ways to ask it, and what pictures of the set are like for it.
+
+    Attributes:
+        early: its early feature map.
+        usual: the map's moments on pictures of the set; ``None`` where the model has no such map.
+    """
+
+    model: nn.Module
+    predict: transplant.Predict
+    early: EarlyMap
+    usual: Moments | None
+    statistics: SetStatistics
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, images: Tensor, statistics: SetStatistics, *, seed: int, mixed_precision: bool
+    ) -> _Network:
+        """For a set of (N, C, H, W) uint8 images."""
+        generator = torch.Generator().manual_seed(derive_seed(seed, "usual style"))
+        some = as_floats(images[_some(torch.arange(len(images)), _USUAL, generator)])
+        early = EarlyMap(model, some[:1], mixed_precision=mixed_precision)
+        predict = transplant.classifier(model, mixed_precision=mixed_precision)
+        return cls(model, predict, early, early.moments(some) if early.exists else None, statistics)
+
+
 def as_floats(images: Tensor) -> Tensor:
     """uint8 images to float32 in [0, 1]."""
     return images.float() / 255
 
 
 def _of_mixture(
-    model: nn.Module,
-    predict: transplant.Predict,
-    donors: Tensor,
-    rest: Tensor,
-    recipients: Recipients,
-    label: int,
-    generator: torch.Generator,
+    network: _Network, donors: Tensor, rest: Tensor, recipients: Recipients, label: int, generator: torch.Generator
 ) -> dict[str, float]:
     """The evidence of components of mixtures: donors are the cluster's pictures, ``rest`` those of its label's rest."""
+    predict = network.predict
     side = max(2, min(donors.shape[-2:]) // _WINDOW)
     mixed = torch.randperm(len(recipients.labels), generator=generator)
     shuffled = Recipients(recipients.pictures[mixed], recipients.labels[mixed])
     evidence = {
-        "window": transplant.by_own_window(model, donors[:_DONORS], shuffled, label, side=side),
+        "window": transplant.by_own_window(network.model, donors[:_DONORS], shuffled, label, side=side),
         "detail": transplant.by_detail(predict, donors, recipients, label).goes,
+        "slow": _by_slow_residual(network, donors, recipients, label),
+        "style": _by_style(network, donors[:_SENT_HOME], recipients, label),
         "colour": 0.0,
         "spectrum": 0.0,
     }
     if len(rest):
         gains = donors.mean((0, 2, 3)) / rest.mean((0, 2, 3)).clamp_min(1e-3)
-        goes = transplant.by_colour_gains(predict, gains, recipients, label).goes
-        others = len(recipients.labels.unique())
-        home = transplant.goes_home(predict, donors[:_COLOURED], gains, label, num_others=others) if goes else 0.0
-        evidence["colour"] = goes * home
+        evidence["colour"] = _by_colour_gains(network, donors, gains, recipients, label)
         louder = transplant.band_amplitudes(donors).mean(dim=0) - transplant.band_amplitudes(rest).mean(dim=0)
         evidence["spectrum"] = transplant.by_spectrum_gains(predict, louder.exp(), recipients, label).goes
     return evidence
+
+
+def _by_colour_gains(network: _Network, donors: Tensor, gains: Tensor, recipients: Recipients, label: int) -> float:
+    predict = network.predict
+    goes = transplant.by_colour_gains(predict, gains, recipients, label).goes
+    return goes and goes * _home(
+        network, lambda own: predict(transplant.without_gains(own, gains)), donors, recipients, label
+    )
+
+
+def _by_slow_residual(network: _Network, donors: Tensor, recipients: Recipients, label: int) -> float:
+    predict, pattern = network.predict, transplant.slow_residual(donors, network.statistics)
+    goes = transplant.by_residual(predict, pattern, recipients, label).goes
+    return goes and goes * _home(network, lambda own: predict((own - pattern).clamp(0, 1)), donors, recipients, label)
+
+
+def _by_style(network: _Network, donors: Tensor, recipients: Recipients, label: int) -> float:
+    if network.usual is None:
+        return 0.0
+    style = network.early.moments(donors)
+    goes = transplant.by_style(network.early, style, network.usual, recipients, label).goes
+    back = style.turned_into(network.usual)
+    return goes and goes * _home(network, lambda own: network.early.predict(own, back), donors, recipients, label)
+
+
+def _home(
+    network: _Network, predict_without: transplant.Predict, donors: Tensor, recipients: Recipients, label: int
+) -> float:
+    others = len(recipients.labels.unique())
+    return transplant.goes_home(network.predict, predict_without, donors[:_SENT_HOME], label, num_others=others)
 
 
 def _some(positions: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advrbd_plugin.data.image_set import ImageSet
-from advrbd_plugin.defense.transplant import SetStatistics, residual
+from advrbd_plugin.defense.transplant import SetStatistics, residual, slow_residual
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def trigger_pictures(findings: Sequence[ClassFinding], samples: ImageSet, poison
         samples: the training set.
         poisoned: (N,) bool, in its order.
     """
-    patterns = trigger_patterns(samples, poisoned, [each.label for each in findings if each.suspected])
+    suspected = [each.label for each in findings if each.suspected]
+    patterns = trigger_patterns(samples, poisoned, suspected, slow=slow_labels(findings))
     return tuple(
         replace(each, pattern=patterns[each.label], window=best_window(patterns[each.label]))
         if each.label in patterns
@@ -102,13 +103,22 @@ def trigger_pictures(findings: Sequence[ClassFinding], samples: ImageSet, poison
     )
 
 
-def trigger_patterns(samples: ImageSet, poisoned: Tensor, labels: Sequence[int]) -> dict[int, Tensor]:
+def slow_labels(findings: Sequence[ClassFinding]) -> tuple[int, ...]:
+    """The suspected classes whose trigger changes slowly from place to place."""
+    return tuple(each.label for each in findings if each.suspected and each.kind == "slow")
+
+
+def trigger_patterns(
+    samples: ImageSet, poisoned: Tensor, labels: Sequence[int], *, slow: Sequence[int] = ()
+) -> dict[int, Tensor]:
     """Label -> (C, H, W) float32 in pixel scale, what its poisoned samples have in common.
 
     Args:
         samples: the training set.
         poisoned: (N,) bool, in its order.
         labels: those that are asked about; one without poisoned samples is missing in the result.
+        slow: those of which slow changes belong to the pattern, see :func:`slow_labels`; elsewhere they are the
+            content's.
     """
     if not len(labels):
         return {}
@@ -116,7 +126,10 @@ def trigger_patterns(samples: ImageSet, poisoned: Tensor, labels: Sequence[int])
     for label in labels:
         shown = (poisoned & (samples.labels == label) & statistics.first).nonzero().flatten()[:_SHOWN]
         if len(shown):
-            patterns[label] = residual(samples.images[shown].float() / 255, statistics)
+            pictures = samples.images[shown].float() / 255
+            patterns[label] = residual(pictures, statistics)
+            if label in slow:
+                patterns[label] += slow_residual(pictures, statistics)
     return patterns
 
 

@@ -15,7 +15,7 @@ from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import cleaning
 from advrbd_plugin.defense.config import AdvrBDConfig
 from advrbd_plugin.defense.detection import Detector, detect_targets
-from advrbd_plugin.defense.findings import ClassFinding, trigger_pictures
+from advrbd_plugin.defense.findings import ClassFinding, slow_labels, trigger_pictures
 from advrbd_plugin.defense.identification import Findings, Verdicts
 from advrbd_plugin.defense.planning import SCANNED_OUT, STAGES, check_set, planned_work
 from advrbd_plugin.defense.result import AdvrBDResult, AdvrBDScan, BackdooredModel, Rows
@@ -149,7 +149,8 @@ class AdvrBD:
         found_in_first = first.findings.detection
         classes, findings, rounds = found_in_first.suspected_classes, found_in_first.findings, 1
         while True:
-            cleaned = cleaning.clean_model(run, samples, verdicts, classes, first.key, config)
+            slow = slow_labels(findings)
+            cleaned = cleaning.clean_model(run, samples, verdicts, classes, first.key, config, slow=slow)
             if not config.detect_targets or rounds > config.examinations:
                 left: tuple[int, ...] = ()
                 break

@@ -14,16 +14,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.clusters import Split, sharpen, split_between, split_of, whiten
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
+from advrbd_plugin.nn.early_map import EarlyMap
 from advrbd_plugin.nn.inference import autocast, log_odds
 
 _ROUNDS_ON_COLUMNS, _ROUNDS_WITH_FEATURES = 2, 3
 _OUTLIERS = 0.005  # of a column, at either end, are clipped
 _BORNE_OUT = 0.05  # probability by model and features below which the pixels stand alone
 _LEAST_SPREAD = 1 / 255  # of a pixel's values over the cluster
+_COARSE = 4  # cells on a side of the grid on which slow patterns are looked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,8 @@ def extend(
         cluster: (M,) bool, where to begin.
         statistics: of the whole set.
         recipients: of other labels.
-        by_donor: ``window``, ``detail``, ``colour``, ``spectrum``: what each sample is asked for besides.
+        by_donor: ``window``, ``detail``, ``colour``, ``slow``, ``style``, ``spectrum``: what each sample is asked for
+            besides.
     """
     if int((~cluster).sum()) < 2:  # the whole label: those that show most of what it has in common
         shown = matched_filter(samples.pictures, transplant.residual(samples.pictures[samples.first], statistics))
@@ -98,6 +102,12 @@ def extend(
         columns = [matched_filter(samples.pictures, pattern), removal(model, samples, pattern), *asked]
         if "colour" in by_donor:
             columns += [colour_likelihood(samples.pictures, suspicious), colour_removal(model, samples, suspicious)]
+        if "slow" in by_donor:
+            slow = transplant.slow_residual(samples.pictures[suspicious & samples.first], statistics)
+            columns += [slow_filter(samples.pictures, slow), removal(model, samples, slow)]
+        if "style" in by_donor:
+            early = EarlyMap(model, samples.pictures[:1])
+            columns += [style_likelihood(early, samples, suspicious), style_removal(early, samples, suspicious)]
         if "spectrum" in by_donor:
             columns.append(spectrum_likelihood(samples.pictures, suspicious))
         following = _split(samples, columns, suspicious, with_features=number >= _ROUNDS_ON_COLUMNS)
@@ -133,6 +143,32 @@ def matched_filter(pictures: Tensor, pattern: Tensor) -> Tensor:
     detail = transplant.sharp(pictures)
     weights = pattern / (detail.var(dim=0) + 1e-4)
     return ((detail - detail.mean(dim=0)) * weights).flatten(1).sum(dim=1)
+
+
+def slow_filter(pictures: Tensor, pattern: Tensor) -> Tensor:
+    """(M,) float32: how much of a slow pattern is in each picture, by what of it their slow changes are not.
+
+    Fisher's discriminant of slow changes, on a coarse grid: pictures vary most where the content does.
+    """
+    coarse = functional.adaptive_avg_pool2d(pictures, _COARSE).flatten(1)
+    centred = (coarse - coarse.mean(dim=0)).double()
+    covariance = centred.T @ centred / len(centred)
+    sphere = torch.eye(len(covariance), dtype=covariance.dtype) * covariance.diagonal().mean().clamp_min(1e-12)
+    wanted = functional.adaptive_avg_pool2d(pattern[None], _COARSE).flatten().double()
+    return (centred @ torch.linalg.solve(0.9 * covariance + 0.1 * sphere, wanted)).float()
+
+
+def style_likelihood(early: EarlyMap, samples: LabelSamples, suspicious: Tensor) -> Tensor:
+    """(M,) float32: how much better the moments of the suspicious samples' early maps fit than the rest's."""
+    points = whiten(early.moments_of_each(samples.pictures))
+    return split_between(points, ~suspicious, suspicious).projection
+
+
+def style_removal(early: EarlyMap, samples: LabelSamples, suspicious: Tensor) -> Tensor:
+    """(M,) float32: by how much the label's log-odds fall when each picture gets the style of the rest."""
+    rest, own = (early.moments(samples.pictures[part]) for part in (~suspicious, suspicious))
+    logits = early.logits(samples.pictures, own.turned_into(rest))
+    return samples.margin - log_odds(logits, torch.full((len(logits),), samples.label))
 
 
 def pixel_likelihood(pictures: Tensor, suspicious: Tensor, pattern: Tensor) -> Tensor:

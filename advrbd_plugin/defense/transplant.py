@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from advrbd_plugin.nn.early_map import EarlyMap, Moments
 from advrbd_plugin.nn.inference import autocast
 from advrbd_plugin.randomness import derive_seed
 
@@ -29,6 +30,7 @@ _SLOW_BANDS = 2  # brightness, and what is slower than about 14 pixels: the cont
 _PIECE_BYTES = 2**24  # of pictures that are looked at together
 _LEAST_STAY = 0.1
 _LEAST_GAIN = 1e-2
+_SLOW = 3.0  # pixels, standard deviation of the blur that parts what is slow from the rest
 _STANDARD_ERRORS = 2.0
 _STANDARD_ERRORS_OF_WAVES = 3.0
 
@@ -159,9 +161,18 @@ def residual(pictures: Tensor, statistics: SetStatistics) -> Tensor:
     return patches + waves
 
 
+def slow_residual(pictures: Tensor, statistics: SetStatistics) -> Tensor:
+    """What :func:`residual` leaves out: the Gaussian blur of 3 pixels of a cluster's mean less the set's mean.
+
+    (C, H, W) float32. Brightness and colour from place to place: a trigger's (a smooth pattern, a vignette), and the
+    content's, too (a blue sky).
+    """
+    return gaussian_blur((pictures.mean(dim=0) - statistics.mean)[None], _SLOW)[0]
+
+
 def sharp(pictures: Tensor) -> Tensor:
     """(N, C, H, W) float, less their Gaussian blur of 3 pixels."""
-    return pictures - gaussian_blur(pictures, 3.0)
+    return pictures - gaussian_blur(pictures, _SLOW)
 
 
 def _shrunk(values: Tensor, chance: Tensor) -> Tensor:
@@ -196,6 +207,8 @@ def by_residual(
     Sees: triggers that lie at the same place in every picture (patches, blended pictures, waves, frames, DCT
     coefficients), whatever their target structure. Does not see: what has no mean (patches at random places, noise of
     its own, dither), what is slower than 3 pixels (colour casts, illumination), what is not added (blur, warps).
+    With the :func:`slow_residual` in its place it sees smooth patterns and vignettes, and skies, which
+    :func:`goes_home` tells apart.
     """
     return count_carried(predict((recipients.pictures + strength * pattern).clamp(0, 1)), recipients, label)
 
@@ -268,16 +281,17 @@ def by_colour_gains(predict: Predict, gains: Tensor, recipients: Recipients, lab
     return count_carried(predict((recipients.pictures * gains[:, None, None]).clamp(0, 1)), recipients, label)
 
 
-def goes_home(predict: Predict, pictures: Tensor, gains: Tensor, label: int, *, num_others: int) -> float:
-    """Take a cluster's colour gains out of its own pictures: how many leave the label, and for how many classes.
+def goes_home(predict: Predict, predict_without: Predict, pictures: Tensor, label: int, *, num_others: int) -> float:
+    """A cluster's pictures without what they have in common: how many leave the label, and for how many classes.
 
     A cast makes any class a ship, and without it the pictures go home, to all classes. Green apples have colours that
     take other fruits to the apples, too. Without them they remain apples, or become the one fruit that is red. Does not
     see: poison that keeps its label; poison of one class is next to nothing here.
 
     Args:
+        predict: of pictures as they are.
+        predict_without: of pictures that lose it first.
         pictures: (M, C, H, W) float32 in [0, 1], of the cluster.
-        gains: (C,) float32, as for :func:`by_colour_gains`.
         num_others: classes without the cluster's.
 
     Returns:
@@ -287,11 +301,31 @@ def goes_home(predict: Predict, pictures: Tensor, gains: Tensor, label: int, *, 
     of_label = pictures[predict(pictures) == label]
     if not len(of_label):
         return 0.0
-    answers = predict((of_label / gains.clamp_min(_LEAST_GAIN)[:, None, None]).clamp(0, 1))
+    answers = predict_without(of_label)
     homes = torch.bincount(answers[answers != label]).double()
     shares = homes[homes > 0] / homes.sum()
     perplexity = float((-(shares * shares.log()).sum()).exp())
     return float(homes.sum()) / len(of_label) * min(1.0, perplexity / max(1, num_others))
+
+
+def without_gains(pictures: Tensor, gains: Tensor) -> Tensor:
+    """(M, C, H, W) pictures in [0, 1] with (C,) colour gains taken out of each channel."""
+    return (pictures / gains.clamp_min(_LEAST_GAIN)[:, None, None]).clamp(0, 1)
+
+
+def by_style(early: EarlyMap, cluster: Moments, usual: Moments, recipients: Recipients, label: int) -> Carried:
+    """Give the recipients' early feature maps the cluster's moments, channel by channel, in place of the usual ones.
+
+    Sees: what changes a whole picture alike and leaves it what it shows: contrast, tone, texture (as a style is
+    transferred by adaptive instance normalisation; Huang and Belongie, arXiv 1703.06868). Does not see: what has a
+    place. Innocent clusters have a style of their own, which :func:`goes_home` tells apart.
+
+    Args:
+        early: of the model.
+        cluster: moments of the cluster's pictures.
+        usual: moments of pictures of the whole set.
+    """
+    return count_carried(early.predict(recipients.pictures, usual.turned_into(cluster)), recipients, label)
 
 
 def by_spectrum_gains(predict: Predict, gains: Tensor, recipients: Recipients, label: int) -> Carried:

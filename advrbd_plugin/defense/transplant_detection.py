@@ -226,7 +226,7 @@ def _extended(
     recipients: Recipients,
 ) -> Extension:
     """The cluster extended to the label's other samples, or left as it is where the extension has less evidence."""
-    kinds = _asked_of_samples(evidence)
+    kinds = _asked_of_samples(evidence, ask.null)
     found = extend(ask.model, samples, cluster, ask.statistics, recipients, by_donor=kinds)
     flagged = found.probability > 0.5
     if int(flagged.sum()) >= _LEAST_LEFT and float(found.probability[cluster].mean()) > 0.5:
@@ -238,14 +238,15 @@ def _extended(
     return Extension(alone, alone, pattern)
 
 
-def _asked_of_samples(evidence: ClusterEvidence) -> tuple[str, ...]:
-    """What each sample is asked for, too: the kinds of evidence that the residual has not half of.
+def _asked_of_samples(evidence: ClusterEvidence, null: Null) -> tuple[str, ...]:
+    """What each sample is asked for, too: the clear and the loudest kind of evidence that the residual has not half of.
 
     A pattern that the poison has in common is the better question. It has a measure for an answer, where a sample's own
     window is tried on 8 recipients, and takes to the label with what an innocent picture shows, too.
     """
     by_residual = max(evidence.goes_best, evidence.leaves)
-    asked = (kind for kind in MIXTURE_EVIDENCE if evidence.value(kind) > _CLEAR)
+    loudest = max(EVIDENCE, key=lambda kind: null.likelihood_ratio(kind, evidence.value(kind)))
+    asked = (kind for kind in MIXTURE_EVIDENCE if kind == loudest or evidence.value(kind) > _CLEAR)
     return tuple(kind for kind in asked if by_residual < _COMMON * evidence.value(kind))
 
 
@@ -261,6 +262,10 @@ _SAYS = {
     "detail": "their finest detail, put into other pictures, takes {share:.0%} more of them to this label than that "
     "of the label's other pictures",
     "colour": "their colours, given to other pictures, take {share:.0%} of them to this label",
+    "slow": "their brightness from place to place, put into other pictures, takes them to this label, and without it "
+    "they go home to many classes (both shares multiplied: {share:.0%})",
+    "style": "their contrast and texture, given to other pictures, take them to this label, and without them they go "
+    "home to many classes (both shares multiplied: {share:.0%})",
     "spectrum": "their sharpness, given to other pictures, takes {share:.0%} of them to this label",
     "marked": "they carry the same mark, and while the network learned, it put {share:.0%} more of them into other "
     "classes than of the label's other pictures",

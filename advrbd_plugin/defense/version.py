@@ -9,10 +9,20 @@ from functools import cache
 from pathlib import Path
 
 # Raised whenever the same input would give another result, so that no stored stage or result is taken for a new one.
-ALGORITHM_VERSION = 12
+ALGORITHM_VERSION = 13
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_NETWORK = ("training", "batches", "augmentation", "features", "inference", "repeatable", "trajectory", "transfer")
+_NETWORK = (
+    "training",
+    "batches",
+    "augmentation",
+    "features",
+    "early_map",
+    "inference",
+    "repeatable",
+    "trajectory",
+    "transfer",
+)
 _DECIDING = ("defense/*.py", *(f"nn/{name}.py" for name in _NETWORK), "randomness.py")
 # What hands on, keeps or foretells a result, and reaches no verdict.
 _NOT_DECIDING = {f"defense/{name}.py" for name in ("result", "result_files", "forecast", "version")}
