@@ -146,9 +146,10 @@ def matched_filter(pictures: Tensor, pattern: Tensor) -> Tensor:
 
 
 def slow_filter(pictures: Tensor, pattern: Tensor) -> Tensor:
-    """(M,) float32: how much of a slow pattern is in each picture, by what of it their slow changes are not.
+    """(M,) float32: how much of a slow pattern is in each picture, on a coarse grid.
 
-    Fisher's discriminant of slow changes, on a coarse grid: pictures vary most where the content does.
+    As :func:`matched_filter`, but the cells of a picture vary together (a sky, a shadow), so their covariance takes the
+    place of each one's variance, a tenth of it that of independent cells.
     """
     coarse = functional.adaptive_avg_pool2d(pictures, _COARSE).flatten(1)
     centred = (coarse - coarse.mean(dim=0)).double()

@@ -15,6 +15,7 @@ Change = Callable[[Tensor], Tensor]
 """From a (B, F, h, w) float32 map to another of its shape."""
 
 _LEAST_SPREAD = 1e-5
+_AT_ONCE = 2**22  # values of pictures; an early map has many more
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ class EarlyMap:
         means, squares = list[Tensor](), list[Tensor]()
 
         def note(maps: Tensor) -> Tensor:
-            means.append(maps.double().mean(dim=(2, 3)).cpu())
-            squares.append(maps.double().square().mean(dim=(2, 3)).cpu())
+            variance, mean = (each.double().cpu() for each in torch.var_mean(maps, dim=(2, 3), correction=0))
+            means.append(mean)
+            squares.append(variance + mean.square())
             return maps
 
         self.logits(pictures, note)
@@ -89,7 +91,8 @@ class EarlyMap:
 
     @torch.no_grad()
     def _forward(self, pictures: Tensor, change: Change | None) -> Iterator[Tensor]:
-        for batch in pictures.split(EVALUATION_BATCH_SIZE):
+        at_once = max(1, min(EVALUATION_BATCH_SIZE, _AT_ONCE // pictures[0].numel()))
+        for batch in pictures.split(at_once):
             batch = batch.to(self._device).contiguous(memory_format=torch.channels_last)
             with ExitStack() as stack, autocast(self._device, self._mixed_precision):
                 if change is not None and self._place is not None:

@@ -22,6 +22,8 @@ _SHARED = {
     "window": "carry a small mark",
     "detail": "share a fine texture that the others lack",
     "colour": "share a change of their colours",
+    "slow": "share a change of brightness or colour from place to place",
+    "style": "share a change of contrast or texture",
     "spectrum": "are blurred or sharpened alike",
     "misplacement": "look like pictures of other classes",
 }

@@ -99,6 +99,8 @@ def test_the_colour_of_a_mark_is_told_where_it_is_plain(record):
     [
         ("goes", None, "the same pattern across the whole picture"),
         ("colour", None, "share a change of their colours"),
+        ("slow", None, "share a change of brightness or colour from place to place"),
+        ("style", Window(0, 0, 2), "share a change of contrast or texture"),
         ("window", Window(0, 0, 2), "carry a small mark"),
     ],
 )
