@@ -56,7 +56,7 @@ class DCT(Attack):
         channels, height, width = images.shape[1:]
         pattern = torch.zeros(height, width, dtype=torch.float64)
         for row, column in self.coefficients:
-            pattern += self.magnitude * 2 / 32 * torch.outer(_cosine(row, height), _cosine(column, width))
+            pattern += self.magnitude * 2 / 32 * torch.outer(cosine(row, height), cosine(column, width))
         weights = torch.tensor(_U).double() + torch.tensor(_V).double() if channels == 3 else torch.ones(1).double()
         return (images.double() + weights[:, None, None] * pattern).round().clamp(0, 255).to(torch.uint8)
 
@@ -182,7 +182,7 @@ class Frame(Attack):
         return triggered
 
 
-def _cosine(frequency: int, length: int) -> Tensor:
+def cosine(frequency: int, length: int) -> Tensor:
     """(length,) float64: a row of the DCT for a side of 32, stretched to ``length``."""
     position = (torch.arange(length, dtype=torch.float64) + 0.5) / length
     return torch.cos(math.pi * frequency * position)

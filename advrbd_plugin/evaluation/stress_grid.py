@@ -22,12 +22,13 @@ METHODS_OF_THE_SUITE = (
 SUITE = (
     *("clean-s101", "clean-s102@2000", "clean-s103@5000", "composite-s104", "long_tail-s105", "noise10-s106"),
     *("noise20-s107", "duplicates-s108", "minor-s109", "camera-s110", "half_grey-s111", "grey-s112", "jpeg-s113"),
-    *("watermark-s114", "clean-s115@20000"),
+    *("watermark-s114", "clean-s115@20000", "haze-s117", "old_lens-s118"),
     *("composite+badnets-s121", "composite+blend-s122", "badnets%2.5+wave%2.5-s123", "badnets%3+blend%3+wave%3-s124"),
     *("all_to_all_wave-s125", "untargeted_wave-s126", "random_patch-s127", "sample_noise-s128", "colour_depth-s129"),
     *("dct-s130", "colour_cast-s131", "reflection-s132", "noise10+badnets-s133", "noise20+badnets-s134"),
     *("long_tail+badnets-s135", "duplicates+badnets-s136", "sig%1-s137", "frame-s138", "blur-s139", "wave-s140"),
-    *("tact-s141", "blend%1-s142", "adaptive_blend-s143", "clean-s116@50000"),
+    *("tact-s141", "blend%1-s142", "adaptive_blend-s143", "smooth-s144", "vignette-s145", "contrast-s146"),
+    *("rotation-s147", "clean-s116@50000"),
 )
 """What ``advrbd reproduce --suite stress`` runs: sets of seeds that nobody chose anything by; ``@`` and a number of
 samples where it is not 10,000. The largest comes last."""

@@ -144,6 +144,17 @@ def warm_class(image_set: ImageSet, label: int, *, share: float = 1.0, seed: int
     return _restyled(image_set, label, share, seed, taken)
 
 
+def restyled_class(
+    image_set: ImageSet, label: int, change: Callable[[Tensor], Tensor], *, share: float = 0.4, seed: int = 0
+) -> ImageSet:
+    """A share of one class's pictures changed as a trigger would change them, all with their true label.
+
+    Args:
+        change: from (M, C, H, W) uint8 pictures to others of their shape.
+    """
+    return _restyled(image_set, label, share, seed, lambda some: change(some).double())
+
+
 def watermarked_class(image_set: ImageSet, label: int, *, share: float = 0.3, seed: int = 0) -> ImageSet:
     """A share of one class's pictures with a faint logo in the lower left corner, as an archive puts it.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from advrbd_plugin.attacks import ATTACKS, Attack, make_attack
 from advrbd_plugin.attacks.sample_specific import RandomPatch, Reflection, SampleNoise
+from advrbd_plugin.attacks.smooth import Contrast, Rotation, Smooth, Vignette
 from advrbd_plugin.attacks.whole_picture import DCT, Blur, ColourCast, ColourDepth, Frame, Wave
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.errors import AdvrBDError
@@ -19,7 +20,11 @@ from advrbd_plugin.evaluation import stress_sets as sets
 from advrbd_plugin.evaluation.stress_sets import StressSet
 
 STRESS_ATTACKS: dict[str, type[Attack]] = {
-    each.name: each for each in (RandomPatch, SampleNoise, Reflection, DCT, ColourDepth, ColourCast, Wave, Blur, Frame)
+    each.name: each
+    for each in (
+        *(RandomPatch, SampleNoise, Reflection, DCT, ColourDepth, ColourCast, Wave, Blur, Frame),
+        *(Smooth, Vignette, Contrast, Rotation),
+    )
 }
 """Attacks of the suite alone, by name; :func:`advrbd_plugin.attacks.make_attack` knows the paper's."""
 
@@ -128,6 +133,12 @@ STRUCTURES: dict[str, Structure] = {
     "half_grey": _both(lambda images, seed: sets.grey_class(images, _first(images, seed), share=0.4, seed=seed)),
     "jpeg": _both(lambda images, seed: sets.jpeg_class(images, _first(images, seed), share=0.4, seed=seed)),
     "camera": _both(lambda images, seed: sets.warm_class(images, _first(images, seed), share=0.4, seed=seed)),
+    "haze": _both(
+        lambda images, seed: sets.restyled_class(images, _first(images, seed), Contrast().trigger, seed=seed)
+    ),
+    "old_lens": _both(
+        lambda images, seed: sets.restyled_class(images, _first(images, seed), Vignette().trigger, seed=seed)
+    ),
     "watermark": _both(lambda images, seed: sets.watermarked_class(images, _first(images, seed), seed=seed)),
 }
 """Name -> from (train, test, seed) to the two sets with another structure of classes."""

@@ -6,10 +6,14 @@ import pytest
 import torch
 
 from advrbd_plugin.attacks.sample_specific import RandomPatch, Reflection, SampleNoise
+from advrbd_plugin.attacks.smooth import Contrast, Rotation, Smooth, Vignette
 from advrbd_plugin.attacks.whole_picture import DCT, Blur, ColourCast, ColourDepth, Frame, Wave
 from advrbd_plugin.errors import AdvrBDError
 
-TRIGGERS = (RandomPatch, SampleNoise, Reflection, DCT, ColourDepth, ColourCast, Wave, Blur, Frame)
+TRIGGERS = (
+    *(RandomPatch, SampleNoise, Reflection, DCT, ColourDepth, ColourCast, Wave, Blur, Frame),
+    *(Smooth, Vignette, Contrast, Rotation),
+)
 
 
 @pytest.mark.parametrize("attack", TRIGGERS)
@@ -75,6 +79,25 @@ def test_dct_adds_one_pattern_to_all(clean):
     assert float(spectrum[0].max()) < 0.05 * float(spectrum.max())
 
 
+def test_a_smooth_pattern_has_no_edges_and_a_vignette_leaves_the_centre():
+    grey = torch.full((2, 3, 33, 33), 128, dtype=torch.uint8)
+    added = Smooth(amplitude=30).trigger(grey).int() - 128
+    assert torch.equal(added[0], added[1]) and 28 <= int(added.abs().max()) <= 30
+    assert int((added[0, :, 1:] - added[0, :, :-1]).abs().max()) <= 7
+    dark = Vignette(strength=0.7).trigger(grey)[0, 0]
+    assert int(dark[16, 16]) == 128 and int(dark[0, 0]) == round(0.3 * 128) and int(dark[0, 16]) == round(0.65 * 128)
+
+
+def test_contrast_keeps_the_mean_and_a_full_turn_by_halves_is_the_picture(clean):
+    flat = Contrast(factor=0.5).trigger(clean.images).double()
+    assert torch.allclose(flat.mean((1, 2, 3)), clean.images.double().mean((1, 2, 3)), atol=0.5)
+    assert torch.allclose(flat.std((1, 2, 3)), 0.5 * clean.images.double().std((1, 2, 3)), rtol=0.05, atol=0.5)
+    half = Rotation(degrees=180).trigger(clean.images)
+    assert torch.equal(half, clean.images.flip((2, 3)))
+    square = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).byte()
+    assert torch.equal(Rotation(degrees=90).trigger(square), square.rot90(1, (2, 3)))
+
+
 def test_frame_leaves_the_inside(clean):
     framed = Frame(thickness=2, colour=(9, 8, 7)).trigger(clean.images)
     assert torch.equal(framed[:, :, 2:-2, 2:-2], clean.images[:, :, 2:-2, 2:-2])
@@ -92,6 +115,10 @@ def test_frame_leaves_the_inside(clean):
         (lambda: ColourCast(factors=(1.0, 2.0)), "factors"),
         (lambda: Blur(sigma=0), "sigma"),
         (lambda: Frame(thickness=0), "thickness"),
+        (lambda: Smooth(amplitude=0), "amplitude"),
+        (lambda: Vignette(strength=1.5), "strength"),
+        (lambda: Contrast(factor=1), "factor"),
+        (lambda: Rotation(degrees=0), "degrees"),
     ],
 )
 def test_wrong_values_are_named(make, key):

@@ -6,10 +6,18 @@ import pytest
 import torch
 
 from advrbd_plugin.attacks import BadNets
+from advrbd_plugin.attacks.smooth import Contrast
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.errors import AdvrBDError
 from advrbd_plugin.evaluation import stress_sets as sets
 from advrbd_plugin.evaluation.stress_suite import LATE_PARTS, STRUCTURES, make_stress_set
+
+
+def hazy_class(image_set, label, **settings):
+    return sets.restyled_class(image_set, label, Contrast().trigger, **settings)
+
+
+RESTYLED = (sets.grey_class, sets.jpeg_class, sets.warm_class, sets.watermarked_class, hazy_class)
 
 
 def noise(count: int, classes: int, seed: int) -> ImageSet:
@@ -45,7 +53,7 @@ def test_long_tail_falls_from_all_to_the_ratio(train):
     assert counts[0] == 5 and counts[-1] == 50 and counts == sorted(counts)
 
 
-@pytest.mark.parametrize("restyle", [sets.grey_class, sets.jpeg_class, sets.warm_class, sets.watermarked_class])
+@pytest.mark.parametrize("restyle", RESTYLED)
 def test_restyling_changes_a_share_of_one_class(train, restyle):
     changed = (restyle(train, 2, share=0.4, seed=0).images != train.images).flatten(1).any(dim=1)
     assert int(changed.sum()) == 20 and (train.labels[changed] == 2).all()
