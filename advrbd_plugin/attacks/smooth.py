@@ -1,4 +1,4 @@
-"""Triggers without an edge or texture of their own: a smooth pattern, a vignette, another contrast, a turned picture."""
+"""Triggers without edges or texture of their own: a smooth pattern, a vignette, a contrast, a turned picture."""
 
 from __future__ import annotations
 
