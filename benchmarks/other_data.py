@@ -3,8 +3,8 @@
     python benchmarks/other_data.py pictures/ [more/ ...] [--attacks none,badnets] [--seeds 1] [--no-flip]
 
 A folder holds `train` and `test` (or zips of them) with a sub-folder of pictures for each class. Each cell is a file
-in --out, which also gets table.md. A cell that this version of the algorithm has measured is skipped, and a killed run
-goes on where it was. The target is the class in the middle.
+in --out, which also gets table.md. A cell that this version of the algorithm has measured with the same --samples and
+--no-flip is skipped, and a killed run goes on where it was. The target is the class in the middle.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("out/other_data"))
     arguments = parser.parse_args()
     from advrbd_plugin.errors import AdvrBDError
-    from advrbd_plugin.evaluation.algorithm import is_of_current_algorithm
     from advrbd_plugin.files import write_json, write_text
 
     failed = 0
@@ -48,7 +47,7 @@ def main() -> int:
         ratio = 0.0 if attack == NO_ATTACK else arguments.poison_ratio
         name = "-".join((folder.resolve().name, attack, *([f"{ratio:g}"] if ratio else []), f"s{seed}"))
         path = arguments.out / f"{name}.json"
-        if path.exists() and is_of_current_algorithm(json.loads(path.read_text(encoding="utf-8"))):
+        if path.exists() and is_done(json.loads(path.read_text(encoding="utf-8")), arguments):
             print(f"other_data.py: {name}: done before", flush=True)
             continue
         try:
@@ -64,6 +63,18 @@ def main() -> int:
         write_text(arguments.out / "table.md", table_of(results))
         print(table_of(results))
     return failed
+
+
+def is_done(result: dict[str, Any], arguments: argparse.Namespace) -> bool:
+    """Whether a stored cell is what would be measured now."""
+    from advrbd_plugin.evaluation.algorithm import is_of_current_algorithm
+
+    return is_of_current_algorithm(result) and result.get("asked") == asked(arguments)
+
+
+def asked(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What changes a cell and is not in its name."""
+    return {"samples": arguments.samples, "flip": not arguments.no_flip}
 
 
 def measure(folder: Path, attack: str, ratio: float, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -107,6 +118,7 @@ def measure(folder: Path, attack: str, ratio: float, seed: int, arguments: argpa
         "seconds": result.seconds,
         "configuration": result.config.to_mapping(),
         "model": MODEL,
+        "asked": asked(arguments),
         **made_now(),
     }
 

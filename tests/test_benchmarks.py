@@ -111,6 +111,20 @@ def test_the_table_of_other_data_says_what_was_found_and_by_which_version(benchm
     assert "| digits | 8,000 of 28x28 | 10 | none | \u2013 | 99.0 | 98.0 | \u2013 |" in lines[3]
 
 
+def test_a_cell_of_other_data_is_done_where_the_same_was_asked_of_this_version(benchmark):
+    from argparse import Namespace
+
+    from advrbd_plugin.evaluation.algorithm import current_algorithm
+
+    module = benchmark("other_data")
+    arguments = Namespace(samples=8000, no_flip=True)
+    stored = other_result(algorithm=current_algorithm(), asked=module.asked(arguments))
+    assert module.is_done(stored, arguments)
+    assert not module.is_done(other_result(asked=module.asked(arguments)), arguments)
+    for other in (Namespace(samples=4000, no_flip=True), Namespace(samples=8000, no_flip=False)):
+        assert not module.is_done(stored, other)
+
+
 def test_a_folder_that_is_not_there_is_one_line(benchmark, monkeypatch, tmp_path, capsys):
     module = benchmark("other_data")
     monkeypatch.setattr(sys, "argv", ["other_data.py", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
