@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from advrbd_plugin.defense.evidence import EVIDENCE
+
 
 @pytest.fixture(scope="module")
 def detection(benchmark):
@@ -17,16 +19,7 @@ def tables(benchmark):
 
 def judged(name, targets, suspected, value):
     def cluster(label, leaves, poison):
-        numbers = {
-            "goes": 0.0,
-            "goes_best": 0.0,
-            "window": 0.02,
-            "detail": 0.0,
-            "colour": 0.01,
-            "spectrum": 0.0,
-            "marked": 0.0,
-            "leaves": leaves,
-        }
+        numbers = dict.fromkeys(EVIDENCE, 0.0) | {"window": 0.02, "colour": 0.01, "leaves": leaves}
         rest = {
             "size": 90,
             "source": "mixture",
