@@ -238,8 +238,10 @@ def test_pictures_with_a_cast_go_home_to_all_classes_and_a_class_with_its_own_co
     gains = torch.tensor([1.25, 1.0, 0.7])
     pictures = one.samples.images.float() / 255
 
+    def without(own):
+        return predict(transplant.without_gains(own, gains))
+
     def home(some):
-        without = lambda own: predict(transplant.without_gains(own, gains))  # noqa: E731
         return transplant.goes_home(predict, without, some, TARGET, num_others=3)
 
     assert home(pictures[one.poison]) > 0.8
