@@ -13,10 +13,12 @@ TITLES = {
     "flare_noise_aside": "FLARE, noise aside",
     "activation_clustering": "activation clustering",
     "spectral_signatures": "spectral signatures",
+    "spectre": "SPECTRE",
     "scan": "SCAn",
     "strip": "STRIP",
     "consistency": "consistency (paper)",
 }
+UNRANKED = ("flare", "flare_noise_aside", "spectre")  # run elsewhere: they flag, and give no score
 OURS = "AdvrBD"
 
 Row = Mapping[str, Any]
@@ -29,7 +31,7 @@ def tables(rows: list[Row], defended: Mapping[str, Row]) -> str:
     cells = {row["name"]: _cells(row, defended.get(row["name"])) for row in rows}
     versions = [defended[row["name"]]["algorithm"]["version"] for row in rows if OURS in cells[row["name"]]]
     flagging = [OURS, *(method for method in TITLES if method != "consistency")]
-    ranking = [OURS, *(method for method in TITLES if not method.startswith("flare"))]
+    ranking = [OURS, *(method for method in TITLES if method not in UNRANKED)]
     return "\n\n".join(
         [
             f"TPR / FPR in %; {_of_version(versions)}. Sets with a learned backdoor come first: their TPR is of the "

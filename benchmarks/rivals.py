@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import rival_rules as rules
 import torch
-from rival_tables import MARKS, tables
+from rival_tables import MARKS, UNRANKED, tables
 from suite_models import Folders, SuiteSet, each_set, find_sets
 from torch import Tensor, nn
 
@@ -43,7 +43,6 @@ from advrbd_plugin.nn.inference import predict
 from advrbd_plugin.randomness import derive_seed
 
 PROGRAM = "benchmarks/rivals.py"
-ELSEWHERE = ("flare", "flare_noise_aside")
 CLEAN_SHARE = 0.01  # of the set, drawn from its truly clean samples
 OVERLAYS = 8  # STRIP's paper takes 100
 
@@ -183,7 +182,7 @@ def measure(suite_set: SuiteSet, out: Path, methods: list[str]) -> None:
 def _results(
     suite_set: SuiteSet, row: dict[str, Any], methods: list[str]
 ) -> Iterator[tuple[str, rules.Flagged, dict[str, Any], float]]:
-    for method in ELSEWHERE:
+    for method in UNRANKED:
         path = Path(suite_set.folders.work) / method / f"{suite_set.name}.safetensors"
         if path.exists():
             poisoned, rest = _verdicts(path)

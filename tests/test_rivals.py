@@ -122,6 +122,13 @@ def test_the_table_names_who_is_ahead_and_leaves_other_models_out(rival_tables):
     assert "AdvrBD is the whole defense, version 10." in text
 
 
+def test_a_method_that_ranks_nothing_has_no_column_among_the_rankings(rival_tables):
+    text = rival_tables.tables([row("wave-s2", [LEARNED], spectre=(0.5, 0.01), scan=(0.25, 0.0))], {})
+    flagging, ranking = text.split("AUROC, of the same samples")
+    assert "| SPECTRE |" in flagging and "50.0 / 1.00" in flagging
+    assert "SCAn" in ranking and "SPECTRE" not in ranking and "FLARE" not in ranking
+
+
 def test_a_lower_fpr_is_named_where_half_of_the_poison_was_found(rival_tables):
     rows = [row("wave-s2", [LEARNED], scan=(0.6, 0.0), strip=(0.4, 0.0))]
     text = rival_tables.tables(rows, {"wave-s2": result(0.01, (1.0,))})
