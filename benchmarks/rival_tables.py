@@ -18,7 +18,8 @@ TITLES = {
     "strip": "STRIP",
     "consistency": "consistency (paper)",
 }
-UNRANKED = ("flare", "flare_noise_aside", "spectre")  # run elsewhere: they flag, and give no score
+ELSEWHERE = ("flare", "flare_noise_aside", "spectre")  # run outside the repository; they flag, and give no score
+RANKS_ONLY = ("consistency",)  # it has no rule that needs no poison ratio
 OURS = "AdvrBD"
 
 Row = Mapping[str, Any]
@@ -30,8 +31,8 @@ def tables(rows: list[Row], defended: Mapping[str, Row]) -> str:
     rows = sorted(rows, key=lambda row: (_kind(row), row["name"]))
     cells = {row["name"]: _cells(row, defended.get(row["name"])) for row in rows}
     versions = [defended[row["name"]]["algorithm"]["version"] for row in rows if OURS in cells[row["name"]]]
-    flagging = [OURS, *(method for method in TITLES if method != "consistency")]
-    ranking = [OURS, *(method for method in TITLES if method not in UNRANKED)]
+    flagging = [OURS, *(method for method in TITLES if method not in RANKS_ONLY)]
+    ranking = [OURS, *(method for method in TITLES if method not in ELSEWHERE)]
     return "\n\n".join(
         [
             f"TPR / FPR in %; {_of_version(versions)}. Sets with a learned backdoor come first: their TPR is of the "

@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import rival_rules as rules
 import torch
-from rival_tables import MARKS, UNRANKED, tables
+from rival_tables import ELSEWHERE, MARKS, RANKS_ONLY, tables
 from suite_models import Folders, SuiteSet, each_set, find_sets
 from torch import Tensor, nn
 
@@ -135,7 +135,6 @@ METHODS: dict[str, Callable[[Kept], Result]] = {
     "strip": strip,
     "consistency": consistency,
 }
-RANKS_ONLY = ("consistency",)  # it has no rule that needs no poison ratio
 
 
 def main() -> None:
@@ -182,7 +181,7 @@ def measure(suite_set: SuiteSet, out: Path, methods: list[str]) -> None:
 def _results(
     suite_set: SuiteSet, row: dict[str, Any], methods: list[str]
 ) -> Iterator[tuple[str, rules.Flagged, dict[str, Any], float]]:
-    for method in UNRANKED:
+    for method in ELSEWHERE:
         path = Path(suite_set.folders.work) / method / f"{suite_set.name}.safetensors"
         if path.exists():
             poisoned, rest = _verdicts(path)
