@@ -101,9 +101,22 @@ class _Group:
         raise AdvrBDError(f"{names(missing)} of {self._count} did not start within {_JOIN_SECONDS // 60} minutes")
 
     def leave(self) -> None:
-        """This process is done; that it falls silent is no death."""
+        """This process is done; that it falls silent is no death. Rank 0 stays for the others: it holds the store."""
+        if self._rank:
+            self._fall_silent()
         self._store.set(f"done/{self._rank}", "")
-        self._fall_silent()
+        if not self._rank:
+            self._wait_for_the_others()
+            self._fall_silent()
+
+    def _wait_for_the_others(self) -> None:
+        """Return once all are done, or those that are not stand still."""
+        done = [f"done/{rank}" for rank in range(self._count)]
+        beats, since = self._beats()[1:], time.monotonic()
+        while not self._store.check(done) and time.monotonic() - since < _STILL_SECONDS:
+            time.sleep(_BEAT_SECONDS / 10)
+            if (now := self._beats()[1:]) != beats:
+                beats, since = now, time.monotonic()
 
     def end(self, error: BaseException) -> None:
         """Raise what the user shall read of ``error``; return where it may pass as it is.

@@ -74,6 +74,12 @@ def test_two_processes_give_what_one_gives(small_run, start, tmp_path):
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
 
 
+def test_rank_0_stays_until_the_others_are_done(start):
+    """It holds the store: where it left first, the others failed while they said that they were done."""
+    for said in start(2, "leaving.py", 1.5):
+        assert (said.returncode, said.stderr) == (0, "")
+
+
 def test_on_a_gpu_pytorchs_own_synchronised_layer_takes_the_place_of_ours():
     layer = torch.nn.BatchNorm2d(3, eps=0.1, momentum=0.2)
     synchronised = _on_gpu(layer)
