@@ -150,15 +150,26 @@ def test_the_page_holds_everything_and_loads_nothing(out):
     assert "default-src 'none'" in page and "http" not in re.sub(r'http-equiv|data:[^"]*', "", page)
     assert page.count("data:image/svg+xml;base64,") == 1 + 2  # Fig. 7, and BadNets' and TaCT's cells beyond a target
     assert "equal by construction" in page and "equal by construction" in (out / "report.md").read_text()
-    for title in ("Table II", "Table III", "Table IV", "Table V", "Table VI", "Table VII", "Fig. 7", "All cells"):
+    for title in ("Table II:", "Table III:", "Table IV:", "Table V:", "Table VII:", "Fig. 7", "All cells"):
         assert title in page
     assert (out / "figure7-small.svg").exists()
+
+
+def test_tables_without_a_cell_of_ours_are_named_and_not_shown(out):
+    left_out = "Left out, since no cell of theirs was run: {}."
+    write_report(out)
+    text = (out / "report.md").read_text()
+    assert left_out.format("Table VI") in text and "### Table VI:" not in text and "### Table VII:" in text
+    write_failure(out, small_cell(method="advrbd", model="mobilenet_v2"), "failed", "out of memory")
+    write_report(out)
+    text = (out / "report.md").read_text()
+    assert "Left out" not in text and "### Table VI:" in text
 
 
 def test_latex_has_balanced_tables_and_escapes(out):
     write_report(out)
     text = (out / "report.tex").read_text()
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 10
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 9
     assert r"Poison in D\_c" in text and "74.0 (85.72)" in text
     for block in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.S):
         columns, body = block

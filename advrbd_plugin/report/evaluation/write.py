@@ -18,7 +18,7 @@ from advrbd_plugin.report.evaluation.targets import Target, targets_note, target
 from advrbd_plugin.report.evaluation.values import dagger_note
 from advrbd_plugin.report.pictures import data_uri
 from advrbd_plugin.report.template import render
-from advrbd_plugin.table import Table
+from advrbd_plugin.table import NOT_MEASURED, Table, Value
 
 ABLATION = "figure7"
 CURVES = "curves"
@@ -107,15 +107,30 @@ def _section(scale: str, results: list[Result]) -> Section:
     measured = Measured(results)
     targets = tuple(targets_of(scale, measured))
     missed = {cell: measured.results[cell] for target in targets for cell in target.cells}
-    tables = [*means_table(scale, measured), *PaperTables(scale, measured).all(), *all_cells_tables(measured)]
+    of_paper = PaperTables(scale, measured).all()
+    ours = [table for table in of_paper if _has_figures(table)]
+    tables = [*means_table(scale, measured), *ours, *all_cells_tables(measured)]
     done = sum(result.is_done for result in results)
     size = SCALES[scale].samples
     about = (
         f"{'All training images' if size is None else f'{size:,} training images, each class in proportion'}, "
         f"{SCALES[scale].model} unless a table says otherwise; {done} of {len(results)} cells have their figures."
+        f"{_left_out([table for table in of_paper if table not in ours])}"
     )
     curves = {cell.name: curves_svg(result) for cell, result in missed.items()}
     return Section(scale, about, measured, targets, tuple(tables), ablation_svg(scale, measured), curves)
+
+
+def _has_figures(table: Table) -> bool:
+    """Whether a cell of the table was run here, or tried."""
+    values = (entry.text for row in table.rows for entry in row if isinstance(entry, Value))
+    return any(text != NOT_MEASURED for text in values)
+
+
+def _left_out(tables: list[Table]) -> str:
+    """A sentence that names the paper's tables that are not shown."""
+    names = ", ".join(dict.fromkeys(table.title.split(":")[0] for table in tables))
+    return f" Left out, since no cell of theirs was run: {names}." if names else ""
 
 
 def _write_pictures(out: Path, section: Section) -> None:
