@@ -155,15 +155,38 @@ def test_the_page_holds_everything_and_loads_nothing(out):
     assert (out / "figure7-small.svg").exists()
 
 
-def test_tables_without_a_cell_of_ours_are_named_and_not_shown(out):
-    left_out = "Left out, since no cell of theirs was run: {}."
+def test_what_no_cell_was_run_for_is_named_and_not_shown(out):
+    left_out = "Left out, since no cell of theirs was run: "
     write_report(out)
     text = (out / "report.md").read_text()
-    assert left_out.format("Table VI") in text and "### Table VI:" not in text and "### Table VII:" in text
+    assert f"{left_out}Table VI, Fig. 7." in text and "### Table VII:" in text and "### Targets" in text
+    assert (
+        "### Table VI:" not in text
+        and "### Fig. 7" not in text
+        and "<h2>Fig. 7" not in (out / "report.html").read_text()
+    )
     write_failure(out, small_cell(method="advrbd", model="mobilenet_v2"), "failed", "out of memory")
     write_report(out)
     text = (out / "report.md").read_text()
-    assert "Left out" not in text and "### Table VI:" in text
+    assert f"{left_out}Fig. 7." in text and "### Table VI:" in text
+
+
+def test_targets_of_which_nothing_was_run_are_left_out(tmp_path):
+    put(tmp_path, small_cell(model="resnet18"), acc=0.7, asr=0.9)
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "run: the targets, Table II, Table III," in text and "### Targets" not in text
+    assert "<h2>Targets" not in (tmp_path / "report.html").read_text()
+
+
+def test_other_epochs_than_the_scales_are_named(tmp_path):
+    for attack, training in (("badnets", {"epochs": 10}), ("blend", {"epochs": 20}), ("sig", None)):
+        content = {"status": "done", "figures": {"acc": 0.7}, "training": training}
+        write_result(tmp_path, small_cell(attack), content)
+    write_report(tmp_path)
+    assert (
+        "have their figures. 1 of them were trained for 10 epochs, not 20. Left" in (tmp_path / "report.md").read_text()
+    )
 
 
 def test_latex_has_balanced_tables_and_escapes(out):

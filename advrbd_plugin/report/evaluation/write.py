@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Section:
         scale: its name.
         about: what it means, in a sentence.
         measured: its results.
-        targets: judged.
+        targets: judged; empty where no cell of any was run.
         tables: in the order of the report.
         ablation: the plot of Fig. 7, or ``None`` where it was not measured.
         curves: pictures of the cells that miss a target, by the cell's name.
@@ -106,19 +107,33 @@ def write_report(out: str | Path, leaderboard: str | Path | None = None) -> list
 def _section(scale: str, results: list[Result]) -> Section:
     measured = Measured(results)
     targets = tuple(targets_of(scale, measured))
+    if not any(target.measured for target in targets):
+        targets = ()
     missed = {cell: measured.results[cell] for target in targets for cell in target.cells}
     of_paper = PaperTables(scale, measured).all()
     ours = [table for table in of_paper if _has_figures(table)]
     tables = [*means_table(scale, measured), *ours, *all_cells_tables(measured)]
+    ablation = ablation_svg(scale, measured)
+    left_out = [table.title.split(":")[0] for table in of_paper if table not in ours]
+    left_out = [*([] if targets else ["the targets"]), *left_out, *([] if ablation else ["Fig. 7"])]
+    about = f"{_about(scale, results)}{_names_left_out(left_out)}"
+    curves = {cell.name: curves_svg(result) for cell, result in missed.items()}
+    return Section(scale, about, measured, targets, tuple(tables), ablation, curves)
+
+
+def _about(scale: str, results: list[Result]) -> str:
     done = sum(result.is_done for result in results)
-    size = SCALES[scale].samples
-    about = (
+    size, usual = SCALES[scale].samples, SCALES[scale].settings["epochs"]
+    trained = [(result.content.get("training") or {}).get("epochs", usual) for result in results]
+    others = Counter(epochs for epochs in trained if epochs != usual)
+    other_epochs = [
+        f" {count} of them were trained for {epochs} epochs, not {usual}." for epochs, count in sorted(others.items())
+    ]
+    return (
         f"{'All training images' if size is None else f'{size:,} training images, each class in proportion'}, "
         f"{SCALES[scale].model} unless a table says otherwise; {done} of {len(results)} cells have their figures."
-        f"{_left_out([table for table in of_paper if table not in ours])}"
+        f"{''.join(other_epochs)}"
     )
-    curves = {cell.name: curves_svg(result) for cell, result in missed.items()}
-    return Section(scale, about, measured, targets, tuple(tables), ablation_svg(scale, measured), curves)
 
 
 def _has_figures(table: Table) -> bool:
@@ -127,9 +142,9 @@ def _has_figures(table: Table) -> bool:
     return any(text != NOT_MEASURED for text in values)
 
 
-def _left_out(tables: list[Table]) -> str:
-    """A sentence that names the paper's tables that are not shown."""
-    names = ", ".join(dict.fromkeys(table.title.split(":")[0] for table in tables))
+def _names_left_out(parts: list[str]) -> str:
+    """A sentence that names what the paper has and the report does not show."""
+    names = ", ".join(dict.fromkeys(parts))
     return f" Left out, since no cell of theirs was run: {names}." if names else ""
 
 
@@ -152,10 +167,11 @@ def _markdown(sections: list[Section], reference: Table | None) -> str:
     parts = ["# AdvrBD's evaluation, reproduced\n", f"{LEGEND}\n"]
     for section in sections:
         parts.append(f"## Scale {section.scale}\n\n{section.about}\n")
-        parts += [table.markdown() for table in (section.targets_table, *section.tables)]
-        plot = f"![ACC and ASR against the partition rate]({_ablation_file(section)})"
-        figure = plot if section.ablation else "Not measured."
-        parts.append("\n\n".join(["### Fig. 7: partition rates", figure, *section.ablation_notes]) + "\n")
+        parts += [section.targets_table.markdown()] if section.targets else []
+        parts += [table.markdown() for table in section.tables]
+        if section.ablation is not None:
+            figure = f"![ACC and ASR against the partition rate]({_ablation_file(section)})"
+            parts.append("\n\n".join(["### Fig. 7: partition rates", figure, *section.ablation_notes]) + "\n")
     if reference is not None:
         parts.append(f"## Reference\n\n{reference.markdown()}")
     return "\n".join(parts)
