@@ -114,8 +114,9 @@ def _section(scale: str, results: list[Result]) -> Section:
     ours = [table for table in of_paper if _has_figures(table)]
     tables = [*means_table(scale, measured), *ours, *all_cells_tables(measured)]
     ablation = ablation_svg(scale, measured)
-    left_out = [table.title.split(":")[0] for table in of_paper if table not in ours]
-    left_out = [*([] if targets else ["the targets"]), *left_out, *([] if ablation else ["Fig. 7"])]
+    left_out = [] if targets else ["the targets"]
+    left_out += [table.title.split(":")[0] for table in of_paper if not _has_figures(table)]
+    left_out += [] if ablation else ["Fig. 7"]
     about = f"{_about(scale, results)}{_names_left_out(left_out)}"
     curves = {cell.name: curves_svg(result) for cell, result in missed.items()}
     return Section(scale, about, measured, targets, tuple(tables), ablation, curves)
