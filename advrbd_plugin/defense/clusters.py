@@ -162,9 +162,14 @@ def _fisher(clean: Tensor, suspicious: Tensor) -> Tensor:
     """Fisher's direction from ``clean`` to ``suspicious``, its covariance shrunk towards a sphere."""
     difference = suspicious.mean(dim=0) - clean.mean(dim=0)
     within = torch.cat([clean - clean.mean(dim=0), suspicious - suspicious.mean(dim=0)])
-    covariance = within.T @ within / len(within)
+    return torch.linalg.solve(shrunk_covariance(within, _SHRINKAGE), difference)
+
+
+def shrunk_covariance(centred: Tensor, shrinkage: float) -> Tensor:
+    """(dims, dims) float64: the covariance of (N, dims) float64 points about 0, a share of it that of a sphere."""
+    covariance = centred.T @ centred / len(centred)
     sphere = torch.eye(len(covariance), dtype=covariance.dtype) * covariance.diagonal().mean().clamp_min(1e-12)
-    return torch.linalg.solve((1 - _SHRINKAGE) * covariance + _SHRINKAGE * sphere, difference)
+    return (1 - shrinkage) * covariance + shrinkage * sphere
 
 
 def _monotone(probability: np.ndarray, values: np.ndarray) -> np.ndarray:

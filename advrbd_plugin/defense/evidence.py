@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.candidates import COMPONENTS, Candidate
+from advrbd_plugin.defense.operations import Change, operations
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 from advrbd_plugin.nn.early_map import EarlyMap, Moments
 from advrbd_plugin.processes import current
 from advrbd_plugin.randomness import derive_seed
 
-TRANSPLANTS = ("goes", "goes_best", "leaves", "window", "detail", "colour", "slow", "style", "spectrum")
+TRANSPLANTS = ("goes", "goes_best", "leaves", "window", "detail", "colour", "slow", "style", "spectrum", "operation")
 EVIDENCE = (*TRANSPLANTS, "marked")
 """What the decision is made from; the fields of :class:`ClusterEvidence` of the same names."""
 RESIDUAL_EVIDENCE = ("goes", "goes_best", "leaves")
 """Those that are counted when the residual is put into other pictures."""
-MIXTURE_EVIDENCE = ("window", "detail", "colour", "slow", "style", "spectrum")
+MIXTURE_EVIDENCE = ("window", "detail", "colour", "slow", "style", "spectrum", "operation")
 """Those that components of mixtures alone are put to."""
 
 _RECIPIENTS = 200  # in all, a class at least so many:
@@ -55,10 +56,13 @@ class ClusterEvidence:
         slow: share that go to the label under the slow residual, times :func:`.transplant.goes_home` without it.
         style: share that go to the label with the cluster's style, times the same.
         spectrum: share that go to the label with the cluster's gains of frequencies.
+        operation: share that go to the label under one of the :mod:`.operations`, beyond its share of all that leave
+            their classes, times :func:`.transplant.goes_home` when it is undone; of the one with most.
         marked: for pictures with the same mark, share that the network put elsewhere while it learned, less the same
             of the label's other pictures; ``None`` for other clusters, and where nothing was recorded.
         best_class: the class of ``goes_best``.
         predicted_share: share of the cluster that the model gives the label.
+        operation_name: of ``operation``; empty where it is 0.
     """
 
     label: int
@@ -73,9 +77,11 @@ class ClusterEvidence:
     slow: float = 0.0
     style: float = 0.0
     spectrum: float = 0.0
+    operation: float = 0.0
     marked: float | None = None
     best_class: int = -1
     predicted_share: float = 1.0
+    operation_name: str = ""
 
     def value(self, kind: str) -> float:
         """The evidence of a kind, 0 where it was not asked for."""
@@ -110,34 +116,119 @@ def gather_evidence(
         seed: recipients and donors are drawn by it.
         on_candidate: told when one is done.
     """
-    images, labels = samples.images, samples.labels
-    statistics = statistics or SetStatistics.of(images)
-    predicted = logits.argmax(dim=1) == labels
-    most = max(_LEAST_RECIPIENTS, _RECIPIENTS // max(1, samples.num_classes))
-    recipients = transplant.draw_recipients(images, labels, predicted, seed=seed, most=most)
-    fresh = _of_each_class(images, labels, predicted, seed)
-    network = _Network.of(model, images, statistics, seed=seed, mixed_precision=mixed_precision)
-    references: dict[int, float] = {}
-    found: dict[int, ClusterEvidence] = {}
-    processes = current()
-    processes.equalise(model)
-    for number, candidate in enumerate(candidates):
-        if on_candidate is not None:
-            on_candidate()
-        if candidate.label % processes.count != processes.rank:
-            continue
-        others = recipients.outside(candidate.label)
-        members = candidate.members[statistics.first[candidate.members]]
+    statistics = statistics or SetStatistics.of(samples.images)
+    questions = Questions.of(model, samples, logits, statistics, seed=seed, mixed_precision=mixed_precision)
+    return questions.put_to(candidates, mean_probabilities=mean_probabilities, on_candidate=on_candidate)
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """A model, the ways to ask it, and what pictures of the set are like for it.
+
+    Attributes:
+        model: takes float pictures in [0, 1], in eval mode.
+        samples: the set.
+        predicted: (N,) bool, whether the model gives a sample its label.
+        statistics: of the set.
+        recipients: pictures of all classes.
+        fresh: class -> recipients of that class alone, which did not choose it.
+        predict: what the model says.
+        early: its early feature map.
+        usual: the map's moments on pictures of the set; ``None`` where the model has no such map.
+        operated: name of an operation -> (R,) int64, what the model makes of the recipients under it.
+        seed: donors are drawn by it.
+        mixed_precision: whether the model answers in bfloat16, where that pays.
+    """
+
+    model: nn.Module
+    samples: ImageSet
+    predicted: Tensor
+    statistics: SetStatistics
+    recipients: Recipients
+    fresh: dict[int, Recipients]
+    predict: transplant.Predict
+    early: EarlyMap
+    usual: Moments | None
+    operated: dict[str, Tensor]
+    seed: int
+    mixed_precision: bool
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        samples: ImageSet,
+        logits: Tensor,
+        statistics: SetStatistics,
+        *,
+        seed: int,
+        mixed_precision: bool = True,
+    ) -> Questions:
+        """As for :func:`gather_evidence`."""
+        images, labels = samples.images, samples.labels
+        current().equalise(model)
+        predicted = logits.argmax(dim=1) == labels
+        most = max(_LEAST_RECIPIENTS, _RECIPIENTS // max(1, samples.num_classes))
+        recipients = transplant.draw_recipients(images, labels, predicted, seed=seed, most=most)
+        generator = torch.Generator().manual_seed(derive_seed(seed, "usual style"))
+        some = as_floats(images[_some(torch.arange(len(images)), _USUAL, generator)])
+        early = EarlyMap(model, some[:1], mixed_precision=mixed_precision)
+        predict = transplant.classifier(model, mixed_precision=mixed_precision)
+        return cls(
+            model,
+            samples,
+            predicted,
+            statistics,
+            recipients,
+            _of_each_class(images, labels, predicted, seed),
+            predict,
+            early,
+            early.moments(some) if early.exists else None,
+            {each.name: predict(each.do(recipients.pictures)) for each in operations(images[0])},
+            seed,
+            mixed_precision,
+        )
+
+    def put_to(
+        self,
+        candidates: list[Candidate],
+        *,
+        mean_probabilities: Tensor | None = None,
+        on_candidate: Callable[[], None] | None = None,
+    ) -> list[ClusterEvidence]:
+        """The evidence of each candidate, as :func:`gather_evidence` gives it."""
+        references: dict[int, float] = {}
+        found: dict[int, ClusterEvidence] = {}
+        processes = current()
+        for number, candidate in enumerate(candidates):
+            if on_candidate is not None:
+                on_candidate()
+            if candidate.label % processes.count == processes.rank:
+                found[number] = self._put_to_one(number, candidate, references, mean_probabilities)
+        if processes.count == 1:
+            return list(found.values())
+        parts = processes.gather({number: asdict(each) for number, each in found.items()})
+        everyones = {int(number): ClusterEvidence(**each) for part in parts for number, each in part.items()}
+        return [everyones[number] for number in range(len(candidates))]
+
+    def _put_to_one(
+        self, number: int, candidate: Candidate, references: dict[int, float], mean_probabilities: Tensor | None
+    ) -> ClusterEvidence:
+        """``references``: label -> what :func:`.transplant.by_detail` says of all of it; filled where it is missing."""
+        images, labels, predict = self.samples.images, self.samples.labels, self.predict
+        others = self.recipients.outside(candidate.label)
+        members = candidate.members[self.statistics.first[candidate.members]]
         pictures = as_floats(images[members])
-        predict, pattern = network.predict, transplant.residual(pictures, statistics)
-        carried = _carried(predict, pattern, others, candidate.label, seed=derive_seed(seed, "scattered", number))
+        pattern = transplant.residual(pictures, self.statistics)
+        carried = _carried(predict, pattern, others, candidate.label, seed=derive_seed(self.seed, "scattered", number))
         goes_best = carried.goes_best
-        again = fresh.get(carried.best_class)
+        again = self.fresh.get(carried.best_class)
         if again is not None and len(again.labels):
             goes_best = transplant.by_residual(predict, pattern, again, candidate.label).goes
         more: dict[str, float] = {}
+        operation = ""
         if candidate.source in COMPONENTS and len(members):
-            generator = torch.Generator().manual_seed(derive_seed(seed, "donors", number))
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "donors", number))
             if candidate.label not in references:
                 of_label = _some((labels == candidate.label).nonzero().flatten(), _REFERENCE, generator)
                 reference = transplant.by_detail(predict, as_floats(images[of_label]), others, candidate.label)
@@ -145,11 +236,14 @@ def gather_evidence(
             donors = pictures[torch.randperm(len(pictures), generator=generator)]
             rest = labels == candidate.label
             rest[candidate.members] = False
-            more = _of_mixture(network, donors, as_floats(images[rest]), others, candidate.label, generator)
+            some = donors[:_SENT_HOME]
+            own = some[predict(some) == candidate.label]
+            more = _of_mixture(self, donors, own, as_floats(images[rest]), others, candidate.label, generator)
             more["detail"] -= references[candidate.label]
+            more["operation"], operation = _by_operations(self, own, candidate.label)
         if candidate.source == "mark" and mean_probabilities is not None:
             more["marked"] = _put_elsewhere(mean_probabilities, labels, candidate)
-        found[number] = ClusterEvidence(
+        return ClusterEvidence(
             candidate.label,
             len(members),
             candidate.source,
@@ -157,14 +251,10 @@ def gather_evidence(
             goes_best=goes_best,
             leaves=carried.leaves,
             best_class=carried.best_class,
-            predicted_share=float(predicted[candidate.members].float().mean()),
+            predicted_share=float(self.predicted[candidate.members].float().mean()),
+            operation_name=operation,
             **{name: min(1.0, max(0.0, value)) for name, value in more.items()},
         )
-    if processes.count == 1:
-        return list(found.values())
-    parts = processes.gather({number: asdict(each) for number, each in found.items()})
-    everyones = {int(number): ClusterEvidence(**each) for part in parts for number, each in part.items()}
-    return [everyones[number] for number in range(len(candidates))]
 
 
 def _carried(
@@ -229,90 +319,109 @@ def _of_each_class(images: Tensor, labels: Tensor, predicted: Tensor, seed: int)
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class _Network:
-    """A model, the ways to ask it, and what pictures of the set are like for it.
-
-    Attributes:
-        early: its early feature map.
-        usual: the map's moments on pictures of the set; ``None`` where the model has no such map.
-    """
-
-    model: nn.Module
-    predict: transplant.Predict
-    early: EarlyMap
-    usual: Moments | None
-    statistics: SetStatistics
-
-    @classmethod
-    def of(
-        cls, model: nn.Module, images: Tensor, statistics: SetStatistics, *, seed: int, mixed_precision: bool
-    ) -> _Network:
-        """For a set of (N, C, H, W) uint8 images."""
-        generator = torch.Generator().manual_seed(derive_seed(seed, "usual style"))
-        some = as_floats(images[_some(torch.arange(len(images)), _USUAL, generator)])
-        early = EarlyMap(model, some[:1], mixed_precision=mixed_precision)
-        predict = transplant.classifier(model, mixed_precision=mixed_precision)
-        return cls(model, predict, early, early.moments(some) if early.exists else None, statistics)
-
-
 def as_floats(images: Tensor) -> Tensor:
     """uint8 images to float32 in [0, 1]."""
     return images.float() / 255
 
 
 def _of_mixture(
-    network: _Network, donors: Tensor, rest: Tensor, recipients: Recipients, label: int, generator: torch.Generator
+    questions: Questions,
+    donors: Tensor,
+    own: Tensor,
+    rest: Tensor,
+    recipients: Recipients,
+    label: int,
+    generator: torch.Generator,
 ) -> dict[str, float]:
-    """The evidence of components of mixtures: donors are the cluster's pictures, ``rest`` those of its label's rest."""
-    predict = network.predict
-    side = max(2, min(donors.shape[-2:]) // _WINDOW)
+    """The evidence of components of mixtures.
+
+    Args:
+        donors: the cluster's pictures.
+        own: some of them, which the model gives the label.
+        rest: those of its label's rest.
+    """
+    predict = questions.predict
     mixed = torch.randperm(len(recipients.labels), generator=generator)
     shuffled = Recipients(recipients.pictures[mixed], recipients.labels[mixed])
     evidence = {
-        "window": transplant.by_own_window(network.model, donors[:_DONORS], shuffled, label, side=side),
+        "window": _by_own_window(questions, donors[:_DONORS], shuffled, label),
         "detail": transplant.by_detail(predict, donors, recipients, label).goes,
-        "slow": _by_slow_residual(network, donors, recipients, label),
-        "style": _by_style(network, donors[:_SENT_HOME], recipients, label),
+        "slow": _by_slow_residual(questions, donors, own, recipients, label),
+        "style": _by_style(questions, donors[:_SENT_HOME], own, recipients, label),
         "colour": 0.0,
         "spectrum": 0.0,
     }
     if len(rest):
         gains = donors.mean((0, 2, 3)) / rest.mean((0, 2, 3)).clamp_min(1e-3)
-        evidence["colour"] = _by_colour_gains(network, donors, gains, recipients, label)
+        evidence["colour"] = _by_colour_gains(questions, gains, own, recipients, label)
         louder = transplant.band_amplitudes(donors).mean(dim=0) - transplant.band_amplitudes(rest).mean(dim=0)
         evidence["spectrum"] = transplant.by_spectrum_gains(predict, louder.exp(), recipients, label).goes
     return evidence
 
 
-def _by_colour_gains(network: _Network, donors: Tensor, gains: Tensor, recipients: Recipients, label: int) -> float:
-    predict = network.predict
-    goes = transplant.by_colour_gains(predict, gains, recipients, label).goes
-    return goes and goes * _home(
-        network, lambda own: predict(transplant.without_gains(own, gains)), donors, recipients, label
-    )
+def _by_own_window(questions: Questions, donors: Tensor, recipients: Recipients, label: int) -> float:
+    side, precision = window_side(donors), questions.mixed_precision
+    return transplant.by_own_window(questions.model, donors, recipients, label, side=side, mixed_precision=precision)
 
 
-def _by_slow_residual(network: _Network, donors: Tensor, recipients: Recipients, label: int) -> float:
-    predict, pattern = network.predict, transplant.slow_residual(donors, network.statistics)
-    goes = transplant.by_residual(predict, pattern, recipients, label).goes
-    return goes and goes * _home(network, lambda own: predict((own - pattern).clamp(0, 1)), donors, recipients, label)
+def window_side(pictures: Tensor) -> int:
+    """Of the windows that are pasted, in pixels, for (N, C, H, W) pictures."""
+    return max(2, min(pictures.shape[-2:]) // _WINDOW)
 
 
-def _by_style(network: _Network, donors: Tensor, recipients: Recipients, label: int) -> float:
-    if network.usual is None:
+def _by_colour_gains(questions: Questions, gains: Tensor, own: Tensor, recipients: Recipients, label: int) -> float:
+    goes = transplant.by_colour_gains(questions.predict, gains, recipients, label).goes
+
+    def predict_without(some: Tensor) -> Tensor:
+        return questions.predict(transplant.without_gains(some, gains))
+
+    return _and_home(goes, predict_without, own, recipients, label)
+
+
+def _by_slow_residual(questions: Questions, donors: Tensor, own: Tensor, recipients: Recipients, label: int) -> float:
+    pattern = transplant.slow_residual(donors, questions.statistics)
+    goes = transplant.by_residual(questions.predict, pattern, recipients, label).goes
+    return _and_home(goes, lambda some: questions.predict((some - pattern).clamp(0, 1)), own, recipients, label)
+
+
+def _by_style(questions: Questions, donors: Tensor, own: Tensor, recipients: Recipients, label: int) -> float:
+    if questions.usual is None:
         return 0.0
-    style = network.early.moments(donors)
-    goes = transplant.by_style(network.early, style, network.usual, recipients, label).goes
-    back = style.turned_into(network.usual)
-    return goes and goes * _home(network, lambda own: network.early.predict(own, back), donors, recipients, label)
+    style = questions.early.moments(donors)
+    goes = transplant.by_style(questions.early, style, questions.usual, recipients, label).goes
+    back = style.turned_into(questions.usual)
+    return _and_home(goes, lambda some: questions.early.predict(some, back), own, recipients, label)
 
 
-def _home(
-    network: _Network, predict_without: transplant.Predict, donors: Tensor, recipients: Recipients, label: int
+def _by_operations(questions: Questions, own: Tensor, label: int) -> tuple[float, str]:
+    """The evidence of the operation that has most, and its name.
+
+    An operation that spoils the pictures sends them everywhere, so what goes to the label counts beyond its share of
+    all that leave their classes. Of two classes, all that leave one go to the other: there this says nothing.
+    """
+    recipients, predict = questions.recipients.outside(label), questions.predict
+    others, num_others = questions.recipients.labels != label, len(recipients.labels.unique())
+    best = (0.0, "")
+    if not num_others:
+        return best
+    for each in operations(questions.samples.images[0]):
+        carried = transplant.count_carried(questions.operated[each.name][others], recipients, label)
+        goes = carried.goes - carried.leaves / num_others
+        if goes > best[0]:  # what goes home is a share of it
+
+            def predict_without(some: Tensor, undo: Change = each.undo) -> Tensor:
+                return predict(undo(some))
+
+            best = max(best, (_and_home(goes, predict_without, own, recipients, label), each.name))
+    return best
+
+
+def _and_home(
+    goes: float, predict_without: transplant.Predict, own: Tensor, recipients: Recipients, label: int
 ) -> float:
+    """The share that goes to the label, times :func:`.transplant.goes_home`, which costs more."""
     others = len(recipients.labels.unique())
-    return transplant.goes_home(network.predict, predict_without, donors[:_SENT_HOME], label, num_others=others)
+    return goes and goes * transplant.goes_home(predict_without, own, label, num_others=others)
 
 
 def _some(positions: Tensor, count: int, generator: torch.Generator) -> Tensor:

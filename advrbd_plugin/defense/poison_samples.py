@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advrbd_plugin.defense import transplant
-from advrbd_plugin.defense.clusters import Split, sharpen, split_between, split_of, whiten
+from advrbd_plugin.defense.clusters import Split, sharpen, shrunk_covariance, split_between, split_of, whiten
+from advrbd_plugin.defense.evidence import window_side
+from advrbd_plugin.defense.operations import operations
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 from advrbd_plugin.nn.early_map import EarlyMap
-from advrbd_plugin.nn.inference import autocast, log_odds
+from advrbd_plugin.nn.inference import Logits, log_odds, logits_of
 
 _ROUNDS_ON_COLUMNS, _ROUNDS_WITH_FEATURES = 2, 3
 _OUTLIERS = 0.005  # of a column, at either end, are clipped
@@ -38,7 +40,7 @@ class LabelSamples:
         pictures: (M, C, H, W) float32 in [0, 1].
         features: (M, num_features) float32, layered.
         first: (M,) bool, whether a picture is the first of its copies.
-        margin: (M,) float32, :func:`label_margin` of the pictures as they are.
+        margin: (M,) float32, the label's log-odds for the pictures as they are.
         learned: (M,) float32, the label's log-odds in what the network said on average while it learned, where that was
             recorded.
     """
@@ -73,6 +75,8 @@ def extend(
     recipients: Recipients,
     *,
     by_donor: tuple[str, ...] = (),
+    operation: str = "",
+    mixed_precision: bool = True,
 ) -> Extension:
     """How likely each of the label's samples carries what the cluster gave away.
 
@@ -86,29 +90,38 @@ def extend(
         cluster: (M,) bool, where to begin.
         statistics: of the whole set.
         recipients: of other labels.
-        by_donor: ``window``, ``detail``, ``colour``, ``slow``, ``style``, ``spectrum``: what each sample is asked for
-            besides.
+        by_donor: ``window``, ``detail``, ``colour``, ``slow``, ``style``, ``spectrum``, ``operation``: what each sample
+            is asked for besides.
+        operation: the name of the one of :mod:`.operations` that is undone for it.
+        mixed_precision: whether the model says what it says in bfloat16, where that pays.
     """
+    say = logits_of(model, mixed_precision=mixed_precision)
     if int((~cluster).sum()) < 2:  # the whole label: those that show most of what it has in common
         shown = matched_filter(samples.pictures, transplant.residual(samples.pictures[samples.first], statistics))
         cluster = shown > shown.median()
-    asked = [_donor_answers(model, samples, recipients, name) for name in by_donor if name in ("window", "detail")]
+    asked = list[Tensor]()
+    if "window" in by_donor:
+        asked.append(window_gain(model, say, samples, recipients))
+    if "detail" in by_donor:
+        asked.append(detail_gain(say, samples, recipients))
+    if "operation" in by_donor:
+        asked.append(operation_removal(say, samples, operation))
     if samples.learned is not None:
         asked.append(-samples.learned)
     suspicious, split = cluster, split_of(cluster)
+    styles = _Styles.of(model, samples, mixed_precision) if "style" in by_donor else None
     pattern, columns = None, list[Tensor]()
     for number in range(_ROUNDS_ON_COLUMNS + _ROUNDS_WITH_FEATURES):
         pattern = transplant.residual(samples.pictures[suspicious & samples.first], statistics)
-        columns = [matched_filter(samples.pictures, pattern), removal(model, samples, pattern), *asked]
+        columns = [matched_filter(samples.pictures, pattern), removal(say, samples, pattern), *asked]
         if "colour" in by_donor:
-            columns += [colour_likelihood(samples.pictures, suspicious), colour_removal(model, samples, suspicious)]
+            columns += [colour_likelihood(samples.pictures, suspicious), colour_removal(say, samples, suspicious)]
         if "slow" in by_donor:
             slow = transplant.slow_residual(samples.pictures[suspicious & samples.first], statistics)
-            columns += [slow_filter(samples.pictures, slow), removal(model, samples, slow)]
-        if "style" in by_donor:
-            early = EarlyMap(model, samples.pictures[:1])
-            columns += [style_likelihood(early, samples, suspicious), style_removal(early, samples, suspicious)]
-        if "spectrum" in by_donor:
+            columns += [slow_filter(samples.pictures, slow), removal(say, samples, slow)]
+        if styles is not None:
+            columns += [styles.likelihood(suspicious), styles.removal(samples, suspicious)]
+        if "spectrum" in by_donor or "operation" in by_donor:
             columns.append(spectrum_likelihood(samples.pictures, suspicious))
         following = _split(samples, columns, suspicious, with_features=number >= _ROUNDS_ON_COLUMNS)
         if not following.has_two_clusters:
@@ -153,23 +166,36 @@ def slow_filter(pictures: Tensor, pattern: Tensor) -> Tensor:
     """
     coarse = functional.adaptive_avg_pool2d(pictures, _COARSE).flatten(1)
     centred = (coarse - coarse.mean(dim=0)).double()
-    covariance = centred.T @ centred / len(centred)
-    sphere = torch.eye(len(covariance), dtype=covariance.dtype) * covariance.diagonal().mean().clamp_min(1e-12)
+    covariance = shrunk_covariance(centred, 0.1)
     wanted = functional.adaptive_avg_pool2d(pattern[None], _COARSE).flatten().double()
-    return (centred @ torch.linalg.solve(0.9 * covariance + 0.1 * sphere, wanted)).float()
+    return (centred @ torch.linalg.solve(covariance, wanted)).float()
 
 
-def style_likelihood(early: EarlyMap, samples: LabelSamples, suspicious: Tensor) -> Tensor:
-    """(M,) float32: how much better the moments of the suspicious samples' early maps fit than the rest's."""
-    points = whiten(early.moments_of_each(samples.pictures))
-    return split_between(points, ~suspicious, suspicious).projection
+@dataclass(frozen=True, eq=False)
+class _Styles:
+    """The samples' early feature maps.
 
+    Attributes:
+        early: of the model.
+        points: (M, dims) float64, the whitened moments of each sample's map.
+    """
 
-def style_removal(early: EarlyMap, samples: LabelSamples, suspicious: Tensor) -> Tensor:
-    """(M,) float32: by how much the label's log-odds fall when each picture gets the style of the rest."""
-    rest, own = (early.moments(samples.pictures[part]) for part in (~suspicious, suspicious))
-    logits = early.logits(samples.pictures, own.turned_into(rest))
-    return samples.margin - log_odds(logits, torch.full((len(logits),), samples.label))
+    early: EarlyMap
+    points: Tensor
+
+    @classmethod
+    def of(cls, model: nn.Module, samples: LabelSamples, mixed_precision: bool) -> _Styles:
+        early = EarlyMap(model, samples.pictures[:1], mixed_precision=mixed_precision)
+        return cls(early, whiten(early.moments_of_each(samples.pictures)))
+
+    def likelihood(self, suspicious: Tensor) -> Tensor:
+        """(M,) float32: how much better the moments of the suspicious samples fit than the rest's."""
+        return split_between(self.points, ~suspicious, suspicious).projection
+
+    def removal(self, samples: LabelSamples, suspicious: Tensor) -> Tensor:
+        """(M,) float32: by how much the label's log-odds fall when each picture gets the style of the rest."""
+        rest, own = (self.early.moments(samples.pictures[part]) for part in (~suspicious, suspicious))
+        return samples.margin - _of_label(self.early.logits(samples.pictures, own.turned_into(rest)), samples.label)
 
 
 def pixel_likelihood(pictures: Tensor, suspicious: Tensor, pattern: Tensor) -> Tensor:
@@ -210,40 +236,48 @@ def spectrum_likelihood(pictures: Tensor, suspicious: Tensor) -> Tensor:
     return split_between(points, ~suspicious, suspicious).projection
 
 
-def colour_removal(model: nn.Module, samples: LabelSamples, suspicious: Tensor) -> Tensor:
+def colour_removal(say: Logits, samples: LabelSamples, suspicious: Tensor) -> Tensor:
     """(M,) float32: by how much the label's log-odds fall when the colour gains are taken out of each picture."""
     gains = colour_gains(samples.pictures, suspicious).clamp_min(1e-2)
-    return samples.margin - label_margin(model, (samples.pictures / gains[:, None, None]).clamp(0, 1), samples.label)
+    return samples.margin - _of_label(say((samples.pictures / gains[:, None, None]).clamp(0, 1)), samples.label)
 
 
-def removal(model: nn.Module, samples: LabelSamples, pattern: Tensor) -> Tensor:
+def operation_removal(say: Logits, samples: LabelSamples, name: str) -> Tensor:
+    """(M,) float32: by how much the label's log-odds fall when the operation of that name is undone."""
+    (undo,) = (each.undo for each in operations(samples.pictures[0]) if each.name == name)
+    return samples.margin - _of_label(say(undo(samples.pictures)), samples.label)
+
+
+def removal(say: Logits, samples: LabelSamples, pattern: Tensor) -> Tensor:
     """(M,) float32: by how much the label's log-odds fall when the pattern is taken out of each picture.
 
     Sees poison whose label hangs on the trigger. A picture that the model knows anyway keeps its label.
     """
-    return samples.margin - label_margin(model, (samples.pictures - pattern).clamp(0, 1), samples.label)
+    return samples.margin - _of_label(say((samples.pictures - pattern).clamp(0, 1)), samples.label)
 
 
-@torch.no_grad()
-def label_margin(
-    model: nn.Module, pictures: Tensor, label: int, *, mixed_precision: bool = True, batch_size: int = 500
-) -> Tensor:
-    """(M,) float32: the label's log-odds for each of (M, C, H, W) float pictures in [0, 1]."""
-    device = next(model.parameters()).device
-    logits = []
-    for batch in pictures.split(batch_size):
-        with autocast(device, mixed_precision):
-            logits.append(model(batch.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
-    return log_odds(torch.cat(logits), torch.full((len(pictures),), label)) if logits else torch.empty(0)
+def window_gain(model: nn.Module, say: Logits, samples: LabelSamples, recipients: Recipients) -> Tensor:
+    """(M,) float32: by how much recipients' log-odds of the label rise under each picture's own decisive window."""
+    side, gain = window_side(samples.pictures), _gain(say, recipients, samples.label)
+    answers = transplant.under_own_window(model, say, gain, samples.pictures, recipients, samples.label, side=side)
+    return answers.mean(dim=1)
 
 
-def _donor_answers(model: nn.Module, samples: LabelSamples, recipients: Recipients, name: str) -> Tensor:
-    """(M,) float32: share of some recipients that each sample takes to the label as a donor."""
-    if name == "window":
-        side = max(2, min(samples.pictures.shape[-2:]) // 4)
-        return transplant.own_window_hits(model, samples.pictures, recipients, samples.label, side=side).mean(dim=1)
-    predict = transplant.classifier(model)
-    return transplant.detail_hits(predict, samples.pictures, recipients, samples.label).mean(dim=1)
+def detail_gain(say: Logits, samples: LabelSamples, recipients: Recipients) -> Tensor:
+    """(M,) float32: by how much recipients' log-odds of the label rise with each picture's finest detail."""
+    gain = _gain(say, recipients, samples.label)
+    return transplant.under_detail(say, gain, samples.pictures, recipients).mean(dim=1)
+
+
+def _gain(say: Logits, recipients: Recipients, label: int) -> transplant.Answer:
+    """By how much the label's log-odds rise: a measure, where the few recipients of one donor give coarse shares."""
+    before = _of_label(say(recipients.pictures), label)
+    return lambda logits, rows: _of_label(logits, label) - before[rows]
+
+
+def _of_label(logits: Tensor, label: int) -> Tensor:
+    """(N,) float32: the label's log-odds."""
+    return log_odds(logits, torch.full((len(logits),), label))
 
 
 def _beside(features: Tensor, columns: list[Tensor]) -> Tensor:

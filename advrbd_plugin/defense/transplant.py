@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advrbd_plugin.nn.early_map import EarlyMap, Moments
-from advrbd_plugin.nn.inference import autocast
+from advrbd_plugin.nn.inference import Logits, logits_of
 from advrbd_plugin.randomness import derive_seed
 
 Predict = Callable[[Tensor], Tensor]
+"""From (N, C, H, W) float pictures in [0, 1] to (N,) int64 predicted classes."""
+Answer = Callable[[Tensor, Tensor], Tensor]
+"""From (N, num_classes) logits on changed recipients, and (N,) int64 their rows, to (N,) float32."""
 
 _LEAST_OF_A_CLASS = 16
 _BANDS = 8
@@ -31,6 +34,7 @@ _PIECE_BYTES = 2**24  # of pictures that are looked at together
 _LEAST_STAY = 0.1
 _LEAST_GAIN = 1e-2
 _SLOW = 3.0  # pixels, standard deviation of the blur that parts what is slow from the rest
+_DONORS_AT_ONCE = 64
 _STANDARD_ERRORS = 2.0
 _STANDARD_ERRORS_OF_WAVES = 3.0
 
@@ -70,21 +74,10 @@ class Carried:
     best_class: int
 
 
-def classifier(model: nn.Module, *, mixed_precision: bool = True, batch_size: int = 500) -> Predict:
+def classifier(model: nn.Module, *, mixed_precision: bool = True) -> Predict:
     """From (N, C, H, W) float pictures in [0, 1] to (N,) int64 predicted classes, for ``model`` in eval mode."""
-    device = next(model.parameters()).device
-    model.eval()
-
-    @torch.no_grad()
-    def predict(pictures: Tensor) -> Tensor:
-        answers = []
-        for batch in pictures.split(batch_size):
-            batch = batch.to(device).contiguous(memory_format=torch.channels_last)
-            with autocast(device, mixed_precision):
-                answers.append(model(batch).argmax(dim=1).cpu())
-        return torch.cat(answers) if answers else torch.empty(0, dtype=torch.int64)
-
-    return predict
+    say = logits_of(model, mixed_precision=mixed_precision)
+    return lambda pictures: say(pictures).argmax(dim=1) if len(pictures) else torch.empty(0, dtype=torch.int64)
 
 
 def draw_recipients(images: Tensor, labels: Tensor, predicted: Tensor, *, seed: int, most: int = 50) -> Recipients:
@@ -255,18 +248,17 @@ def by_detail(predict: Predict, donors: Tensor, recipients: Recipients, label: i
     return count_carried(predict(_with_detail(recipients.pictures, givers, sigma)), recipients, label)
 
 
-def detail_hits(
-    predict: Predict, donors: Tensor, recipients: Recipients, label: int, *, sigma: float = 0.7, each: int = 6
+def under_detail(
+    say: Logits, answer: Answer, donors: Tensor, recipients: Recipients, *, sigma: float = 0.7, each: int = 6
 ) -> Tensor:
-    """(D, ``each``) float32: whether a recipient goes to the label with the donor's finest detail."""
-    hits = []
-    for start in range(0, len(donors), 64):
-        some = donors[start : start + 64]
-        rows = (start + torch.arange(len(some)))[:, None] * each + torch.arange(each)
-        chosen = recipients.pictures[rows.flatten() % len(recipients.pictures)]
-        mixed = _with_detail(chosen, some.repeat_interleave(each, dim=0), sigma)
-        hits.append((predict(mixed) == label).float().view(len(some), each))
-    return torch.cat(hits)
+    """(D, ``each``) float32: the answers on recipients with each donor's finest detail, as in :func:`by_detail`."""
+    answers = []
+    for start in range(0, len(donors), _DONORS_AT_ONCE):
+        some = donors[start : start + _DONORS_AT_ONCE]
+        rows = ((start + torch.arange(len(some)))[:, None] * each + torch.arange(each)) % len(recipients.labels)
+        mixed = _with_detail(recipients.pictures[rows.flatten()], some.repeat_interleave(each, dim=0), sigma)
+        answers.append(answer(say(mixed), rows.flatten()).view(len(some), each))
+    return torch.cat(answers)
 
 
 def by_colour_gains(predict: Predict, gains: Tensor, recipients: Recipients, label: int) -> Carried:
@@ -281,7 +273,7 @@ def by_colour_gains(predict: Predict, gains: Tensor, recipients: Recipients, lab
     return count_carried(predict((recipients.pictures * gains[:, None, None]).clamp(0, 1)), recipients, label)
 
 
-def goes_home(predict: Predict, predict_without: Predict, pictures: Tensor, label: int, *, num_others: int) -> float:
+def goes_home(predict_without: Predict, pictures: Tensor, label: int, *, num_others: int) -> float:
     """A cluster's pictures without what they have in common: how many leave the label, and for how many classes.
 
     A cast makes any class a ship, and without it the pictures go home, to all classes. Green apples have colours that
@@ -289,23 +281,21 @@ def goes_home(predict: Predict, predict_without: Predict, pictures: Tensor, labe
     see: poison that keeps its label; poison of one class is next to nothing here.
 
     Args:
-        predict: of pictures as they are.
         predict_without: of pictures that lose it first.
-        pictures: (M, C, H, W) float32 in [0, 1], of the cluster.
+        pictures: (M, C, H, W) float32 in [0, 1], those of the cluster that the model gives the label.
         num_others: classes without the cluster's.
 
     Returns:
-        Share of those of the label that leave it, times the perplexity of the classes that they go to over
+        Share of them that leave the label, times the perplexity of the classes that they go to over
         ``num_others``: in [0, 1].
     """
-    of_label = pictures[predict(pictures) == label]
-    if not len(of_label):
+    if not len(pictures):
         return 0.0
-    answers = predict_without(of_label)
+    answers = predict_without(pictures)
     homes = torch.bincount(answers[answers != label]).double()
     shares = homes[homes > 0] / homes.sum()
     perplexity = float((-(shares * shares.log()).sum()).exp())
-    return float(homes.sum()) / len(of_label) * min(1.0, perplexity / max(1, num_others))
+    return float(homes.sum()) / len(pictures) * min(1.0, perplexity / max(1, num_others))
 
 
 def without_gains(pictures: Tensor, gains: Tensor) -> Tensor:
@@ -365,7 +355,9 @@ def _bands(height: int, width: int) -> Tensor:
     return ((down.square() + across.square()).sqrt() / 0.5 * (_BANDS - 1)).ceil().long().clamp_max(_BANDS)
 
 
-def by_own_window(model: nn.Module, donors: Tensor, recipients: Recipients, label: int, *, side: int) -> float:
+def by_own_window(
+    model: nn.Module, donors: Tensor, recipients: Recipients, label: int, *, side: int, mixed_precision: bool = True
+) -> float:
     """Paste each donor's own decisive window: share of fresh recipients that go to the label under it.
 
     Sees: local triggers wherever they lie in a picture, of up to ``side`` pixels. Does not see: what needs the whole
@@ -375,40 +367,59 @@ def by_own_window(model: nn.Module, donors: Tensor, recipients: Recipients, labe
         model: takes (N, C, H, W) float pictures in [0, 1].
         donors: (D, C, H, W) float32 in [0, 1].
         side: of the windows, in pixels.
+        mixed_precision: whether the model says what it says in bfloat16, where that pays.
     """
-    hits = own_window_hits(model, donors, recipients, label, side=side)
+    say = logits_of(model, mixed_precision=mixed_precision)
+
+    def goes(logits: Tensor, _rows: Tensor) -> Tensor:
+        return (logits.argmax(dim=1) == label).float()
+
+    hits = under_own_window(model, say, goes, donors, recipients, label, side=side)
     return float(hits.mean()) if hits.numel() else 0.0
 
 
-def own_window_hits(
-    model: nn.Module, donors: Tensor, recipients: Recipients, label: int, *, side: int, tried: int = 4, each: int = 4
+def under_own_window(
+    model: nn.Module,
+    say: Logits,
+    answer: Answer,
+    donors: Tensor,
+    recipients: Recipients,
+    label: int,
+    *,
+    side: int,
+    tried: int = 4,
+    each: int = 4,
 ) -> Tensor:
-    """(D, 2 ``each``) float32: whether each fresh recipient goes to the label under a donor's decisive window.
+    """(D, 2 ``each``) float32: the answers on fresh recipients under each donor's decisive window.
 
     The ``tried`` windows that the donor's label hangs on most, by gradient times difference from the local mean, are
-    tried on ``each`` recipients; the best one is pasted, at its own place, on twice as many others.
+    tried on ``each`` recipients; the one with the highest answer is pasted, at its own place, on twice as many others.
+
+    Args:
+        model: whose gradient is asked for.
+        say: what the model says.
     """
-    predict = classifier(model)
-    if not len(donors) or not len(recipients.pictures):
+    if not len(donors) or not len(recipients.labels):
         return torch.zeros(len(donors), 0)
-    hits = []
-    for start in range(0, len(donors), 64):
-        some = donors[start : start + 64]
+    answers = []
+    for start in range(0, len(donors), _DONORS_AT_ONCE):
+        some = donors[start : start + _DONORS_AT_ONCE]
         places = decisive_windows(model, some, label, side=side, count=tried)
-        rows = (start + torch.arange(len(some)))[:, None] * 3 * each + torch.arange(3 * each)
-        chosen = recipients.pictures[rows % len(recipients.pictures)]  # (D, 3 each, C, H, W)
+        rows = ((start + torch.arange(len(some)))[:, None] * 3 * each + torch.arange(3 * each)) % len(recipients.labels)
+        chosen = recipients.pictures[rows]  # (D, 3 each, C, H, W)
         search = [
             _pasted(chosen[number, :each], donor, place, side)
             for number, donor in enumerate(some)
             for place in places[number]
         ]
-        shares = (predict(torch.cat(search)) == label).float().view(len(some), -1, each).mean(dim=2)
+        searched = rows[:, None, :each].expand(-1, tried, -1).flatten()
+        best = answer(say(torch.cat(search)), searched).view(len(some), tried, each).mean(dim=2).argmax(dim=1)
         fresh = [
-            _pasted(chosen[number, each:], donor, places[number][int(shares[number].argmax())], side)
+            _pasted(chosen[number, each:], donor, places[number][int(best[number])], side)
             for number, donor in enumerate(some)
         ]
-        hits.append((predict(torch.cat(fresh)) == label).float().view(len(some), -1))
-    return torch.cat(hits)
+        answers.append(answer(say(torch.cat(fresh)), rows[:, each:].flatten()).view(len(some), -1))
+    return torch.cat(answers)
 
 
 def decisive_windows(

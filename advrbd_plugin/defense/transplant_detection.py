@@ -15,8 +15,8 @@ from advrbd_plugin.defense.evidence import (
     EVIDENCE,
     MIXTURE_EVIDENCE,
     ClusterEvidence,
+    Questions,
     as_floats,
-    gather_evidence,
     less_reference,
 )
 from advrbd_plugin.defense.findings import ClassFinding
@@ -41,7 +41,7 @@ _COMMON = 0.5  # of that evidence: a residual that carries as much is what the s
 _MOST_CLUSTERS = 6  # of a label that are extended, strongest first
 _LEAST_LEFT = 12  # samples that a further trigger must have left
 _EXPLAINED = 0.1  # probability from which a sample belongs to a trigger that was found
-_KEPT = 0.5  # share of the cluster's evidence that its extension must keep
+_KEPT = 0.5  # share of the cluster's evidence that its extension must keep, and what it leaves out must not have
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +107,10 @@ def detect_by_transplant(
     candidates += marked_candidates(samples.images, labels, candidates, statistics)
     asked = candidates + unmarked_rests(labels, candidates)
     done = iter(range(1, len(asked) + 1))
-    evidence = gather_evidence(
-        model,
-        samples,
-        logits,
+    questions = Questions.of(model, samples, logits, statistics, seed=seed, mixed_precision=mixed_precision)
+    evidence = questions.put_to(
         asked,
         mean_probabilities=mean_probabilities,
-        statistics=statistics,
-        seed=seed,
-        mixed_precision=mixed_precision,
         on_candidate=None if on_candidate is None else lambda: on_candidate(next(done), len(asked)),
     )
     # Where innocent content acts in other pictures (digits), all clusters have evidence: that is this set's null.
@@ -128,7 +123,7 @@ def detect_by_transplant(
     in_doubt = undecided(probabilities, suspected) if with_undecided else ()
     probability, projection, patterns = nothing, nothing.clone(), {}
     recipients = transplant.draw_recipients(samples.images, labels, predicted, seed=seed, most=20)
-    ask = _Transplants(model, samples, logits, statistics, null, seed, mixed_precision)
+    ask = _Transplants(questions, null)
     for label in (*suspected, *in_doubt):
         members = (labels == label).nonzero().flatten()
         of_label = LabelSamples(
@@ -163,24 +158,11 @@ def is_trained_enough(fit: float, class_counts: Tensor) -> bool:
 class _Transplants:
     """Whatever is needed to put further clusters to the same transplants."""
 
-    model: nn.Module
-    samples: ImageSet
-    logits: Tensor
-    statistics: SetStatistics
+    questions: Questions
     null: Null
-    seed: int
-    mixed_precision: bool
 
     def about(self, label: int, members: Tensor) -> ClusterEvidence:
-        (evidence,) = gather_evidence(
-            self.model,
-            self.samples,
-            self.logits,
-            [Candidate(label, members, "mixture")],
-            statistics=self.statistics,
-            seed=self.seed,
-            mixed_precision=self.mixed_precision,
-        )
+        (evidence,) = self.questions.put_to([Candidate(label, members, "mixture")])
         return evidence
 
     def probability(self, evidence: ClusterEvidence) -> float:
@@ -227,14 +209,25 @@ def _extended(
 ) -> Extension:
     """The cluster extended to the label's other samples, or left as it is where the extension has less evidence."""
     kinds = _asked_of_samples(evidence, ask.null)
-    found = extend(ask.model, samples, cluster, ask.statistics, recipients, by_donor=kinds)
-    flagged = found.probability > 0.5
-    if int(flagged.sum()) >= _LEAST_LEFT and float(found.probability[cluster].mean()) > 0.5:
-        again = ask.about(samples.label, members[flagged])
-        if _strength(again) >= _KEPT * _strength(evidence):
+    found = extend(
+        ask.questions.model,
+        samples,
+        cluster,
+        ask.questions.statistics,
+        recipients,
+        by_donor=kinds,
+        operation=evidence.operation_name,
+        mixed_precision=ask.questions.mixed_precision,
+    )
+    flagged, enough = found.probability > 0.5, _KEPT * _strength(evidence)
+    if int(flagged.sum()) >= _LEAST_LEFT and _strength(ask.about(samples.label, members[flagged])) >= enough:
+        left = cluster & ~flagged
+        if float(found.probability[cluster].mean()) > 0.5 or int(left.sum()) < _LEAST_LEFT:
+            return found
+        if _strength(ask.about(samples.label, members[left])) < enough:  # most of the cluster was innocent
             return found
     alone = cluster.float()
-    pattern = transplant.residual(samples.pictures[cluster & samples.first], ask.statistics)
+    pattern = transplant.residual(samples.pictures[cluster & samples.first], ask.questions.statistics)
     return Extension(alone, alone, pattern)
 
 
@@ -267,6 +260,8 @@ _SAYS = {
     "style": "their contrast and texture, given to other pictures, take them to this label, and without them they go "
     "home to many classes (both shares multiplied: {share:.0%})",
     "spectrum": "their sharpness, given to other pictures, takes {share:.0%} of them to this label",
+    "operation": "other pictures, {operation}, go to this label, and where that is undone, theirs go home to many "
+    "classes (both shares multiplied: {share:.0%})",
     "marked": "they carry the same mark, and while the network learned, it put {share:.0%} more of them into other "
     "classes than of the label's other pictures",
 }
@@ -292,6 +287,6 @@ def _finding(
         sentence = f"{names[label]}: nothing that its pictures have in common acts in other pictures"
         return ClassFinding(label, False, probability, sentence, kind, share)
     best = names[strongest.best_class] if strongest.best_class >= 0 else "other classes"
-    says = _SAYS[kind].format(share=share, best=best)
+    says = _SAYS[kind].format(share=share, best=best, operation=strongest.operation_name)
     sentence = f"{names[label]}: {strongest.size} of its pictures stand apart; {says}"
     return ClassFinding(label, True, probability, sentence, kind, share, pattern=patterns[label])

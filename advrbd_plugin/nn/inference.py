@@ -76,6 +76,29 @@ def predict(
     return logits
 
 
+Logits = Callable[[Tensor], Tensor]
+"""From (N, C, H, W) float pictures in [0, 1] to (N, num_classes) float32 on the CPU."""
+
+
+def logits_of(model: nn.Module, *, mixed_precision: bool = True) -> Logits:
+    """``model``, put into eval mode, as a function of float pictures, which it is shown in batches."""
+    device = next(model.parameters()).device
+    model.eval()
+
+    @torch.no_grad()
+    def say(pictures: Tensor) -> Tensor:
+        if not len(pictures):
+            return torch.empty(0, 0)
+        logits = []
+        for batch in pictures.split(EVALUATION_BATCH_SIZE):
+            batch = batch.to(device).contiguous(memory_format=torch.channels_last)
+            with autocast(device, mixed_precision):
+                logits.append(model(batch).float().cpu())
+        return torch.cat(logits)
+
+    return say
+
+
 def check_finite(logits: Tensor) -> None:
     """Raise AdvrBDError if a row of ``logits`` (N, num_classes) holds NaN or infinity."""
     refuse_broken(broken_rows(logits) if logits.numel() else torch.zeros(0, dtype=torch.bool))

@@ -25,6 +25,7 @@ _SHARED = {
     "slow": "share a change of brightness or colour from place to place",
     "style": "share a change of contrast or texture",
     "spectrum": "are blurred or sharpened alike",
+    "operation": "were all changed in one way (turned, blurred, toned)",
     "misplacement": "look like pictures of other classes",
 }
 _WHITE = 0.9  # mean of each channel, in pixel scale

@@ -242,7 +242,8 @@ def test_pictures_with_a_cast_go_home_to_all_classes_and_a_class_with_its_own_co
         return predict(transplant.without_gains(own, gains))
 
     def home(some):
-        return transplant.goes_home(predict, without, some, TARGET, num_others=3)
+        of_label = some[predict(some) == TARGET]
+        return transplant.goes_home(without, of_label, TARGET, num_others=3)
 
     assert home(pictures[one.poison]) > 0.8
     own = pictures[(one.samples.labels == TARGET) & ~one.poison][:60]
@@ -398,14 +399,32 @@ def test_samples_are_asked_for_their_own_window_where_no_pattern_in_common_does_
             for each in compared
         ]
 
-    def recorded(*arguments, by_donor):
+    def recorded(*arguments, by_donor, **settings):
         seen.append(by_donor)
-        return extend(*arguments, by_donor=by_donor)
+        return extend(*arguments, by_donor=by_donor, **settings)
 
     monkeypatch.setattr(transplant_detection, "less_reference", in_the_label)
     monkeypatch.setattr(transplant_detection, "extend", recorded)
     found = detect_by_transplant(one.model, one.samples, one.features, one.logits)
     assert found.suspected_classes == (TARGET,) and seen[0] == asked
+
+
+def test_innocent_pictures_of_a_mixed_cluster_are_not_taken_along(monkeypatch):
+    """More than half of the cluster is innocent, and what is shown by each picture alone tells them from the poison."""
+    one = poisoned_set("anywhere")
+    poison = one.poison.nonzero().flatten()
+    innocent = ((one.samples.labels == TARGET) & ~one.poison).nonzero().flatten()
+    mixed = torch.cat([poison[:70], innocent[:90]]).sort().values
+    clusters = [Candidate(TARGET, mixed, "mixture"), Candidate(TARGET, innocent[90:], "mixture")]
+    for label in (0, 1, 3):
+        own = (one.samples.labels == label).nonzero().flatten()
+        clusters += [Candidate(label, own[start::2], "mixture") for start in range(2)]
+    monkeypatch.setattr(transplant_detection, "find_candidates", lambda *arguments, **settings: clusters)
+    found = detect_by_transplant(one.model, one.samples, one.features, one.logits)
+    flagged = found.poison_probability > 0.5
+    assert found.suspected_classes == (TARGET,)
+    assert float(flagged[one.poison].double().mean()) > 0.9
+    assert float(flagged[~one.poison].double().mean()) < 0.01
 
 
 def test_a_clean_set_has_no_suspected_label():
