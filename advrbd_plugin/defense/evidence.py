@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.candidates import COMPONENTS, Candidate
-from advrbd_plugin.defense.operations import Change, operations
+from advrbd_plugin.defense.operations import operations
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 from advrbd_plugin.nn.early_map import EarlyMap, Moments
+from advrbd_plugin.nn.inference import runner_up_classes
 from advrbd_plugin.processes import current
 from advrbd_plugin.randomness import derive_seed
 
@@ -57,7 +58,8 @@ class ClusterEvidence:
         style: share that go to the label with the cluster's style, times the same.
         spectrum: share that go to the label with the cluster's gains of frequencies.
         operation: share that go to the label under one of the :mod:`.operations`, beyond its share of all that leave
-            their classes, times :func:`.transplant.goes_home` when it is undone; of the one with most.
+            their classes, times :func:`.transplant.goes_home` when it is undone, times how well the classes that they
+            go home to agree with what the network held them for while it learned; of the operation with most.
         marked: for pictures with the same mark, share that the network put elsewhere while it learned, less the same
             of the label's other pictures; ``None`` for other clusters, and where nothing was recorded.
         best_class: the class of ``goes_best``.
@@ -111,14 +113,36 @@ def gather_evidence(
         logits: (N, num_classes) float32, the model's own on the set.
         candidates: from :func:`find_candidates`.
         mean_probabilities: (N, num_classes) float32, what the network said while it learned; without it nothing is
-            known of marks.
+            known of marks and operations.
         statistics: of the set, if they are at hand.
         seed: recipients and donors are drawn by it.
         on_candidate: told when one is done.
     """
     statistics = statistics or SetStatistics.of(samples.images)
-    questions = Questions.of(model, samples, logits, statistics, seed=seed, mixed_precision=mixed_precision)
-    return questions.put_to(candidates, mean_probabilities=mean_probabilities, on_candidate=on_candidate)
+    questions = Questions.of(
+        model,
+        samples,
+        logits,
+        statistics,
+        mean_probabilities=mean_probabilities,
+        seed=seed,
+        mixed_precision=mixed_precision,
+    )
+    return questions.put_to(candidates, on_candidate=on_candidate)
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """Some of a cluster's pictures, which the model gives the label.
+
+    Attributes:
+        pictures: (M, C, H, W) float32 in [0, 1].
+        runner_up: (M,) int64, the other class that the network held each for most while it learned; ``None`` where that
+            was not recorded.
+    """
+
+    pictures: Tensor
+    runner_up: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +159,8 @@ class Questions:
         predict: what the model says.
         early: its early feature map.
         usual: the map's moments on pictures of the set; ``None`` where the model has no such map.
+        mean_probabilities: (N, num_classes) float32, what the network said while it learned, where that was recorded.
+        runner_up: (N,) int64, the class, other than its label, that it said of each sample most.
         operated: name of an operation -> (R,) int64, what the model makes of the recipients under it.
         seed: donors are drawn by it.
         mixed_precision: whether the model answers in bfloat16, where that pays.
@@ -149,6 +175,8 @@ class Questions:
     predict: transplant.Predict
     early: EarlyMap
     usual: Moments | None
+    mean_probabilities: Tensor | None
+    runner_up: Tensor | None
     operated: dict[str, Tensor]
     seed: int
     mixed_precision: bool
@@ -161,6 +189,7 @@ class Questions:
         logits: Tensor,
         statistics: SetStatistics,
         *,
+        mean_probabilities: Tensor | None = None,
         seed: int,
         mixed_precision: bool = True,
     ) -> Questions:
@@ -184,6 +213,8 @@ class Questions:
             predict,
             early,
             early.moments(some) if early.exists else None,
+            mean_probabilities,
+            None if mean_probabilities is None else runner_up_classes(mean_probabilities, labels),
             {each.name: predict(each.do(recipients.pictures)) for each in operations(images[0])},
             seed,
             mixed_precision,
@@ -193,7 +224,6 @@ class Questions:
         self,
         candidates: list[Candidate],
         *,
-        mean_probabilities: Tensor | None = None,
         on_candidate: Callable[[], None] | None = None,
     ) -> list[ClusterEvidence]:
         """The evidence of each candidate, as :func:`gather_evidence` gives it."""
@@ -204,16 +234,14 @@ class Questions:
             if on_candidate is not None:
                 on_candidate()
             if candidate.label % processes.count == processes.rank:
-                found[number] = self._put_to_one(number, candidate, references, mean_probabilities)
+                found[number] = self._put_to_one(number, candidate, references)
         if processes.count == 1:
             return list(found.values())
         parts = processes.gather({number: asdict(each) for number, each in found.items()})
         everyones = {int(number): ClusterEvidence(**each) for part in parts for number, each in part.items()}
         return [everyones[number] for number in range(len(candidates))]
 
-    def _put_to_one(
-        self, number: int, candidate: Candidate, references: dict[int, float], mean_probabilities: Tensor | None
-    ) -> ClusterEvidence:
+    def _put_to_one(self, number: int, candidate: Candidate, references: dict[int, float]) -> ClusterEvidence:
         """``references``: label -> what :func:`.transplant.by_detail` says of all of it; filled where it is missing."""
         images, labels, predict = self.samples.images, self.samples.labels, self.predict
         others = self.recipients.outside(candidate.label)
@@ -233,16 +261,16 @@ class Questions:
                 of_label = _some((labels == candidate.label).nonzero().flatten(), _REFERENCE, generator)
                 reference = transplant.by_detail(predict, as_floats(images[of_label]), others, candidate.label)
                 references[candidate.label] = reference.goes
-            donors = pictures[torch.randperm(len(pictures), generator=generator)]
+            order = torch.randperm(len(pictures), generator=generator)
+            donors = pictures[order]
             rest = labels == candidate.label
             rest[candidate.members] = False
-            some = donors[:_SENT_HOME]
-            own = some[predict(some) == candidate.label]
+            own = self._own(members[order[:_SENT_HOME]], candidate.label)
             more = _of_mixture(self, donors, own, as_floats(images[rest]), others, candidate.label, generator)
             more["detail"] -= references[candidate.label]
             more["operation"], operation = _by_operations(self, own, candidate.label)
-        if candidate.source == "mark" and mean_probabilities is not None:
-            more["marked"] = _put_elsewhere(mean_probabilities, labels, candidate)
+        if candidate.source == "mark" and self.mean_probabilities is not None:
+            more["marked"] = _put_elsewhere(self.mean_probabilities, labels, candidate)
         return ClusterEvidence(
             candidate.label,
             len(members),
@@ -255,6 +283,11 @@ class Questions:
             operation_name=operation,
             **{name: min(1.0, max(0.0, value)) for name, value in more.items()},
         )
+
+    def _own(self, members: Tensor, label: int) -> Own:
+        pictures = as_floats(self.samples.images[members])
+        kept = self.predict(pictures) == label
+        return Own(pictures[kept], None if self.runner_up is None else self.runner_up[members[kept]])
 
 
 def _carried(
@@ -327,7 +360,7 @@ def as_floats(images: Tensor) -> Tensor:
 def _of_mixture(
     questions: Questions,
     donors: Tensor,
-    own: Tensor,
+    own: Own,
     rest: Tensor,
     recipients: Recipients,
     label: int,
@@ -369,7 +402,7 @@ def window_side(pictures: Tensor) -> int:
     return max(2, min(pictures.shape[-2:]) // _WINDOW)
 
 
-def _by_colour_gains(questions: Questions, gains: Tensor, own: Tensor, recipients: Recipients, label: int) -> float:
+def _by_colour_gains(questions: Questions, gains: Tensor, own: Own, recipients: Recipients, label: int) -> float:
     goes = transplant.by_colour_gains(questions.predict, gains, recipients, label).goes
 
     def predict_without(some: Tensor) -> Tensor:
@@ -378,13 +411,13 @@ def _by_colour_gains(questions: Questions, gains: Tensor, own: Tensor, recipient
     return _and_home(goes, predict_without, own, recipients, label)
 
 
-def _by_slow_residual(questions: Questions, donors: Tensor, own: Tensor, recipients: Recipients, label: int) -> float:
+def _by_slow_residual(questions: Questions, donors: Tensor, own: Own, recipients: Recipients, label: int) -> float:
     pattern = transplant.slow_residual(donors, questions.statistics)
     goes = transplant.by_residual(questions.predict, pattern, recipients, label).goes
     return _and_home(goes, lambda some: questions.predict((some - pattern).clamp(0, 1)), own, recipients, label)
 
 
-def _by_style(questions: Questions, donors: Tensor, own: Tensor, recipients: Recipients, label: int) -> float:
+def _by_style(questions: Questions, donors: Tensor, own: Own, recipients: Recipients, label: int) -> float:
     if questions.usual is None:
         return 0.0
     style = questions.early.moments(donors)
@@ -393,35 +426,36 @@ def _by_style(questions: Questions, donors: Tensor, own: Tensor, recipients: Rec
     return _and_home(goes, lambda some: questions.early.predict(some, back), own, recipients, label)
 
 
-def _by_operations(questions: Questions, own: Tensor, label: int) -> tuple[float, str]:
+def _by_operations(questions: Questions, own: Own, label: int) -> tuple[float, str]:
     """The evidence of the operation that has most, and its name.
 
     An operation that spoils the pictures sends them everywhere, so what goes to the label counts beyond its share of
     all that leave their classes. Of two classes, all that leave one go to the other: there this says nothing.
+
+    An innocent cluster of a look of its own (a soft lens) leaves its label when it is sharpened, too, but not for the
+    classes that the network held its pictures for while it learned. Poison goes where it came from.
     """
-    recipients, predict = questions.recipients.outside(label), questions.predict
+    recipients = questions.recipients.outside(label)
     others, num_others = questions.recipients.labels != label, len(recipients.labels.unique())
     best = (0.0, "")
-    if not num_others:
+    if own.runner_up is None or not len(own.pictures) or not num_others:
         return best
     for each in operations(questions.samples.images[0]):
         carried = transplant.count_carried(questions.operated[each.name][others], recipients, label)
         goes = carried.goes - carried.leaves / num_others
-        if goes > best[0]:  # what goes home is a share of it
-
-            def predict_without(some: Tensor, undo: Change = each.undo) -> Tensor:
-                return predict(undo(some))
-
-            best = max(best, (_and_home(goes, predict_without, own, recipients, label), each.name))
+        if goes <= best[0]:  # what goes home is a share of it
+            continue
+        answers = questions.predict(each.undo(own.pictures))
+        gone = answers != label
+        home = transplant.goes_home(answers, label, num_others=num_others)
+        best = max(best, (goes * home * transplant.agreement(answers[gone], own.runner_up[gone]), each.name))
     return best
 
 
-def _and_home(
-    goes: float, predict_without: transplant.Predict, own: Tensor, recipients: Recipients, label: int
-) -> float:
+def _and_home(goes: float, predict_without: transplant.Predict, own: Own, recipients: Recipients, label: int) -> float:
     """The share that goes to the label, times :func:`.transplant.goes_home`, which costs more."""
     others = len(recipients.labels.unique())
-    return goes and goes * transplant.goes_home(predict_without, own, label, num_others=others)
+    return goes and goes * transplant.goes_home(predict_without(own.pictures), label, num_others=others)
 
 
 def _some(positions: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -98,7 +98,7 @@ DEFAULT_NULL = Null(
         "slow": 0.008,
         "style": 0.008,
         "spectrum": 0.011,
-        "operation": 0.008,
+        "operation": 0.003,
         "marked": 0.0,
     },
     scales={
@@ -111,7 +111,7 @@ DEFAULT_NULL = Null(
         "slow": 0.03,
         "style": 0.03,
         "spectrum": 0.048,
-        "operation": 0.03,
+        "operation": 0.01,
         "marked": 0.05,
     },
 )

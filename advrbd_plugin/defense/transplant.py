@@ -273,7 +273,7 @@ def by_colour_gains(predict: Predict, gains: Tensor, recipients: Recipients, lab
     return count_carried(predict((recipients.pictures * gains[:, None, None]).clamp(0, 1)), recipients, label)
 
 
-def goes_home(predict_without: Predict, pictures: Tensor, label: int, *, num_others: int) -> float:
+def goes_home(answers: Tensor, label: int, *, num_others: int) -> float:
     """A cluster's pictures without what they have in common: how many leave the label, and for how many classes.
 
     A cast makes any class a ship, and without it the pictures go home, to all classes. Green apples have colours that
@@ -281,21 +281,30 @@ def goes_home(predict_without: Predict, pictures: Tensor, label: int, *, num_oth
     see: poison that keeps its label; poison of one class is next to nothing here.
 
     Args:
-        predict_without: of pictures that lose it first.
-        pictures: (M, C, H, W) float32 in [0, 1], those of the cluster that the model gives the label.
+        answers: (M,) int64, what the model makes of pictures of the cluster without it, of those that it gives the
+            label with it.
         num_others: classes without the cluster's.
 
     Returns:
-        Share of them that leave the label, times the perplexity of the classes that they go to over
-        ``num_others``: in [0, 1].
+        Share of them that leave the label, times the perplexity of the classes that they go to over ``num_others``:
+        in [0, 1].
     """
-    if not len(pictures):
-        return 0.0
-    answers = predict_without(pictures)
     homes = torch.bincount(answers[answers != label]).double()
+    if not len(answers) or not homes.sum():
+        return 0.0
     shares = homes[homes > 0] / homes.sum()
     perplexity = float((-(shares * shares.log()).sum()).exp())
-    return float(homes.sum()) / len(pictures) * min(1.0, perplexity / max(1, num_others))
+    return float(homes.sum()) / len(answers) * min(1.0, perplexity / max(1, num_others))
+
+
+def agreement(answers: Tensor, others: Tensor) -> float:
+    """Cohen's kappa of two (M,) int64 classifications: 1 where they are the same, 0 where they agree as by chance."""
+    if not len(answers):
+        return 0.0
+    most = int(torch.maximum(answers, others).max()) + 1
+    first, second = (torch.bincount(each, minlength=most).double() / len(each) for each in (answers, others))
+    by_chance, seen = float((first * second).sum()), float((answers == others).double().mean())
+    return (seen - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
 
 
 def without_gains(pictures: Tensor, gains: Tensor) -> Tensor:

@@ -107,10 +107,17 @@ def detect_by_transplant(
     candidates += marked_candidates(samples.images, labels, candidates, statistics)
     asked = candidates + unmarked_rests(labels, candidates)
     done = iter(range(1, len(asked) + 1))
-    questions = Questions.of(model, samples, logits, statistics, seed=seed, mixed_precision=mixed_precision)
+    questions = Questions.of(
+        model,
+        samples,
+        logits,
+        statistics,
+        mean_probabilities=mean_probabilities,
+        seed=seed,
+        mixed_precision=mixed_precision,
+    )
     evidence = questions.put_to(
         asked,
-        mean_probabilities=mean_probabilities,
         on_candidate=None if on_candidate is None else lambda: on_candidate(next(done), len(asked)),
     )
     # Where innocent content acts in other pictures (digits), all clusters have evidence: that is this set's null.

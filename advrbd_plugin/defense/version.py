@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 # Raised whenever the same input would give another result, so that no stored stage or result is taken for a new one.
-ALGORITHM_VERSION = 13
+ALGORITHM_VERSION = 14
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _NETWORK = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.defense.candidates import Candidate
@@ -65,7 +66,7 @@ class Columns(nn.Module):
 
 @pytest.fixture(scope="module")
 def upside_down():
-    """The set, which of its samples are poisoned, the model and its logits."""
+    """The set, which of its samples are poisoned, the model, its logits, and what it said while it learned."""
     count = 600
     classes = torch.arange(count) % CLASSES
     pictures = 0.3 + 0.4 * smooth_pictures(count)
@@ -80,25 +81,39 @@ def upside_down():
     model = Columns().eval()
     with torch.no_grad():
         logits = model(images.float() / 255)
-    return ImageSet(images, labels, tuple("abcd")), poison, model, logits
+    learned = 0.4 * functional.one_hot(labels, CLASSES) + 0.4 * functional.one_hot(classes, CLASSES) + 0.05
+    learned[~poison, (classes[~poison] + 1) % CLASSES] += 0.05
+    return ImageSet(images, labels, tuple("abcd")), poison, model, logits, learned
 
 
-def test_a_cluster_of_pictures_upside_down_is_seen_and_an_innocent_one_is_not(upside_down):
-    samples, poison, model, logits = upside_down
-    assert (logits.argmax(1) == samples.labels).double().mean() > 0.97
+def evidence(samples, poison, model, logits, learned):
+    """Of the poison, then of two parts of each label's innocent pictures."""
     half = torch.arange(len(samples)) // CLASSES % 2 == 0
     parts = [(label, (samples.labels == label) & ~poison & part) for label in range(CLASSES) for part in (half, ~half)]
     clusters = [(TARGET, poison), *parts]
     candidates = [Candidate(label, part.nonzero().flatten(), "mixture") for label, part in clusters]
-    own, *others = less_reference(
-        gather_evidence(model, samples, logits, candidates, mixed_precision=False), candidates
-    )
-    assert own.operation > 0.5 and own.operation_name in ("upside down", "turned by 180 degrees")
+    found = gather_evidence(model, samples, logits, candidates, mean_probabilities=learned, mixed_precision=False)
+    return less_reference(found, candidates)
+
+
+def test_a_cluster_of_pictures_upside_down_is_seen_and_an_innocent_one_is_not(upside_down):
+    assert (upside_down[3].argmax(1) == upside_down[0].labels).double().mean() > 0.97
+    own, *others = evidence(*upside_down)
+    assert own.operation > 0.5 and own.operation_name == "upside down"
     assert max(other.operation for other in others) < 0.1
 
 
+def test_pictures_that_go_anywhere_but_where_the_network_held_them_for_are_no_evidence(upside_down):
+    samples, poison, model, logits, learned = upside_down
+    order = torch.randperm(int(poison.sum()), generator=torch.Generator().manual_seed(2))
+    at_random = learned.clone()
+    at_random[poison] = learned[poison][order]
+    assert evidence(samples, poison, model, logits, at_random)[0].operation < 0.1
+    assert evidence(samples, poison, model, logits, None)[0].operation == 0
+
+
 def test_a_part_of_the_poison_leads_to_all_of_it(upside_down):
-    samples, poison, model, logits = upside_down
+    samples, poison, model, logits, _ = upside_down
     members = (samples.labels == TARGET).nonzero().flatten()
     statistics = SetStatistics.of(samples.images)
     noise = torch.randn(len(members), 6, generator=torch.Generator().manual_seed(0))

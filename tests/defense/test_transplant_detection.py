@@ -238,12 +238,9 @@ def test_pictures_with_a_cast_go_home_to_all_classes_and_a_class_with_its_own_co
     gains = torch.tensor([1.25, 1.0, 0.7])
     pictures = one.samples.images.float() / 255
 
-    def without(own):
-        return predict(transplant.without_gains(own, gains))
-
     def home(some):
         of_label = some[predict(some) == TARGET]
-        return transplant.goes_home(without, of_label, TARGET, num_others=3)
+        return transplant.goes_home(predict(transplant.without_gains(of_label, gains)), TARGET, num_others=3)
 
     assert home(pictures[one.poison]) > 0.8
     own = pictures[(one.samples.labels == TARGET) & ~one.poison][:60]
