@@ -448,7 +448,9 @@ def _by_operations(questions: Questions, own: Own, label: int) -> tuple[float, s
         answers = questions.predict(each.undo(own.pictures))
         gone = answers != label
         home = transplant.goes_home(answers, label, num_others=num_others)
-        best = max(best, (goes * home * transplant.agreement(answers[gone], own.runner_up[gone]), each.name))
+        value = goes * home * transplant.agreement(answers[gone], own.runner_up[gone])
+        if value > best[0]:
+            best = (value, each.name)
     return best
 
 
