@@ -161,7 +161,8 @@ class Questions:
         usual: the map's moments on pictures of the set; ``None`` where the model has no such map.
         mean_probabilities: (N, num_classes) float32, what the network said while it learned, where that was recorded.
         runner_up: (N,) int64, the class, other than its label, that it said of each sample most.
-        operated: name of an operation -> (R,) int64, what the model makes of the recipients under it.
+        operated: name of an operation -> (R,) int64, what the model makes of the recipients under it; empty where
+            ``runner_up`` is missing, without which it says nothing.
         seed: donors are drawn by it.
         mixed_precision: whether the model answers in bfloat16, where that pays.
     """
@@ -203,6 +204,10 @@ class Questions:
         some = as_floats(images[_some(torch.arange(len(images)), _USUAL, generator)])
         early = EarlyMap(model, some[:1], mixed_precision=mixed_precision)
         predict = transplant.classifier(model, mixed_precision=mixed_precision)
+        operated, runner_up = dict[str, Tensor](), None
+        if mean_probabilities is not None:
+            operated = {each.name: predict(each.do(recipients.pictures)) for each in operations(images[0])}
+            runner_up = runner_up_classes(mean_probabilities, labels)
         return cls(
             model,
             samples,
@@ -214,8 +219,8 @@ class Questions:
             early,
             early.moments(some) if early.exists else None,
             mean_probabilities,
-            None if mean_probabilities is None else runner_up_classes(mean_probabilities, labels),
-            {each.name: predict(each.do(recipients.pictures)) for each in operations(images[0])},
+            runner_up,
+            operated,
             seed,
             mixed_precision,
         )
@@ -243,46 +248,46 @@ class Questions:
 
     def _put_to_one(self, number: int, candidate: Candidate, references: dict[int, float]) -> ClusterEvidence:
         """``references``: label -> what :func:`.transplant.by_detail` says of all of it; filled where it is missing."""
-        images, labels, predict = self.samples.images, self.samples.labels, self.predict
-        others = self.recipients.outside(candidate.label)
         members = candidate.members[self.statistics.first[candidate.members]]
-        pictures = as_floats(images[members])
-        pattern = transplant.residual(pictures, self.statistics)
-        carried = _carried(predict, pattern, others, candidate.label, seed=derive_seed(self.seed, "scattered", number))
-        goes_best = carried.goes_best
-        again = self.fresh.get(carried.best_class)
-        if again is not None and len(again.labels):
-            goes_best = transplant.by_residual(predict, pattern, again, candidate.label).goes
-        more: dict[str, float] = {}
-        operation = ""
+        pictures = as_floats(self.samples.images[members])
+        found = self._by_residual(number, pictures, candidate.label)
         if candidate.source in COMPONENTS and len(members):
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "donors", number))
-            if candidate.label not in references:
-                of_label = _some((labels == candidate.label).nonzero().flatten(), _REFERENCE, generator)
-                reference = transplant.by_detail(predict, as_floats(images[of_label]), others, candidate.label)
-                references[candidate.label] = reference.goes
-            order = torch.randperm(len(pictures), generator=generator)
-            donors = pictures[order]
-            rest = labels == candidate.label
-            rest[candidate.members] = False
-            own = self._own(members[order[:_SENT_HOME]], candidate.label)
-            more = _of_mixture(self, donors, own, as_floats(images[rest]), others, candidate.label, generator)
-            more["detail"] -= references[candidate.label]
-            more["operation"], operation = _by_operations(self, own, candidate.label)
+            found |= self._by_the_others(number, candidate, members, pictures, references)
         if candidate.source == "mark" and self.mean_probabilities is not None:
-            more["marked"] = _put_elsewhere(self.mean_probabilities, labels, candidate)
-        return ClusterEvidence(
-            candidate.label,
-            len(members),
-            candidate.source,
-            goes=carried.goes,
-            goes_best=goes_best,
-            leaves=carried.leaves,
-            best_class=carried.best_class,
-            predicted_share=float(self.predicted[candidate.members].float().mean()),
-            operation_name=operation,
-            **{name: min(1.0, max(0.0, value)) for name, value in more.items()},
-        )
+            elsewhere = _put_elsewhere(self.mean_probabilities, self.samples.labels, candidate)
+            found["marked"] = min(1.0, max(0.0, elsewhere))
+        share = float(self.predicted[candidate.members].float().mean())
+        return ClusterEvidence(candidate.label, len(members), candidate.source, predicted_share=share, **found)
+
+    def _by_residual(self, number: int, pictures: Tensor, label: int) -> dict[str, Any]:
+        """What is read from the residual of a cluster's pictures, and the class of ``goes_best``."""
+        others, pattern = self.recipients.outside(label), transplant.residual(pictures, self.statistics)
+        seed = derive_seed(self.seed, "scattered", number)
+        carried = _carried(self.predict, pattern, others, label, seed=seed)
+        goes_best, again = carried.goes_best, self.fresh.get(carried.best_class)
+        if again is not None and len(again.labels):
+            goes_best = transplant.by_residual(self.predict, pattern, again, label).goes
+        best_class = carried.best_class
+        return {"goes": carried.goes, "goes_best": goes_best, "leaves": carried.leaves, "best_class": best_class}
+
+    def _by_the_others(
+        self, number: int, candidate: Candidate, members: Tensor, pictures: Tensor, references: dict[int, float]
+    ) -> dict[str, Any]:
+        """What components of mixtures alone are asked for, and the name of the operation."""
+        images, labels, label = self.samples.images, self.samples.labels, candidate.label
+        others = self.recipients.outside(label)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "donors", number))
+        if label not in references:
+            of_label = _some((labels == label).nonzero().flatten(), _REFERENCE, generator)
+            references[label] = transplant.by_detail(self.predict, as_floats(images[of_label]), others, label).goes
+        order = torch.randperm(len(pictures), generator=generator)
+        rest = labels == label
+        rest[candidate.members] = False
+        own = self._own(members[order[:_SENT_HOME]], label)
+        values = _of_mixture(self, pictures[order], own, as_floats(images[rest]), others, label, generator)
+        values["detail"] -= references[label]
+        values["operation"], name = _by_operations(self, own, label)
+        return {kind: min(1.0, max(0.0, value)) for kind, value in values.items()} | {"operation_name": name}
 
     def _own(self, members: Tensor, label: int) -> Own:
         pictures = as_floats(self.samples.images[members])
