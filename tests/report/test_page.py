@@ -14,6 +14,7 @@ from importlib.resources import files
 import pytest
 import torch
 
+from advrbd_plugin.defense.evidence import MIXTURE_EVIDENCE
 from advrbd_plugin.defense.findings import Window
 from advrbd_plugin.report.before_after import before_and_after
 from advrbd_plugin.report.links import Links
@@ -22,7 +23,7 @@ from advrbd_plugin.report.pictures import borderline
 from advrbd_plugin.report.record import summarise, surest
 from advrbd_plugin.report.tables import verdicts_csv
 from advrbd_plugin.report.trigger import pattern_picture, triggers
-from advrbd_plugin.report.wording import answer, in_words
+from advrbd_plugin.report.wording import answer, in_words, what_they_share
 from advrbd_plugin.table import percentage
 
 from .conftest import as_scan, make_record
@@ -193,6 +194,12 @@ def test_percentages_are_not_rounded_to_all_or_nothing():
         "-",
     ]
     assert [in_words(share) for share in (0.996, 0.5, 0.2)] == ["almost certain", "more likely than not", "not likely"]
+
+
+def test_each_kind_of_evidence_that_components_are_asked_for_has_words_of_its_own(record):
+    found = next(each for each in record.result.findings if each.suspected)
+    words = {what_they_share(record, replace(found, kind=kind)) for kind in MIXTURE_EVIDENCE}
+    assert len(words) == len(MIXTURE_EVIDENCE)
 
 
 def test_of_many_that_are_equally_sure_not_only_the_first_are_shown():
