@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advrbd_plugin.data.image_set import ImageSet
 from advrbd_plugin.defense import transplant
 from advrbd_plugin.defense.candidates import COMPONENTS, Candidate
-from advrbd_plugin.defense.operations import operations
+from advrbd_plugin.defense.operations import Change, operations
 from advrbd_plugin.defense.transplant import Recipients, SetStatistics
 from advrbd_plugin.nn.early_map import EarlyMap, Moments
 from advrbd_plugin.nn.inference import runner_up_classes
@@ -24,6 +24,12 @@ EVIDENCE = (*TRANSPLANTS, "marked")
 """What the decision is made from; the fields of :class:`ClusterEvidence` of the same names."""
 RESIDUAL_EVIDENCE = ("goes", "goes_best", "leaves")
 """Those that are counted when the residual is put into other pictures."""
+TAKEN = {
+    "slow": "given their brightness from place to place",
+    "style": "given their contrast and texture",
+    "colour": "given their colours",
+}
+"""Changes that are taken from a cluster, and what they are called beside the known operations."""
 MIXTURE_EVIDENCE = ("window", "detail", "colour", "slow", "style", "spectrum", "operation")
 """Those that components of mixtures alone are put to."""
 
@@ -57,9 +63,10 @@ class ClusterEvidence:
         slow: share that go to the label under the slow residual, times :func:`.transplant.goes_home` without it.
         style: share that go to the label with the cluster's style, times the same.
         spectrum: share that go to the label with the cluster's gains of frequencies.
-        operation: share that go to the label under one of the :mod:`.operations`, beyond its share of all that leave
-            their classes, times :func:`.transplant.goes_home` when it is undone, times how well the classes that they
-            go home to agree with what the network held them for while it learned; of the operation with most.
+        operation: share that go to the label under one of the :mod:`.operations` or of ``TAKEN``, beyond its share of
+            all that leave their classes, times :func:`.transplant.goes_home` when it is undone, times how well the
+            classes that they go home to agree with what the network held them for while it learned; of the one with
+            most.
         marked: for pictures with the same mark, share that the network put elsewhere while it learned, less the same
             of the label's other pictures; ``None`` for other clusters, and where nothing was recorded.
         best_class: the class of ``goes_best``.
@@ -88,6 +95,11 @@ class ClusterEvidence:
     def value(self, kind: str) -> float:
         """The evidence of a kind, 0 where it was not asked for."""
         return float(getattr(self, kind) or 0.0)
+
+    def told_as(self, kind: str) -> str:
+        """The kind by which something is told: that of the change where the operation was taken from the cluster."""
+        taken = next((each for each, name in TAKEN.items() if name == self.operation_name), kind)
+        return taken if kind == "operation" else kind
 
 
 def gather_evidence(
@@ -255,7 +267,7 @@ class Questions:
             found |= self._by_the_others(number, candidate, members, pictures, references)
         if candidate.source == "mark" and self.mean_probabilities is not None:
             elsewhere = _put_elsewhere(self.mean_probabilities, self.samples.labels, candidate)
-            found["marked"] = min(1.0, max(0.0, elsewhere))
+            found["marked"] = max(0.0, elsewhere)
         share = float(self.predicted[candidate.members].float().mean())
         return ClusterEvidence(candidate.label, len(members), candidate.source, predicted_share=share, **found)
 
@@ -284,10 +296,8 @@ class Questions:
         rest = labels == label
         rest[candidate.members] = False
         own = self._own(members[order[:_SENT_HOME]], label)
-        values = _of_mixture(self, pictures[order], own, as_floats(images[rest]), others, label, generator)
-        values["detail"] -= references[label]
-        values["operation"], name = _by_operations(self, own, label)
-        return {kind: min(1.0, max(0.0, value)) for kind, value in values.items()} | {"operation_name": name}
+        found = _of_mixture(self, pictures[order], own, as_floats(images[rest]), others, label, generator)
+        return found | {"detail": min(1.0, max(0.0, found["detail"] - references[label]))}
 
     def _own(self, members: Tensor, label: int) -> Own:
         pictures = as_floats(self.samples.images[members])
@@ -370,30 +380,31 @@ def _of_mixture(
     recipients: Recipients,
     label: int,
     generator: torch.Generator,
-) -> dict[str, float]:
-    """The evidence of components of mixtures.
+) -> dict[str, Any]:
+    """The evidence of components of mixtures, and the name of the operation.
 
     Args:
         donors: the cluster's pictures.
         own: some of them, which the model gives the label.
         rest: those of its label's rest.
     """
-    predict = questions.predict
+    predict, num_others = questions.predict, len(recipients.labels.unique())
     mixed = torch.randperm(len(recipients.labels), generator=generator)
     shuffled = Recipients(recipients.pictures[mixed], recipients.labels[mixed])
-    evidence = {
+    evidence: dict[str, Any] = {
         "window": _by_own_window(questions, donors[:_DONORS], shuffled, label),
         "detail": transplant.by_detail(predict, donors, recipients, label).goes,
-        "slow": _by_slow_residual(questions, donors, own, recipients, label),
-        "style": _by_style(questions, donors[:_SENT_HOME], own, recipients, label),
-        "colour": 0.0,
         "spectrum": 0.0,
     }
     if len(rest):
-        gains = donors.mean((0, 2, 3)) / rest.mean((0, 2, 3)).clamp_min(1e-3)
-        evidence["colour"] = _by_colour_gains(questions, gains, own, recipients, label)
         louder = transplant.band_amplitudes(donors).mean(dim=0) - transplant.band_amplitudes(rest).mean(dim=0)
         evidence["spectrum"] = transplant.by_spectrum_gains(predict, louder.exp(), recipients, label).goes
+    best = (0.0, "")
+    for kind, changed in _taken_from_the_cluster(questions, donors, rest, recipients, label).items():
+        evidence[kind], borne_out = _and_home(changed, own, label, num_others)
+        if borne_out > best[0]:
+            best = (borne_out, TAKEN[kind])
+    evidence["operation"], evidence["operation_name"] = _by_operations(questions, own, recipients, label, best)
     return evidence
 
 
@@ -407,62 +418,82 @@ def window_side(pictures: Tensor) -> int:
     return max(2, min(pictures.shape[-2:]) // _WINDOW)
 
 
-def _by_colour_gains(questions: Questions, gains: Tensor, own: Own, recipients: Recipients, label: int) -> float:
-    goes = transplant.by_colour_gains(questions.predict, gains, recipients, label).goes
-
-    def predict_without(some: Tensor) -> Tensor:
-        return questions.predict(transplant.without_gains(some, gains))
-
-    return _and_home(goes, predict_without, own, recipients, label)
-
-
-def _by_slow_residual(questions: Questions, donors: Tensor, own: Own, recipients: Recipients, label: int) -> float:
-    pattern = transplant.slow_residual(donors, questions.statistics)
-    goes = transplant.by_residual(questions.predict, pattern, recipients, label).goes
-    return _and_home(goes, lambda some: questions.predict((some - pattern).clamp(0, 1)), own, recipients, label)
-
-
-def _by_style(questions: Questions, donors: Tensor, own: Own, recipients: Recipients, label: int) -> float:
-    if questions.usual is None:
-        return 0.0
-    style = questions.early.moments(donors)
-    goes = transplant.by_style(questions.early, style, questions.usual, recipients, label).goes
-    back = style.turned_into(questions.usual)
-    return _and_home(goes, lambda some: questions.early.predict(some, back), own, recipients, label)
-
-
-def _by_operations(questions: Questions, own: Own, label: int) -> tuple[float, str]:
-    """The evidence of the operation that has most, and its name.
-
-    An operation that spoils the pictures sends them everywhere, so what goes to the label counts beyond its share of
-    all that leave their classes. Of two classes, all that leave one go to the other: there this says nothing.
-
-    An innocent cluster of a look of its own (a soft lens) leaves its label when it is sharpened, too, but not for the
-    classes that the network held its pictures for while it learned. Poison goes where it came from.
+@dataclass(frozen=True, eq=False)
+class _Changed:
+    """Attributes:
+    carried: what the model makes of recipients with a change.
+    predict_without: what it makes of pictures that lose it first.
     """
-    recipients = questions.recipients.outside(label)
+
+    carried: transplant.Carried
+    predict_without: transplant.Predict
+
+
+def _taken_from_the_cluster(
+    questions: Questions, donors: Tensor, rest: Tensor, recipients: Recipients, label: int
+) -> dict[str, _Changed]:
+    """Kind -> the change that the cluster's pictures show in that way; ``rest`` are those of their label's rest."""
+    predict, early = questions.predict, questions.early
+    pattern = transplant.slow_residual(donors, questions.statistics)
+    by_slow = transplant.by_residual(predict, pattern, recipients, label)
+    found = {"slow": _Changed(by_slow, lambda some: predict((some - pattern).clamp(0, 1)))}
+    if questions.usual is not None:
+        style = early.moments(donors[:_SENT_HOME])
+        by_style = transplant.by_style(early, style, questions.usual, recipients, label)
+        back = style.turned_into(questions.usual)
+        found["style"] = _Changed(by_style, lambda some: early.predict(some, back))
+    if len(rest):
+        gains = donors.mean((0, 2, 3)) / rest.mean((0, 2, 3)).clamp_min(1e-3)
+        by_colour = transplant.by_colour_gains(predict, gains, recipients, label)
+        found["colour"] = _Changed(by_colour, lambda some: predict(transplant.without_gains(some, gains)))
+    return found
+
+
+def _by_operations(
+    questions: Questions, own: Own, recipients: Recipients, label: int, best: tuple[float, str]
+) -> tuple[float, str]:
+    """The evidence of the operation that has most, and its name: ``best``, or one of the known ones."""
     others, num_others = questions.recipients.labels != label, len(recipients.labels.unique())
-    best = (0.0, "")
-    if own.runner_up is None or not len(own.pictures) or not num_others:
+    if not questions.operated:
         return best
     for each in operations(questions.samples.images[0]):
         carried = transplant.count_carried(questions.operated[each.name][others], recipients, label)
-        goes = carried.goes - carried.leaves / num_others
-        if goes <= best[0]:  # what goes home is a share of it
-            continue
-        answers = questions.predict(each.undo(own.pictures))
-        gone = answers != label
-        home = transplant.goes_home(answers, label, num_others=num_others)
-        value = goes * home * transplant.agreement(answers[gone], own.runner_up[gone])
-        if value > best[0]:
-            best = (value, each.name)
+        if _beyond_its_share(carried, num_others) > best[0]:  # what goes home is a share of it
+
+            def predict_without(some: Tensor, undo: Change = each.undo) -> Tensor:
+                return questions.predict(undo(some))
+
+            borne_out = _and_home(_Changed(carried, predict_without), own, label, num_others)[1]
+            if borne_out > best[0]:
+                best = (borne_out, each.name)
     return best
 
 
-def _and_home(goes: float, predict_without: transplant.Predict, own: Own, recipients: Recipients, label: int) -> float:
-    """The share that goes to the label, times :func:`.transplant.goes_home`, which costs more."""
-    others = len(recipients.labels.unique())
-    return goes and goes * transplant.goes_home(predict_without(own.pictures), label, num_others=others)
+def _beyond_its_share(carried: transplant.Carried, num_others: int) -> float:
+    """The share that goes to the label, less the label's share of all that leave their classes.
+
+    A change that spoils the pictures sends them everywhere. Of two classes, all that leave one go to the other: there
+    this says nothing.
+    """
+    return max(0.0, carried.goes - carried.leaves / max(1, num_others))
+
+
+def _and_home(changed: _Changed, own: Own, label: int, num_others: int) -> tuple[float, float]:
+    """The share that goes to the label times :func:`.transplant.goes_home`, and the same where learning bears it out.
+
+    The second counts what goes to the label beyond its share, times the agreement of the classes that the cluster's
+    pictures go home to with those that the network held them for while it learned. Innocent pictures of a look of their
+    own (a soft lens, a sky) leave their label without it, too, but go astray. Poison goes where it came from.
+    """
+    if not changed.carried.goes or not len(own.pictures):
+        return 0.0, 0.0
+    answers = changed.predict_without(own.pictures)
+    gone, home = answers != label, transplant.goes_home(answers, label, num_others=num_others)
+    goes_home = changed.carried.goes * home
+    if own.runner_up is None:
+        return goes_home, 0.0
+    agreement = max(0.0, transplant.agreement(answers[gone], own.runner_up[gone]))
+    return goes_home, _beyond_its_share(changed.carried, num_others) * home * agreement
 
 
 def _some(positions: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -98,7 +98,7 @@ DEFAULT_NULL = Null(
         "slow": 0.008,
         "style": 0.008,
         "spectrum": 0.011,
-        "operation": 0.003,
+        "operation": 0.004,
         "marked": 0.0,
     },
     scales={
@@ -111,7 +111,7 @@ DEFAULT_NULL = Null(
         "slow": 0.03,
         "style": 0.03,
         "spectrum": 0.048,
-        "operation": 0.01,
+        "operation": 0.007,
         "marked": 0.05,
     },
 )

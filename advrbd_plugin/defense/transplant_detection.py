@@ -246,8 +246,9 @@ def _asked_of_samples(evidence: ClusterEvidence, null: Null) -> tuple[str, ...]:
     """
     by_residual = max(evidence.goes_best, evidence.leaves)
     loudest = max(EVIDENCE, key=lambda kind: null.likelihood_ratio(kind, evidence.value(kind)))
-    asked = (kind for kind in MIXTURE_EVIDENCE if kind == loudest or evidence.value(kind) > _CLEAR)
-    return tuple(kind for kind in asked if by_residual < _COMMON * evidence.value(kind))
+    asked = [kind for kind in MIXTURE_EVIDENCE if kind == loudest or evidence.value(kind) > _CLEAR]
+    asked = [kind for kind in asked if by_residual < _COMMON * evidence.value(kind)]
+    return tuple(dict.fromkeys(map(evidence.told_as, asked)))
 
 
 def _strength(evidence: ClusterEvidence) -> float:
@@ -288,7 +289,7 @@ def _finding(
     if not of_label:
         return ClassFinding(label, False, 0.0, f"{names[label]}: too few pictures to judge")
     strongest = max(of_label, key=lambda each: cluster_probability(each, null))
-    kind = max(EVIDENCE, key=lambda each: null.likelihood_ratio(each, strongest.value(each)))
+    kind = strongest.told_as(max(EVIDENCE, key=lambda each: null.likelihood_ratio(each, strongest.value(each))))
     share = strongest.value(kind)
     if label not in suspected:
         sentence = f"{names[label]}: nothing that its pictures have in common acts in other pictures"
