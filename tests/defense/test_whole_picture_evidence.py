@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from advrbd_plugin.data import ImageSet
 from advrbd_plugin.defense.candidates import Candidate
-from advrbd_plugin.defense.evidence import gather_evidence, less_reference
+from advrbd_plugin.defense.evidence import TAKEN, gather_evidence, less_reference
 from advrbd_plugin.defense.findings import ClassFinding, slow_labels, trigger_patterns, trigger_pictures
 from advrbd_plugin.defense.poison_samples import LabelSamples, extend
 from advrbd_plugin.defense.transplant import SetStatistics, draw_recipients
@@ -75,20 +75,26 @@ def poisoned(trigger, count=600, share=0.1):
     return ImageSet(images, labels, names), poison, model, logits
 
 
-@pytest.mark.parametrize("trigger, kind", [("slope", "slow"), ("contrast", "style")])
-def test_each_is_seen_by_its_own_transplant_and_an_innocent_cluster_by_neither(trigger, kind):
+@pytest.mark.parametrize(
+    "trigger, kind, operation, told_as",
+    [("slope", "slow", TAKEN["slow"], "slow"), ("contrast", "style", "made richer in contrast", "operation")],
+)
+def test_each_is_seen_by_its_own_transplant_and_an_innocent_cluster_by_neither(trigger, kind, operation, told_as):
     samples, poison, model, logits = poisoned(trigger)
     assert (logits.argmax(1) == samples.labels).double().mean() > 0.97
+    classes = torch.arange(len(samples)) % CLASSES
+    learned = 0.4 * functional.one_hot(samples.labels, CLASSES) + 0.4 * functional.one_hot(classes, CLASSES) + 0.05
     half = torch.arange(600) // CLASSES % 2 == 0
     innocent = [
         (label, (samples.labels == label) & ~poison & part) for label in range(CLASSES) for part in (half, ~half)
     ]
     clusters = [(TARGET, poison), *innocent]
     candidates = [Candidate(label, part.nonzero().flatten(), "mixture") for label, part in clusters]
-    evidence = gather_evidence(model, samples, logits, candidates, mixed_precision=False)
+    evidence = gather_evidence(model, samples, logits, candidates, mean_probabilities=learned, mixed_precision=False)
     own, *others = less_reference(evidence, candidates)
+    assert own.operation > 0.3 and (own.operation_name, own.told_as("operation")) == (operation, told_as)
     assert own.value(kind) > 0.5 and max(own.goes, own.colour, own.window) < 0.1
-    assert all(other.slow < 0.1 and other.style < 0.1 for other in others)
+    assert all(max(other.slow, other.style, other.operation) < 0.1 for other in others)
 
 
 @pytest.mark.parametrize("trigger, kind", [("slope", "slow"), ("contrast", "style")])
