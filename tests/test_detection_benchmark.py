@@ -25,6 +25,7 @@ def judged(name, targets, suspected, value):
             "source": "mixture",
             "best_class": 0,
             "predicted_share": 0.9,
+            "operation_name": "",
             "poison": poison,
             "mislabelled": 0.0,
         }
