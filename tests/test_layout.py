@@ -46,6 +46,7 @@ STAGES = [
     "splits",
     "candidates",
     "transplant",
+    "operations",
     "marks",
     "evidence",
     "findings",
