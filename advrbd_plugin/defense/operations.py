@@ -55,7 +55,7 @@ def operations(picture: Tensor) -> tuple[Operation, ...]:
 
 
 def blurred(pictures: Tensor) -> Tensor:
-    """By the binomial filter of 5 pixels (1, 4, 6, 4, 1), edges mirrored."""
+    """By the binomial filter of 5 pixels (1, 4, 6, 4, 1), edges repeated."""
     kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     channels = pictures.shape[1]
     for shape, padding in (((1, 1, 1, 5), (2, 2, 0, 0)), ((1, 1, 5, 1), (0, 0, 2, 2))):
